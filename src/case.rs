@@ -1,0 +1,165 @@
+//! What a case is: one requirement, what it needs, and the code that checks it.
+//!
+//! A case is a value in a static table, so that it can be listed, explained, selected and counted without a cluster.
+
+use crate::context::Context;
+use crate::verdict::Outcome;
+use futures::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The identifier of a case, as in the catalogue: `SLOT-03`. Written down, never counted and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct CaseId(pub &'static str);
+
+impl fmt::Display for CaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0)
+    }
+}
+
+impl CaseId {
+    /// The chapter the case belongs to: `SLOT` of `SLOT-03`.
+    pub fn chapter(&self) -> &'static str {
+        self.0.split('-').next().unwrap_or(self.0)
+    }
+}
+
+/// How binding the requirement is, in the words of RFC 2119.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// A failure makes the deployment not conformant.
+    Must,
+    /// A failure counts only with `--strict`.
+    Should,
+}
+
+/// Which part of the catalogue a case belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// The wire protocol, on any deployment.
+    Core,
+    /// Optional, or dependent on the version.
+    Extended,
+    /// Needs the Kubernetes API.
+    Kubernetes,
+    /// Faults.
+    Chaos,
+}
+
+/// The six assertions that the project started from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Seed {
+    /// Slot coverage.
+    A1,
+    /// Replica pairing.
+    A2,
+    /// Password enforcement.
+    A3,
+    /// Hash tags and colocation.
+    A4,
+    /// Failover after deleting a master's pod.
+    A5,
+    /// Bootstrap by the postStart hook.
+    A6,
+}
+
+impl Seed {
+    /// All six, in order.
+    pub const ALL: [Self; 6] = [Self::A1, Self::A2, Self::A3, Self::A4, Self::A5, Self::A6];
+
+    /// What the assertion says, in a few words.
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::A1 => "slot coverage",
+            Self::A2 => "replica pairing",
+            Self::A3 => "password enforcement",
+            Self::A4 => "hash tags and colocation",
+            Self::A5 => "failover after a master's pod is deleted",
+            Self::A6 => "bootstrap by the postStart hook",
+        }
+    }
+}
+
+/// What a case does to the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Impact {
+    /// It only reads.
+    ReadOnly,
+    /// It writes keys of its own, and removes them.
+    Writes,
+    /// It breaks nodes or links, or changes the topology, and puts all back.
+    Disruptive,
+}
+
+/// What a target can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// Stop a node gracefully and let the platform bring it back.
+    Restart,
+    /// Stop a node gracefully and keep it away until told otherwise.
+    KeepAway,
+    /// Kill a server's process without warning.
+    Crash,
+    /// Freeze a server's process.
+    Pause,
+    /// Ask the Kubernetes API about the deployment: pods, events, logs.
+    Kubernetes,
+    /// Make an altered copy of the deployment beside it.
+    Variant,
+    /// Drop packets on chosen links of a copy of the deployment.
+    CutLink,
+}
+
+/// What an implementation offers beyond the common ground; probed on the server, never claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    /// `CLUSTER SHARDS` (Redis 7.0).
+    ClusterShards,
+}
+
+/// The body of a case.
+pub type Body = for<'a> fn(&'a Context) -> LocalBoxFuture<'a, Outcome>;
+
+/// One requirement and the code that checks it.
+pub struct Case {
+    /// The catalogue's identifier.
+    pub id: CaseId,
+    /// A fact in the present tense, at most 80 characters.
+    pub title: &'static str,
+    /// One normative sentence with MUST or SHOULD.
+    pub requirement: &'static str,
+    /// Where the requirement comes from: a section of the specification, a command page, the seed's line.
+    pub source: &'static str,
+    /// How binding it is; agrees with the requirement's wording.
+    pub level: Level,
+    /// The part of the catalogue.
+    pub profile: Profile,
+    /// The seed assertions that it belongs to.
+    pub seed: &'static [Seed],
+    /// What it does to the deployment.
+    pub impact: Impact,
+    /// What the target must be able to do.
+    pub needs: &'static [Capability],
+    /// What the implementation must offer.
+    pub features: &'static [Feature],
+    /// The time limit, as a formula over the timings (see `timing.rs`), or `-`.
+    pub bound: &'static str,
+    /// The controls that must make it fail.
+    pub controls: &'static [&'static str],
+    /// How it is checked: one or two sentences for `explain`, with the expected replies.
+    pub method: &'static str,
+    /// The body.
+    pub run: Body,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,34 @@
+//! The cases, one file a chapter of the catalogue; this is the contents page.
+
+pub mod authentication;
+pub mod bootstrap;
+pub mod failover;
+pub mod hash;
+pub mod operations;
+pub mod redirection;
+pub mod replication;
+pub mod slots;
+
+use crate::case::Case;
+
+/// Every chapter, in the catalogue's order.
+pub static CHAPTERS: &[&[Case]] = &[
+    bootstrap::CASES,
+    slots::CASES,
+    replication::CASES,
+    authentication::CASES,
+    hash::CASES,
+    redirection::CASES,
+    failover::CASES,
+    operations::CASES,
+];
+
+/// Every case, in the catalogue's order.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    CHAPTERS.iter().flat_map(|chapter| chapter.iter())
+}
+
+/// The case with an id, in upper or lower case.
+pub fn find(id: &str) -> Option<&'static Case> {
+    all().find(|case| case.id.0.eq_ignore_ascii_case(id))
+}

@@ -1,0 +1,290 @@
+//! One connection to one node: requests out, raw replies back, every wait bounded.
+
+use super::resp::{ProtocolError, Reply, RespCodec};
+use futures::{SinkExt, StreamExt};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::Framed;
+
+/// Where a node serves clients, as the deployment announces it: a pod's address, a loopback port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Address {
+    /// Host name or address; empty where a server announces none.
+    pub host: String,
+    /// The port for clients.
+    pub port: u16,
+}
+
+impl Address {
+    /// An address of its parts.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    /// `host:port` as the cluster writes it: an IPv6 address is not bracketed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Splits at the last colon, since the cluster does not bracket IPv6 addresses.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("\"{text}\" is not host:port"))?;
+        let port = port
+            .parse()
+            .map_err(|_| format!("\"{port}\" in \"{text}\" is not a port"))?;
+        Ok(Self::new(host.trim_start_matches('[').trim_end_matches(']'), port))
+    }
+}
+
+/// A byte stream to a node, however the target reaches it.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A boxed [`Stream`].
+pub type BoxedStream = Box<dyn Stream>;
+
+/// Why a node could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The node does not accept connections.
+    #[error("{address}: does not accept connections: {reason}")]
+    Refused {
+        /// The node.
+        address: Address,
+        /// What the system said.
+        reason: String,
+    },
+    /// The way to the node broke (an API server, a port-forward): nothing is known about the node itself.
+    #[error("{address}: cannot be reached by the suite: {reason}")]
+    Unreachable {
+        /// The node.
+        address: Address,
+        /// What broke.
+        reason: String,
+    },
+    /// The connection ended before the reply.
+    #[error("{address}: connection closed before the reply to {command}")]
+    Closed {
+        /// The node.
+        address: Address,
+        /// The command, without its arguments.
+        command: String,
+    },
+    /// No reply came in time.
+    #[error("{address}: no reply to {command} within {:.1} s", after.as_secs_f64())]
+    TimedOut {
+        /// The node.
+        address: Address,
+        /// The command, without its arguments.
+        command: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The reply is not of the form that the command has.
+    #[error("{address}: unexpected reply to {command}: {reason}")]
+    Nonsense {
+        /// The node.
+        address: Address,
+        /// The command, without its arguments.
+        command: String,
+        /// What is wrong with the reply.
+        reason: String,
+    },
+}
+
+impl LinkError {
+    /// The node that could not be asked.
+    pub fn address(&self) -> &Address {
+        match self {
+            Self::Refused { address, .. }
+            | Self::Unreachable { address, .. }
+            | Self::Closed { address, .. }
+            | Self::TimedOut { address, .. }
+            | Self::Nonsense { address, .. } => address,
+        }
+    }
+}
+
+/// One connection to one node.
+pub struct Connection {
+    framed: Framed<BoxedStream, RespCodec>,
+    address: Address,
+    patience: Duration,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Speaks RESP over `stream`; no reply is waited for longer than `patience`.
+    pub fn new(stream: BoxedStream, address: Address, patience: Duration) -> Self {
+        Self {
+            framed: Framed::new(stream, RespCodec),
+            address,
+            patience,
+        }
+    }
+
+    /// The node at the other end.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Sends one command and returns its reply, whatever it is.
+    ///
+    /// # Errors
+    /// When no whole reply comes: the connection is then of no further use.
+    pub async fn call<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<Reply, LinkError> {
+        let name = command_name(command);
+        let patience = self.patience;
+        let exchange = async {
+            self.framed.send(command).await?;
+            self.framed.next().await.transpose()
+        };
+        let reply = tokio::time::timeout(patience, exchange).await;
+        self.finish(reply, name)
+    }
+
+    /// Sends all commands at once and returns their replies in order.
+    ///
+    /// # Errors
+    /// When not every reply comes within the patience of one command for the whole batch.
+    pub async fn pipeline<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Result<Vec<Reply>, LinkError> {
+        let name = format!("a pipeline of {} commands", commands.len());
+        let patience = self.patience;
+        let exchange = async {
+            for command in commands {
+                self.framed.feed(command.as_slice()).await?;
+            }
+            SinkExt::<&[A]>::flush(&mut self.framed).await?;
+            let mut replies = Vec::with_capacity(commands.len());
+            while replies.len() < commands.len() {
+                match self.framed.next().await.transpose()? {
+                    Some(reply) => replies.push(reply),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(replies))
+        };
+        let replies = tokio::time::timeout(patience, exchange).await;
+        self.finish(replies, name)
+    }
+
+    /// [`Self::call`], with an error reply made a [`LinkError::Nonsense`]: for questions that every node must answer.
+    ///
+    /// # Errors
+    /// As [`Self::call`], and when the node answers with an error.
+    pub async fn ask<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<Reply, LinkError> {
+        match self.call(command).await? {
+            Reply::Error(text) => Err(self.nonsense(&command_name(command), text)),
+            reply @ (Reply::Simple(_) | Reply::Integer(_) | Reply::Bulk(_) | Reply::Array(_) | Reply::Nil) => Ok(reply),
+        }
+    }
+
+    /// The text reply to a question that every node must answer with text.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], and when the reply is not text.
+    pub async fn ask_text<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<String, LinkError> {
+        let reply = self.ask(command).await?;
+        match reply.text() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(self.nonsense(&command_name(command), format!("{reply} where text belongs"))),
+        }
+    }
+
+    /// A [`LinkError::Nonsense`] about this node.
+    pub fn nonsense(&self, command: &str, reason: impl Into<String>) -> LinkError {
+        LinkError::Nonsense {
+            address: self.address.clone(),
+            command: command.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    fn finish<T>(
+        &self,
+        result: Result<Result<Option<T>, ProtocolError>, tokio::time::error::Elapsed>,
+        command: String,
+    ) -> Result<T, LinkError> {
+        let address = self.address.clone();
+        match result {
+            Ok(Ok(Some(value))) => Ok(value),
+            Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed { address, command }),
+            Ok(Err(ProtocolError::Nonsense(reason))) => Err(LinkError::Nonsense {
+                address,
+                command,
+                reason,
+            }),
+            Err(_) => Err(LinkError::TimedOut {
+                address,
+                command,
+                after: self.patience,
+            }),
+        }
+    }
+}
+
+/// A command's name for messages. Never its arguments (one may be a password), but for the subcommand of containers.
+fn command_name<A: AsRef<[u8]>>(command: &[A]) -> String {
+    let word = |index: usize| {
+        command
+            .get(index)
+            .map(|argument| String::from_utf8_lossy(argument.as_ref()).to_uppercase())
+            .unwrap_or_default()
+    };
+    match word(0).as_str() {
+        container @ ("CLUSTER" | "CONFIG" | "CLIENT" | "INFO" | "DEBUG") => {
+            format!("{container} {}", word(1)).trim().to_owned()
+        }
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("10.0.0.1:6379", "10.0.0.1", 6379)]
+    #[case("fd00::5:6379", "fd00::5", 6379)]
+    #[case("[fd00::5]:6379", "fd00::5", 6379)]
+    #[case(":6379", "", 6379)]
+    fn splits_at_the_last_colon(#[case] text: &str, #[case] host: &str, #[case] port: u16) {
+        assert_eq!(text.parse(), Ok(Address::new(host, port)));
+    }
+
+    #[test]
+    fn a_command_name_never_holds_a_password() {
+        assert_eq!(command_name(&["AUTH", "default", "hunter2"]), "AUTH");
+        assert_eq!(command_name(&["CONFIG", "SET", "requirepass", "hunter2"]), "CONFIG SET");
+    }
+
+    #[tokio::test]
+    async fn silence_is_bounded_and_named() {
+        let (near, _far) = tokio::io::duplex(64);
+        let mut connection = Connection::new(Box::new(near), Address::new("h", 1), Duration::from_millis(20));
+        let error = connection.call(&["PING"]).await.unwrap_err();
+        assert_eq!(error.to_string(), "h:1: no reply to PING within 0.0 s");
+    }
+}

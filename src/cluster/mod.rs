@@ -1,0 +1,11 @@
+//! What is known of Redis Cluster: the protocol's bytes, slots, a node's replies, and the view that all nodes share.
+//!
+//! Nothing here knows Kubernetes, targets or cases.
+
+pub mod connection;
+pub mod formation;
+pub mod node;
+pub mod redirect;
+pub mod resp;
+pub mod slot;
+pub mod view;

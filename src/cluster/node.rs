@@ -1,0 +1,545 @@
+//! What one node says of itself and of the others: the replies of `CLUSTER INFO`, `NODES`, `SLOTS`, `SHARDS`, `ROLE` and
+//! `INFO replication`, parsed, with the raw text kept.
+
+use super::connection::{Address, Connection, LinkError};
+use super::resp::Reply;
+use super::slot::SlotRange;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A node's 40 hexadecimal digits.
+pub type NodeId = String;
+
+/// A server of the deployment, as the target knows it.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+pub struct Member {
+    /// The name that people know it by: the pod's, or `127.0.0.1:7000`.
+    pub name: String,
+    /// Where it serves clients at present.
+    pub address: Address,
+}
+
+impl std::fmt::Display for Member {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.name == self.address.to_string() {
+            write!(f, "{}", self.name)
+        } else {
+            write!(f, "{} ({})", self.name, self.address)
+        }
+    }
+}
+
+/// One line of `CLUSTER NODES`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLine {
+    /// The node's id.
+    pub id: NodeId,
+    /// Where it serves clients; host empty and port 0 when unknown (`:0@0`).
+    pub address: Address,
+    /// The bus port.
+    pub bus_port: Option<u16>,
+    /// `master`, `slave`, `myself`, `fail?`, `fail`, `handshake`, `noaddr`, `nofailover`, `noflags`.
+    pub flags: BTreeSet<String>,
+    /// The master's id, for a replica.
+    pub master: Option<NodeId>,
+    /// The configuration epoch (a replica shows its master's).
+    pub config_epoch: u64,
+    /// Whether the bus link is connected.
+    pub connected: bool,
+    /// The slots that it owns.
+    pub slots: Vec<SlotRange>,
+    /// Open slots, raw: `[93->-id]`, `[93-<-id]`. Only ever on the line of `myself`.
+    pub open_slots: Vec<String>,
+}
+
+impl NodeLine {
+    /// Parses one line; the error says what is wrong with it.
+    ///
+    /// # Errors
+    /// When the line does not have the fields that the command page documents.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let wrong = |what: &str| format!("{what} in line \"{line}\"");
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [id, address, flags, master, _ping, _pong, epoch, link, slots @ ..] = fields.as_slice() else {
+            return Err(wrong("fewer than 8 fields"));
+        };
+        let endpoint = address.split(',').next().unwrap_or_default();
+        let (client, bus) = match endpoint.split_once('@') {
+            Some((client, bus)) => (client, Some(bus.parse().map_err(|_| wrong("bad bus port"))?)),
+            None => (endpoint, None),
+        };
+        let mut parsed = Self {
+            id: (*id).to_owned(),
+            address: client.parse().map_err(|_| wrong("bad address"))?,
+            bus_port: bus,
+            flags: flags.split(',').map(str::to_owned).collect(),
+            master: (*master != "-").then(|| (*master).to_owned()),
+            config_epoch: epoch.parse().map_err(|_| wrong("bad epoch"))?,
+            connected: *link == "connected",
+            slots: Vec::new(),
+            open_slots: Vec::new(),
+        };
+        for slot in slots.iter().filter(|slot| !slot.is_empty()) {
+            if slot.starts_with('[') {
+                parsed.open_slots.push((*slot).to_owned());
+            } else {
+                parsed
+                    .slots
+                    .push(SlotRange::parse(slot).ok_or_else(|| wrong("bad slots"))?);
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Whether it has the flag.
+    pub fn is(&self, flag: &str) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Whether it is a master, by its flags.
+    pub fn is_master(&self) -> bool {
+        self.is("master")
+    }
+
+    /// Whether it is a replica, by its flags.
+    pub fn is_replica(&self) -> bool {
+        self.is("slave")
+    }
+
+    /// How many slots it owns.
+    pub fn slot_count(&self) -> usize {
+        self.slots.iter().map(|range| range.len()).sum()
+    }
+}
+
+/// One entry of `CLUSTER SLOTS`: a range, its master, its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotsEntry {
+    /// The slots.
+    pub range: SlotRange,
+    /// The nodes of the range, master first: address and id (where the server gives one).
+    pub nodes: Vec<(Address, Option<NodeId>)>,
+}
+
+/// One node of a shard of `CLUSTER SHARDS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardNode {
+    /// The node's id.
+    pub id: NodeId,
+    /// Where it serves clients.
+    pub address: Address,
+    /// `master` or `replica`.
+    pub role: String,
+    /// `online`, `loading`, `fail` or `failed`.
+    pub health: String,
+}
+
+/// One shard of `CLUSTER SHARDS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// The slots of the shard.
+    pub slots: Vec<SlotRange>,
+    /// Its nodes.
+    pub nodes: Vec<ShardNode>,
+}
+
+/// The reply of `ROLE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A master, with the replicas that are attached to it.
+    Master {
+        /// The replication offset.
+        offset: i64,
+        /// The addresses of the attached replicas, with the offset that each acknowledged.
+        replicas: Vec<(Address, i64)>,
+    },
+    /// A replica.
+    Replica {
+        /// Its master's address.
+        master: Address,
+        /// `connect`, `connecting`, `sync` or `connected`.
+        link: String,
+        /// The replication offset; -1 before the first synchronisation.
+        offset: i64,
+    },
+}
+
+impl Role {
+    /// Whether this is a master's reply.
+    pub fn is_master(&self) -> bool {
+        matches!(self, Self::Master { .. })
+    }
+}
+
+/// `key:value` lines, as `INFO` and `CLUSTER INFO` give them.
+pub type Fields = BTreeMap<String, String>;
+
+/// Everything that one node answered, at about one moment.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// The node that was asked.
+    pub member: Member,
+    /// The raw text of each reply, by command, for evidence.
+    pub raw: BTreeMap<&'static str, String>,
+    /// `CLUSTER INFO`.
+    pub info: Fields,
+    /// `CLUSTER NODES`.
+    pub nodes: Vec<NodeLine>,
+    /// `CLUSTER SLOTS`.
+    pub slots: Vec<SlotsEntry>,
+    /// `CLUSTER SHARDS`, or the error with which the server refused it.
+    pub shards: Result<Vec<Shard>, String>,
+    /// `ROLE`.
+    pub role: Role,
+    /// `INFO replication`.
+    pub replication: Fields,
+}
+
+impl NodeView {
+    /// Asks a node everything, in one pipeline. The connection must be authenticated.
+    ///
+    /// # Errors
+    /// When the node does not answer, or answers what is not of the form that the command has.
+    pub async fn ask(connection: &mut Connection, member: Member) -> Result<Self, LinkError> {
+        const COMMANDS: [(&str, &[&str]); 6] = [
+            ("CLUSTER INFO", &["CLUSTER", "INFO"]),
+            ("CLUSTER NODES", &["CLUSTER", "NODES"]),
+            ("CLUSTER SLOTS", &["CLUSTER", "SLOTS"]),
+            ("CLUSTER SHARDS", &["CLUSTER", "SHARDS"]),
+            ("ROLE", &["ROLE"]),
+            ("INFO replication", &["INFO", "replication"]),
+        ];
+        let requests: Vec<Vec<&str>> = COMMANDS.iter().map(|(_, words)| words.to_vec()).collect();
+        let replies = connection.pipeline(&requests).await?;
+        let host = connection.address().host.clone();
+        let mut raw = BTreeMap::new();
+        for ((name, _), reply) in COMMANDS.iter().zip(&replies) {
+            raw.insert(*name, reply.text().map_or_else(|| reply.to_string(), str::to_owned));
+        }
+        let fail = |at: usize, reason: String| connection.nonsense(COMMANDS[at].0, reason);
+        Ok(Self {
+            info: parse_fields(&replies[0]).map_err(|reason| fail(0, reason))?,
+            nodes: parse_nodes(&replies[1]).map_err(|reason| fail(1, reason))?,
+            slots: parse_slots(&replies[2], &host).map_err(|reason| fail(2, reason))?,
+            shards: match &replies[3] {
+                Reply::Error(text) => Err(text.clone()),
+                reply => Ok(parse_shards(reply).map_err(|reason| fail(3, reason))?),
+            },
+            role: parse_role(&replies[4]).map_err(|reason| fail(4, reason))?,
+            replication: parse_fields(&replies[5]).map_err(|reason| fail(5, reason))?,
+            raw,
+            member,
+        })
+    }
+
+    /// The node's own line, where it shows one.
+    pub fn myself(&self) -> Option<&NodeLine> {
+        self.nodes.iter().find(|line| line.is("myself"))
+    }
+
+    /// A field of `CLUSTER INFO`, empty when absent.
+    pub fn info(&self, field: &str) -> &str {
+        self.info.get(field).map_or("", String::as_str)
+    }
+
+    /// The line of a node by its id.
+    pub fn line(&self, id: &str) -> Option<&NodeLine> {
+        self.nodes.iter().find(|line| line.id == id)
+    }
+
+    /// The owner's id of every slot by `CLUSTER NODES`, or nothing for an unassigned one; two claims are an error text.
+    ///
+    /// # Errors
+    /// When two nodes claim a slot.
+    pub fn owners(&self) -> Result<Vec<Option<&str>>, String> {
+        owners(
+            self.nodes
+                .iter()
+                .flat_map(|line| line.slots.iter().map(|range| (*range, line.id.as_str()))),
+        )
+    }
+}
+
+/// Spreads ranges with an owner each over the 16384 slots.
+///
+/// # Errors
+/// When a slot is claimed twice.
+pub fn owners<O: Copy + std::fmt::Display>(
+    claims: impl IntoIterator<Item = (SlotRange, O)>,
+) -> Result<Vec<Option<O>>, String> {
+    let mut map: Vec<Option<O>> = vec![None; usize::from(super::slot::SLOT_COUNT)];
+    for (range, owner) in claims {
+        for slot in range.slots() {
+            let place = &mut map[usize::from(slot)];
+            if let Some(first) = place {
+                return Err(format!("slot {slot} is claimed by {first} and by {owner}"));
+            }
+            *place = Some(owner);
+        }
+    }
+    Ok(map)
+}
+
+/// Parses `key:value` lines.
+///
+/// # Errors
+/// When the reply is not text.
+pub fn parse_fields(reply: &Reply) -> Result<Fields, String> {
+    let text = reply.text().ok_or_else(|| reply.to_string())?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.trim_end().split_once(':'))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect())
+}
+
+/// Parses the reply of `CLUSTER NODES`.
+///
+/// # Errors
+/// When the reply is not text or a line is malformed.
+pub fn parse_nodes(reply: &Reply) -> Result<Vec<NodeLine>, String> {
+    let text = reply.text().ok_or_else(|| reply.to_string())?;
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(NodeLine::parse)
+        .collect()
+}
+
+/// Parses the reply of `CLUSTER SLOTS`; a null host stands for the host that was asked.
+///
+/// # Errors
+/// When the reply is not of the documented form.
+pub fn parse_slots(reply: &Reply, asked_host: &str) -> Result<Vec<SlotsEntry>, String> {
+    let wrong = |reply: &Reply| format!("unexpected {reply}");
+    let mut entries = Vec::new();
+    for entry in reply.array().ok_or_else(|| wrong(reply))? {
+        let Some([first, last, nodes @ ..]) = entry.array() else {
+            return Err(wrong(entry));
+        };
+        let slot = |reply: &Reply| reply.integer().and_then(|slot| u16::try_from(slot).ok());
+        let range = match (slot(first), slot(last)) {
+            (Some(first), Some(last)) if first <= last && last < super::slot::SLOT_COUNT => SlotRange { first, last },
+            _ => return Err(wrong(entry)),
+        };
+        let mut parsed = Vec::new();
+        for node in nodes {
+            let Some([host, port, rest @ ..]) = node.array() else {
+                return Err(wrong(node));
+            };
+            let host = match host {
+                Reply::Nil => asked_host.to_owned(),
+                host => host.text().ok_or_else(|| wrong(node))?.to_owned(),
+            };
+            let port = port
+                .integer()
+                .and_then(|port| u16::try_from(port).ok())
+                .ok_or_else(|| wrong(node))?;
+            let id = rest.first().and_then(Reply::text).map(str::to_owned);
+            parsed.push((Address::new(host, port), id));
+        }
+        if parsed.is_empty() {
+            return Err(wrong(entry));
+        }
+        entries.push(SlotsEntry { range, nodes: parsed });
+    }
+    Ok(entries)
+}
+
+/// A RESP2 map: names and values in turn.
+fn pairs(reply: &Reply) -> Option<BTreeMap<String, &Reply>> {
+    let items = reply.array()?;
+    if !items.len().is_multiple_of(2) {
+        return None;
+    }
+    items
+        .chunks(2)
+        .map(|pair| Some((pair[0].text()?.to_owned(), &pair[1])))
+        .collect()
+}
+
+/// Parses the reply of `CLUSTER SHARDS`.
+///
+/// # Errors
+/// When the reply is not of the documented form.
+pub fn parse_shards(reply: &Reply) -> Result<Vec<Shard>, String> {
+    let wrong = |reply: &Reply| format!("unexpected {reply}");
+    let mut shards = Vec::new();
+    for shard in reply.array().ok_or_else(|| wrong(reply))? {
+        let fields = pairs(shard).ok_or_else(|| wrong(shard))?;
+        let (Some(bounds), Some(members)) = (
+            fields.get("slots").and_then(|slots| slots.array()),
+            fields.get("nodes").and_then(|nodes| nodes.array()),
+        ) else {
+            return Err(wrong(shard));
+        };
+        let bounds: Vec<u16> = bounds
+            .iter()
+            .map(|slot| {
+                slot.integer()
+                    .and_then(|slot| u16::try_from(slot).ok())
+                    .ok_or_else(|| wrong(shard))
+            })
+            .collect::<Result<_, _>>()?;
+        let slots = bounds
+            .chunks(2)
+            .map(|pair| match pair {
+                [first, last] if first <= last && *last < super::slot::SLOT_COUNT => Ok(SlotRange {
+                    first: *first,
+                    last: *last,
+                }),
+                _ => Err(wrong(shard)),
+            })
+            .collect::<Result<_, _>>()?;
+        let mut nodes = Vec::new();
+        for node in members {
+            let fields = pairs(node).ok_or_else(|| wrong(node))?;
+            let text = |name: &str| fields.get(name).and_then(|value| value.text()).map(str::to_owned);
+            let port = fields
+                .get("port")
+                .or_else(|| fields.get("tls-port"))
+                .and_then(|port| port.integer())
+                .and_then(|port| u16::try_from(port).ok());
+            let (Some(id), Some(port), Some(role)) = (text("id"), port, text("role")) else {
+                return Err(wrong(node));
+            };
+            nodes.push(ShardNode {
+                id,
+                address: Address::new(text("endpoint").or_else(|| text("ip")).unwrap_or_default(), port),
+                role,
+                health: text("health").unwrap_or_default(),
+            });
+        }
+        shards.push(Shard { slots, nodes });
+    }
+    Ok(shards)
+}
+
+/// Parses the reply of `ROLE`.
+///
+/// # Errors
+/// When the reply is not of the documented form, or that of a sentinel.
+pub fn parse_role(reply: &Reply) -> Result<Role, String> {
+    let wrong = || format!("unexpected {reply}");
+    let items = reply.array().ok_or_else(wrong)?;
+    let port = |reply: &Reply| match reply {
+        Reply::Integer(port) => u16::try_from(*port).ok(),
+        other => other.text().and_then(|text| text.parse().ok()),
+    };
+    match (items.first().and_then(Reply::text), items) {
+        (Some("master"), [_, offset, replicas]) => {
+            let mut attached = Vec::new();
+            for replica in replicas.array().ok_or_else(wrong)? {
+                let Some([host, at, offset]) = replica.array() else {
+                    return Err(wrong());
+                };
+                let (Some(host), Some(at)) = (host.text(), port(at)) else {
+                    return Err(wrong());
+                };
+                let offset = offset.text().and_then(|text| text.parse().ok()).unwrap_or(-1);
+                attached.push((Address::new(host, at), offset));
+            }
+            Ok(Role::Master {
+                offset: offset.integer().ok_or_else(wrong)?,
+                replicas: attached,
+            })
+        }
+        (Some("slave"), [_, host, at, link, offset]) => Ok(Role::Replica {
+            master: Address::new(host.text().ok_or_else(wrong)?, port(at).ok_or_else(wrong)?),
+            link: link.text().ok_or_else(wrong)?.to_owned(),
+            offset: offset.integer().ok_or_else(wrong)?,
+        }),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn bulk(text: &str) -> Reply {
+        Reply::Bulk(text.to_owned().into())
+    }
+
+    #[rstest]
+    #[case(
+        "07c37df 127.0.0.1:30004@31004,hostname4 slave e7d1eec 0 1426238317239 4 connected",
+        "127.0.0.1:30004",
+        0,
+        0
+    )]
+    #[case(
+        "e7d1eec 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460 7000 [93-<-292f8b3] [77->-07c37df]",
+        "10.0.0.1:6379",
+        5462,
+        2
+    )]
+    #[case("e7d1eec :0@0 master,noaddr - 0 0 1 disconnected 0", ":0", 1, 0)]
+    #[case("e7d1eec fd00::5:6379@16379 master - 0 0 1 connected", "fd00::5:6379", 0, 0)]
+    #[case("e7d1eec 10.0.0.1:6379 master - 0 0 1 connected", "10.0.0.1:6379", 0, 0)]
+    fn parses_node_lines(#[case] line: &str, #[case] address: &str, #[case] slots: usize, #[case] open: usize) {
+        let parsed = NodeLine::parse(line).unwrap();
+        assert_eq!(parsed.address.to_string(), address);
+        assert_eq!(parsed.slot_count(), slots);
+        assert_eq!(parsed.open_slots.len(), open);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("a b c")]
+    #[case("id 10.0.0.1@1 master - 0 0 1 connected")]
+    #[case("id 10.0.0.1:1@x master - 0 0 1 connected")]
+    #[case("id 10.0.0.1:1@1 master - 0 0 one connected")]
+    #[case("id 10.0.0.1:1@1 master - 0 0 1 connected 5-3")]
+    fn refuses_bad_node_lines(#[case] line: &str) {
+        assert!(NodeLine::parse(line).is_err());
+    }
+
+    #[test]
+    fn a_null_host_is_the_one_that_was_asked() {
+        let reply = Reply::Array(vec![Reply::Array(vec![
+            Reply::Integer(0),
+            Reply::Integer(5),
+            Reply::Array(vec![Reply::Nil, Reply::Integer(6379), bulk("id")]),
+        ])]);
+        let entries = parse_slots(&reply, "10.0.0.9").unwrap();
+        assert_eq!(entries[0].nodes[0], (Address::new("10.0.0.9", 6379), Some("id".into())));
+    }
+
+    #[test]
+    fn two_claims_on_a_slot_are_told() {
+        let claims = [
+            (SlotRange { first: 0, last: 10 }, "a"),
+            (SlotRange { first: 10, last: 20 }, "b"),
+        ];
+        assert_eq!(owners(claims).unwrap_err(), "slot 10 is claimed by a and by b");
+    }
+
+    #[test]
+    fn parses_both_roles() {
+        let master = Reply::Array(vec![
+            bulk("master"),
+            Reply::Integer(14),
+            Reply::Array(vec![Reply::Array(vec![bulk("10.0.0.2"), bulk("6379"), bulk("14")])]),
+        ]);
+        assert!(parse_role(&master).unwrap().is_master());
+        let replica = Reply::Array(vec![
+            bulk("slave"),
+            bulk("10.0.0.1"),
+            Reply::Integer(6379),
+            bulk("connected"),
+            Reply::Integer(14),
+        ]);
+        assert!(!parse_role(&replica).unwrap().is_master());
+        assert!(parse_role(&Reply::Array(vec![bulk("sentinel"), Reply::Array(vec![])])).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(line in ".{0,120}") {
+            let _ = NodeLine::parse(&line);
+        }
+    }
+}

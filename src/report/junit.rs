@@ -1,0 +1,1 @@
+//! `junit.xml`: fail is `<failure>`, error is `<error>`, all else that did not pass is `<skipped>` with its reason.

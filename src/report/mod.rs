@@ -1,0 +1,273 @@
+//! The finished run as data, and its renderings. A renderer sees a [`Run`] and nothing else.
+//!
+//! The model is versioned: names and meanings change only with [`SCHEMA_VERSION`].
+
+pub mod json;
+pub mod junit;
+pub mod terminal;
+
+use crate::case::{Impact, Level, Profile, Seed};
+use crate::context::Measurement;
+use crate::target::{Phase, TargetDescription};
+use crate::verdict::VerdictName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of the model of `run.json`.
+pub const SCHEMA_VERSION: &str = "1";
+
+/// One execution over one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The version of this model.
+    pub schema_version: String,
+    /// The run's own name, part of its keys and labels.
+    pub run_id: String,
+    /// The suite that ran.
+    pub suite: Suite,
+    /// The deployment that was judged, with nothing secret in it.
+    pub target: TargetDescription,
+    /// What the servers said they are; absent when none was reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
+    /// When the run began, in UTC.
+    #[schemars(with = "String")]
+    pub started: jiff::Timestamp,
+    /// When it ended, in UTC.
+    #[schemars(with = "String")]
+    pub ended: jiff::Timestamp,
+    /// What took how long, in order.
+    pub phases: Vec<Phase>,
+    /// One entry for each selected case, in the catalogue's order.
+    pub cases: Vec<CaseResult>,
+    /// Why the run ended before its cases, where it did: the target did not come up, a signal came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Abort>,
+    /// The one line that names what is wrong with the deployment as a whole, where something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// What was left behind and could not be removed, one line each, with how to remove it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub left_behind: Vec<String>,
+    /// The sums.
+    pub summary: Summary,
+}
+
+/// Why a run ended before its cases.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    /// `target` (it could not be made or reached), `usage` (what the user gave cannot be used) or `interrupted`.
+    pub kind: AbortKind,
+    /// What happened, and what to do next.
+    pub message: String,
+}
+
+/// The kinds of [`Abort`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AbortKind {
+    /// The target could not be made or reached.
+    Target,
+    /// What the user gave cannot be used.
+    Usage,
+    /// A signal came.
+    Interrupted,
+}
+
+/// The suite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Suite {
+    /// Its version.
+    pub version: String,
+    /// The commit that it was built from, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+/// The servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    /// `Redis`, `Valkey`, …: by the field of `INFO server` that names the version.
+    pub product: String,
+    /// The version; several where nodes differ, joined by `, `.
+    pub version: String,
+    /// The node-timeout that bounds derive from, in milliseconds.
+    pub node_timeout_ms: u64,
+    /// The nodes, as the target knows them: name and address.
+    pub nodes: Vec<crate::cluster::node::Member>,
+}
+
+/// The end of one case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaseResult {
+    /// The catalogue's identifier.
+    pub id: String,
+    /// The case's title.
+    pub title: String,
+    /// The requirement.
+    pub requirement: String,
+    /// How binding it is.
+    pub level: Level,
+    /// The part of the catalogue.
+    pub profile: Profile,
+    /// The seed assertions that it belongs to.
+    pub seed: Vec<Seed>,
+    /// What it does to the deployment.
+    pub impact: Impact,
+    /// How it ended.
+    pub verdict: VerdictName,
+    /// How long it took.
+    pub seconds: f64,
+    /// For `fail`: every acceptable observation.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub expected: Vec<String>,
+    /// For `fail`: what was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual: Option<String>,
+    /// For `fail` and `error`: one line that names the cause in Redis's and Kubernetes' words, where one was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// For `unsupported`, `skipped`, `blocked` and `error`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The folder of evidence, relative to `run.json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// Figures, with the floor and the bound that apply to them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub measured: Vec<Measurement>,
+    /// Remarks: which of two legal outcomes was seen.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub notes: Vec<String>,
+}
+
+/// The verdicts of a group of cases, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tally {
+    /// How many cases ended how; verdicts that did not occur are absent.
+    pub verdicts: BTreeMap<VerdictName, usize>,
+    /// `success` (all passed), `partial` (nothing failed or broke, but not all passed), `failure`, or `none` (no case).
+    pub result: GroupResult,
+}
+
+/// What a group's tally comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupResult {
+    /// No case of the group was selected.
+    #[default]
+    None,
+    /// Every case passed.
+    Success,
+    /// None failed or broke, but not all passed.
+    Partial,
+    /// A case failed, broke, or was blocked.
+    Failure,
+}
+
+/// The sums of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Whether no `must` failed and nothing broke: `conformant`, `not-conformant` or `undecided` (an error, or an abort).
+    pub verdict: Conformance,
+    /// By seed assertion, all six.
+    pub seed: BTreeMap<Seed, Tally>,
+    /// By profile, those with cases.
+    pub profiles: BTreeMap<Profile, Tally>,
+    /// All cases.
+    pub total: Tally,
+}
+
+/// The answer to the question that the run was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conformance {
+    /// Every `must` that could be judged was met.
+    Conformant,
+    /// A `must` was not met.
+    NotConformant,
+    /// The run broke before that could be said.
+    Undecided,
+}
+
+/// What counts beside a failed `must`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strictness {
+    /// A failed `should` counts too (`--strict`).
+    pub strict: bool,
+    /// `unsupported`, `skipped` and `blocked` count as failures (`--require-all`).
+    pub require_all: bool,
+}
+
+impl Summary {
+    /// Sums up a run's cases.
+    pub fn of(cases: &[CaseResult], aborted: bool, strictness: Strictness) -> Self {
+        let tally = |chosen: &dyn Fn(&CaseResult) -> bool| Tally::of(cases.iter().filter(|case| chosen(case)));
+        Self {
+            verdict: conformance(cases, aborted, strictness),
+            seed: Seed::ALL
+                .into_iter()
+                .map(|seed| (seed, tally(&|case| case.seed.contains(&seed))))
+                .collect(),
+            profiles: [Profile::Core, Profile::Extended, Profile::Kubernetes, Profile::Chaos]
+                .into_iter()
+                .map(|profile| (profile, tally(&|case| case.profile == profile)))
+                .filter(|(_, tally)| tally.result != GroupResult::None)
+                .collect(),
+            total: tally(&|_| true),
+        }
+    }
+}
+
+impl Tally {
+    /// Counts cases.
+    pub fn of<'a>(cases: impl Iterator<Item = &'a CaseResult>) -> Self {
+        let mut verdicts = BTreeMap::new();
+        for case in cases {
+            *verdicts.entry(case.verdict).or_insert(0) += 1;
+        }
+        let has = |verdict| verdicts.contains_key(&verdict);
+        let result = if verdicts.is_empty() {
+            GroupResult::None
+        } else if has(VerdictName::Fail) || has(VerdictName::Error) || has(VerdictName::Blocked) {
+            GroupResult::Failure
+        } else if verdicts.len() == 1 && has(VerdictName::Pass) {
+            GroupResult::Success
+        } else {
+            GroupResult::Partial
+        };
+        Self { verdicts, result }
+    }
+
+    /// How many cases ended with a verdict.
+    pub fn count(&self, verdict: VerdictName) -> usize {
+        self.verdicts.get(&verdict).copied().unwrap_or(0)
+    }
+
+    /// How many cases there are.
+    pub fn total(&self) -> usize {
+        self.verdicts.values().sum()
+    }
+}
+
+fn conformance(cases: &[CaseResult], aborted: bool, strictness: Strictness) -> Conformance {
+    let failed = cases.iter().any(|case| match case.verdict {
+        VerdictName::Fail => case.level == Level::Must || strictness.strict,
+        VerdictName::Unsupported | VerdictName::Skipped | VerdictName::Blocked => strictness.require_all,
+        VerdictName::Pass | VerdictName::Error => false,
+    });
+    let broke = aborted || cases.iter().any(|case| case.verdict == VerdictName::Error);
+    if failed {
+        Conformance::NotConformant
+    } else if broke {
+        Conformance::Undecided
+    } else {
+        Conformance::Conformant
+    }
+}

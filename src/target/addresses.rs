@@ -1,0 +1,1 @@
+//! Target addresses (to be written).

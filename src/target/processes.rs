@@ -1,0 +1,1 @@
+//! Target processes (to be written).

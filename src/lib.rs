@@ -6,6 +6,7 @@ pub mod check;
 pub mod cluster;
 pub mod context;
 pub mod failover;
+pub mod manifest;
 pub mod progress;
 pub mod report;
 pub mod target;

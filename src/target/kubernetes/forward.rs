@@ -35,7 +35,10 @@ impl Site {
             address: address.clone(),
             reason,
         };
-        let found = self.pod_at(address).await.map_err(|error| unreachable(error.to_string()))?;
+        let found = self
+            .pod_at(address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         let Some(pod) = found else {
             return Err(refused(format!(
                 "no running pod of namespace {} has this address at present",
@@ -95,7 +98,12 @@ fn is_refusal(message: &str) -> bool {
 fn short(message: &str) -> String {
     match message.find("dial tcp") {
         // Both families are tried; what the first one said is enough.
-        Some(at) => message[at..].split(" IPv6 dial").next().unwrap_or_default().trim().to_owned(),
+        Some(at) => message[at..]
+            .split(" IPv6 dial")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         None => message.trim().to_owned(),
     }
 }

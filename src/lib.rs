@@ -14,3 +14,4 @@ pub mod settle;
 pub mod target;
 pub mod timing;
 pub mod verdict;
+pub mod workload;

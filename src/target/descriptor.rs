@@ -1,0 +1,1 @@
+//! Target descriptor (to be written).

@@ -36,25 +36,6 @@ pub struct Measurement {
     pub bound: Option<f64>,
 }
 
-impl std::fmt::Display for Measurement {
-    /// The figure with its limits side by side: `write gap 8.41 s (floor 5.50 s, bound 20.00 s)`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let figure = |value: f64| match self.unit.as_str() {
-            "s" => format!("{value:.2} s"),
-            unit => format!("{value} {unit}"),
-        };
-        write!(f, "{} {}", self.name, figure(self.value))?;
-        let limits: Vec<String> = [("floor", self.floor), ("bound", self.bound)]
-            .into_iter()
-            .filter_map(|(name, limit)| limit.map(|limit| format!("{name} {}", figure(limit))))
-            .collect();
-        if limits.is_empty() {
-            return Ok(());
-        }
-        write!(f, " ({})", limits.join(", "))
-    }
-}
-
 /// What all cases of a run share.
 pub struct Shared {
     /// The deployment under test.

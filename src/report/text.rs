@@ -1,6 +1,9 @@
 //! Text that came from elsewhere (a server's reply, a log), made fit for a terminal and for XML: nothing in it acts,
 //! nothing in it is lost.
 
+use crate::context::Measurement;
+use std::fmt;
+
 /// The text with every character shown that would act instead: control characters (`\x1b`), the marks that turn the
 /// direction of writing, and what XML 1.0 does not allow. Line feeds stay.
 pub(crate) fn visible(text: &str) -> String {
@@ -38,6 +41,25 @@ pub(crate) fn one_line(text: &str) -> String {
 /// A number of seconds, always with the same digits: `8.41 s`.
 pub(crate) fn seconds(value: f64) -> String {
     format!("{value:.2} s")
+}
+
+impl fmt::Display for Measurement {
+    /// The figure with its limits side by side: `write gap 8.41 s (floor 5.50 s, bound 20.00 s)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figure = |value: f64| match self.unit.as_str() {
+            "s" => format!("{value:.2} s"),
+            unit => format!("{value} {unit}"),
+        };
+        write!(f, "{} {}", self.name, figure(self.value))?;
+        let limits: Vec<String> = [("floor", self.floor), ("bound", self.bound)]
+            .into_iter()
+            .filter_map(|(name, limit)| limit.map(|limit| format!("{name} {}", figure(limit))))
+            .collect();
+        if limits.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", limits.join(", "))
+    }
 }
 
 /// Breaks a text at spaces into lines of at most `width` characters; a word that is longer stays whole, so that a path

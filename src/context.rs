@@ -52,8 +52,10 @@ pub struct Shared {
     pub started: Instant,
     /// The failover that several cases look at: done once, by the first that asks.
     pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
+    /// How the waits for a whole cluster after disruptive cases ended: the time, or what was still missing.
+    pub settled: Mutex<Vec<(CaseId, Result<Duration, String>)>>,
     /// The copies that cases made and have not yet removed; the runner removes what is left.
-    pub copies: Mutex<Vec<Arc<dyn DeployedVariant>>>,
+    pub copies: Mutex<Vec<(CaseId, Arc<dyn DeployedVariant>)>>,
 }
 
 /// What one case is given.
@@ -158,9 +160,7 @@ impl Context {
     /// When the node cannot be reached, or refuses the password.
     pub async fn connect(&self, address: &Address) -> Result<Connection, LinkError> {
         let mut connection = self.connect_raw(address).await?;
-        if let Some(password) = self.shared.target.password() {
-            connection.ask(&["AUTH", password.expose()]).await?;
-        }
+        authenticate(&mut connection, self.shared.target.password().as_ref()).await?;
         Ok(connection)
     }
 
@@ -330,18 +330,18 @@ impl Context {
             )));
         }
         let copy: Arc<dyn DeployedVariant> = Arc::from(deployment.deploy_variant(variant).await?);
-        self.lock_copies().push(copy.clone());
+        self.lock_copies().push((self.id, copy.clone()));
         let outcome = judge(&*copy).await;
         if matches!(outcome, Err(Stop::Mismatch(_) | Stop::Error(_))) {
             // The runner gathers evidence and then removes it.
             return outcome;
         }
         copy.remove().await?;
-        self.lock_copies().retain(|other| !Arc::ptr_eq(other, &copy));
+        self.lock_copies().retain(|(_, other)| !Arc::ptr_eq(other, &copy));
         outcome
     }
 
-    fn lock_copies(&self) -> std::sync::MutexGuard<'_, Vec<Arc<dyn DeployedVariant>>> {
+    fn lock_copies(&self) -> std::sync::MutexGuard<'_, Vec<(CaseId, Arc<dyn DeployedVariant>)>> {
         self.shared
             .copies
             .lock()
@@ -412,6 +412,26 @@ impl Context {
     /// The capabilities of the target.
     pub fn capabilities(&self) -> BTreeSet<crate::case::Capability> {
         self.shared.target.capabilities()
+    }
+}
+
+/// Authenticates a connection where there is a password.
+///
+/// # Errors
+/// When the node refuses the password. A node that has none, and serves all the same, does not refuse: chapter AUTH is
+/// about that.
+pub async fn authenticate(connection: &mut Connection, password: Option<&Secret>) -> Result<(), LinkError> {
+    let Some(password) = password else {
+        return Ok(());
+    };
+    let reply = connection.call(&["AUTH", password.expose()]).await?;
+    let open = reply
+        .error()
+        .is_some_and(|text| text.contains("without any password") || text.contains("no password is set"));
+    if reply.is_ok() || open {
+        Ok(())
+    } else {
+        Err(connection.nonsense("AUTH", reply.to_string()))
     }
 }
 

@@ -5,11 +5,13 @@ use crate::case::{Case, CaseId};
 use crate::check;
 use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::node::{Member, NodeView};
+use crate::cluster::redirect::Redirect;
+use crate::cluster::resp::Reply;
 use crate::cluster::slot;
 use crate::cluster::view::{ClusterView, Shape};
 use crate::progress::Progress;
 use crate::timing::Timing;
-use crate::verdict::{Mismatch, Stop};
+use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -451,4 +453,149 @@ pub async fn with_cleanup<T>(
     let value = outcome?;
     cleaned?;
     Ok(value)
+}
+
+impl Context {
+    /// Asks every server one question at once, over an authenticated connection each, and expects no findings. A server
+    /// that refuses, hangs up or stays silent is a finding; only a broken way to it is an error.
+    ///
+    /// # Errors
+    /// A mismatch that lists the findings of all servers; an error when a way to one broke.
+    pub async fn judge_every_node<F>(&self, expected: &str, question: F) -> Outcome
+    where
+        F: AsyncFn(&Member, &mut Connection) -> Result<Vec<String>, Stop>,
+    {
+        let members = self.all_members().await?;
+        let answers = members.iter().map(async |member| {
+            let answer = async {
+                let mut connection = self.connect(&member.address).await?;
+                question(member, &mut connection).await
+            };
+            answer_or_finding(member, answer.await)
+        });
+        self.collect_findings(expected, join_all(answers).await)
+    }
+
+    /// [`Self::judge_every_node`] for questions that open their own connections.
+    ///
+    /// # Errors
+    /// As [`Self::judge_every_node`].
+    pub async fn judge_every_member<F>(&self, expected: &str, question: F) -> Outcome
+    where
+        F: AsyncFn(&Member) -> Result<Vec<String>, Stop>,
+    {
+        let members = self.all_members().await?;
+        let answers = members
+            .iter()
+            .map(async |member| answer_or_finding(member, question(member).await));
+        self.collect_findings(expected, join_all(answers).await)
+    }
+
+    fn collect_findings(&self, expected: &str, answers: Vec<Result<Vec<String>, Stop>>) -> Outcome {
+        let mut findings = Vec::new();
+        for answer in answers {
+            findings.extend(answer?);
+        }
+        Ok(check::no_findings(expected, &findings)?)
+    }
+
+    /// Sends a command about `key` to whichever server executes it, following a few redirections: to arrange and to
+    /// clean up, never to judge.
+    ///
+    /// # Errors
+    /// When no server executes it.
+    pub async fn call_anywhere(&self, key: &str, command: &[&str]) -> Result<Reply, Stop> {
+        let members = self.members().await?;
+        let mut address = match members.first() {
+            Some(member) => member.address.clone(),
+            None => return Err(anyhow::anyhow!("there is no server to ask about {key}").into()),
+        };
+        for _ in 0..5 {
+            let mut connection = self.connect(&address).await?;
+            let reply = connection.call(command).await?;
+            match Redirect::parse(&reply) {
+                Some(redirect) => address = redirect.address,
+                None => return Ok(reply),
+            }
+        }
+        Err(anyhow::anyhow!("the servers redirect {key} in circles").into())
+    }
+
+    /// Deletes keys that the case wrote.
+    ///
+    /// # Errors
+    /// When a server refuses, or cannot be asked.
+    pub async fn remove_keys(&self, keys: &[String]) -> Result<(), Stop> {
+        for key in keys {
+            let reply = self.call_anywhere(key, &["DEL", key]).await?;
+            if let Some(refusal) = reply.error() {
+                return Err(anyhow::anyhow!("the key {key} was not removed: {refusal}").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A client library's connection to the whole cluster, entered at one server, with a password of its own: it learns
+    /// the topology, opens further connections and follows redirections by itself, as users' clients do.
+    ///
+    /// # Errors
+    /// The library's. Its text names addresses and replies, never the password.
+    pub async fn cluster_client(
+        &self,
+        entry: &Address,
+        password: Option<&Secret>,
+    ) -> Result<redis::cluster_async::ClusterConnection, redis::RedisError> {
+        let patience = self.timing().reply();
+        let resolver = ThroughTarget(self.shared.target.clone());
+        let mut builder = redis::cluster::ClusterClientBuilder::new([(entry.host.clone(), entry.port)])
+            .async_dns_resolver(resolver)
+            .connection_timeout(patience)
+            .response_timeout(patience)
+            .overall_response_timeout(Some(patience * 2))
+            .retries(2)
+            .min_retry_wait(10)
+            .max_retry_wait(200);
+        if let Some(password) = password {
+            builder = builder.password(password.expose());
+        }
+        let connecting = builder.build()?;
+        match tokio::time::timeout(patience * 2, connecting.get_async_connection()).await {
+            Ok(connection) => connection,
+            Err(_) => Err((redis::ErrorKind::Io, "no connection in time").into()),
+        }
+    }
+}
+
+/// A server that does not answer as asked has said something; only a broken way to it says nothing.
+fn answer_or_finding(member: &Member, answer: Result<Vec<String>, Stop>) -> Result<Vec<String>, Stop> {
+    match answer {
+        Err(Stop::Error(error)) => match error.downcast_ref::<LinkError>() {
+            Some(
+                LinkError::Refused { .. }
+                | LinkError::Closed { .. }
+                | LinkError::TimedOut { .. }
+                | LinkError::Nonsense { .. },
+            ) => Ok(vec![format!("{}: {error:#}", member.name)]),
+            Some(LinkError::Unreachable { .. }) | None => Err(Stop::Error(error)),
+        },
+        other => other,
+    }
+}
+
+/// Lets a client library reach the addresses that the cluster announces in the way the target does.
+struct ThroughTarget(Arc<dyn Target>);
+
+impl redis::io::AsyncDNSResolver for ThroughTarget {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> redis::RedisFuture<'a, Box<dyn Iterator<Item = std::net::SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            match self.0.dial(&Address::new(host, port)).await {
+                Ok(address) => Ok(Box::new(std::iter::once(address)) as Box<dyn Iterator<Item = _> + Send>),
+                Err(error) => Err(std::io::Error::other(error.to_string()).into()),
+            }
+        })
+    }
 }

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod context;
 pub mod evidence;
 pub mod failover;
+pub mod manifest;
 pub mod progress;
 pub mod report;
 pub mod runner;

@@ -312,7 +312,12 @@ fn to_json(yaml: serde_yaml::Value) -> Result<Value, String> {
             .as_i64()
             .map(Value::from)
             .or_else(|| number.as_u64().map(Value::from))
-            .or_else(|| number.as_f64().and_then(serde_json::Number::from_f64).map(Value::Number))
+            .or_else(|| {
+                number
+                    .as_f64()
+                    .and_then(serde_json::Number::from_f64)
+                    .map(Value::Number)
+            })
             .ok_or_else(|| format!("{number} is no number that JSON can hold"))?,
         Yaml::Sequence(items) => Value::Array(items.into_iter().map(to_json).collect::<Result<_, _>>()?),
         Yaml::Mapping(entries) => {
@@ -340,7 +345,11 @@ fn normalise(value: &mut Value, told: &mut impl FnMut(String)) {
     if value["kind"] == "Service" {
         add_protocols(value.pointer_mut("/spec/ports"), "spec.ports", told);
     }
-    let pod = if value["kind"] == "Pod" { "/spec" } else { "/spec/template/spec" };
+    let pod = if value["kind"] == "Pod" {
+        "/spec"
+    } else {
+        "/spec/template/spec"
+    };
     for list in ["containers", "initContainers"] {
         for container in items(value.pointer_mut(&format!("{pod}/{list}"))) {
             let name = container["name"].as_str().unwrap_or("?").to_owned();

@@ -99,8 +99,8 @@ impl Manifest {
     pub fn apply(&mut self, patch: &Patch) -> Result<(), ManifestError> {
         let mut applied = 0;
         for document in &mut self.documents {
-            let selected = document.kind() == patch.kind
-                && patch.name.as_ref().is_none_or(|name| document.name() == name);
+            let selected =
+                document.kind() == patch.kind && patch.name.as_ref().is_none_or(|name| document.name() == name);
             if !selected {
                 continue;
             }

@@ -42,7 +42,10 @@ fn what_old_servers_refuse_is_made_explicit_and_told() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    ports: [{containerPort: 1}]\n    resources: {limits: {cpu: 2}, requests: {cpu: 0.5}}\n  volumes:\n  - {name: v, secret: {secretName: s, defaultMode: 0400}}\n";
     let manifest = Manifest::parse("p.yaml", text).unwrap();
     let spec = &manifest.documents[0].value["spec"];
-    assert_eq!(spec["containers"][0]["resources"], json!({"limits": {"cpu": "2"}, "requests": {"cpu": "0.5"}}));
+    assert_eq!(
+        spec["containers"][0]["resources"],
+        json!({"limits": {"cpu": "2"}, "requests": {"cpu": "0.5"}})
+    );
     assert_eq!(spec["containers"][0]["ports"][0]["protocol"], "TCP");
     assert_eq!(spec["volumes"][0]["secret"]["defaultMode"], 0o400);
     assert_eq!(manifest.normalisations.len(), 4);
@@ -61,11 +64,20 @@ fn nothing_else_is_changed() {
 }
 
 #[rstest]
-#[case::bad_indentation("kind: A\n---\napiVersion: v1\n kind: B\n", "m.yaml:1:1: document 1: not a Kubernetes object: apiVersion")]
-#[case::second_document("apiVersion: v1\nkind: A\nmetadata: {name: a}\n---\napiVersion: v1\n kind: B\n", "m.yaml:6:")]
+#[case::bad_indentation(
+    "kind: A\n---\napiVersion: v1\n kind: B\n",
+    "m.yaml:1:1: document 1: not a Kubernetes object: apiVersion"
+)]
+#[case::second_document(
+    "apiVersion: v1\nkind: A\nmetadata: {name: a}\n---\napiVersion: v1\n kind: B\n",
+    "m.yaml:6:"
+)]
 #[case::unclosed("apiVersion: v1\nkind: [A\n", "m.yaml:")]
 #[case::duplicate("apiVersion: v1\nkind: A\nkind: B\nmetadata: {name: a}\n", "m.yaml:")]
-#[case::no_name("# comment\n\napiVersion: v1\nkind: A\nmetadata: {}\n", "m.yaml:3:1: document 1: not a Kubernetes object: metadata.name is missing")]
+#[case::no_name(
+    "# comment\n\napiVersion: v1\nkind: A\nmetadata: {}\n",
+    "m.yaml:3:1: document 1: not a Kubernetes object: metadata.name is missing"
+)]
 #[case::text("just text\n", "m.yaml:1:1: document 1: not a Kubernetes object: apiVersion")]
 #[case::tag("apiVersion: !x v1\nkind: A\n", "m.yaml:1:1: document 1: the tag !x")]
 #[case::empty("# nothing\n---\n", "m.yaml: holds no Kubernetes object")]
@@ -117,14 +129,23 @@ fn a_parameter_without_a_field_is_an_error() {
         parameters
     };
     let password = with(|parameters| parameters.password = Some(crate::target::Secret::new("x")));
-    assert!(manifest.set(&password, places()).unwrap_err().to_string().contains("not in a Secret"));
+    assert!(
+        manifest
+            .set(&password, places())
+            .unwrap_err()
+            .to_string()
+            .contains("not in a Secret")
+    );
     let image = with(|parameters| parameters.image = Some("x".into()));
     let elsewhere = parameters::Places {
         container: "other",
         secret: None,
     };
     let error = manifest.set(&image, elsewhere).unwrap_err().to_string();
-    assert_eq!(error, "seed.yaml: no container is named other, so its image cannot be set");
+    assert_eq!(
+        error,
+        "seed.yaml: no container is named other, so its image cannot be set"
+    );
 }
 
 #[test]
@@ -143,15 +164,32 @@ fn a_password_goes_into_one_place_of_the_secret() {
     manifest.set(&parameters, places).unwrap();
     assert_eq!(manifest.secret("s", "p").unwrap(), "a\"b");
     assert_eq!(manifest.documents[0].value["data"], json!({"q": "eHl6"}));
-    assert!(manifest.secret("s", "r").unwrap_err().to_string().contains("no entry r"));
+    assert!(
+        manifest
+            .secret("s", "r")
+            .unwrap_err()
+            .to_string()
+            .contains("no entry r")
+    );
 }
 
 #[test]
 fn config_map_entries_are_found_or_said_to_be_missing() {
     let manifest = published();
-    assert!(manifest.config_map("redis-cluster-config", "redis.conf").unwrap().contains("cluster-enabled yes"));
-    let error = manifest.config_map("redis-cluster-config", "x").unwrap_err().to_string();
-    assert_eq!(error, "seed.yaml: ConfigMap/redis-cluster-config has no entry x; it has redis.conf");
+    assert!(
+        manifest
+            .config_map("redis-cluster-config", "redis.conf")
+            .unwrap()
+            .contains("cluster-enabled yes")
+    );
+    let error = manifest
+        .config_map("redis-cluster-config", "x")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "seed.yaml: ConfigMap/redis-cluster-config has no entry x; it has redis.conf"
+    );
     assert!(manifest.config_map("x", "y").is_err());
 }
 
@@ -190,13 +228,22 @@ fn a_patch_for_no_object_is_an_error() {
     let patch: Patch = serde_yaml::from_str("{kind: Job, at: /spec/x, remove: true}").unwrap();
     let error = published().apply(&patch).unwrap_err().to_string();
     assert_eq!(error, "seed.yaml: a patch is for Job/*, which is not there");
-    for wrong in ["{kind: A, at: /b}", "{kind: A, at: /b, set: 1, append: 2}", "{kind: A, at: /b, sett: 1}"] {
+    for wrong in [
+        "{kind: A, at: /b}",
+        "{kind: A, at: /b, set: 1, append: 2}",
+        "{kind: A, at: /b, sett: 1}",
+    ] {
         assert!(serde_yaml::from_str::<Patch>(wrong).is_err(), "{wrong}");
     }
 }
 
 fn json_value() -> impl Strategy<Value = serde_json::Value> {
-    let leaf = prop_oneof![Just(json!(null)), any::<bool>().prop_map(|b| json!(b)), any::<i32>().prop_map(|n| json!(n)), "[a-z/~=]{0,4}".prop_map(|s| json!(s))];
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(|b| json!(b)),
+        any::<i32>().prop_map(|n| json!(n)),
+        "[a-z/~=]{0,4}".prop_map(|s| json!(s))
+    ];
     leaf.prop_recursive(3, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::from),

@@ -231,9 +231,8 @@ impl Descriptor {
             container: &self.container,
             secret: match &self.password {
                 Some(PasswordSource::Secret { name, key }) => Some((name, key)),
-                Some(PasswordSource::Environment(_) | PasswordSource::File(_) | PasswordSource::RedisConf(_)) | None => {
-                    None
-                }
+                Some(PasswordSource::Environment(_) | PasswordSource::File(_) | PasswordSource::RedisConf(_))
+                | None => None,
             },
         }
     }
@@ -256,7 +255,11 @@ impl Descriptor {
 
     /// The selector of the servers' pods, as the API takes it.
     pub fn selector(&self) -> String {
-        let labels: Vec<String> = self.pods.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let labels: Vec<String> = self
+            .pods
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         labels.join(",")
     }
 
@@ -319,7 +322,9 @@ fn unquote(value: &str) -> String {
         match rest.next() {
             Some(b'x') => {
                 let digits: Vec<u8> = rest.by_ref().take(2).collect();
-                let code = std::str::from_utf8(&digits).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok());
+                let code = std::str::from_utf8(&digits)
+                    .ok()
+                    .and_then(|hex| u8::from_str_radix(hex, 16).ok());
                 bytes.push(code.unwrap_or(b'x'));
             }
             Some(b'n') => bytes.push(b'\n'),

@@ -10,7 +10,12 @@ fn the_canonical_deployment_is_part_of_the_program() {
     assert!(manifest.find("StatefulSet", &descriptor.workload).is_some());
     assert!(descriptor.password(Some(&manifest)).unwrap().is_some());
     let conf = descriptor.redis_conf.unwrap();
-    assert!(manifest.config_map(&conf.config_map, &conf.key).unwrap().contains("cluster-enabled"));
+    assert!(
+        manifest
+            .config_map(&conf.config_map, &conf.key)
+            .unwrap()
+            .contains("cluster-enabled")
+    );
 }
 
 #[test]
@@ -20,7 +25,9 @@ fn every_variant_can_be_made_of_the_canonical_manifest() {
     for (variant, recipe) in &descriptor.variants {
         let mut manifest = descriptor.manifest(&recipe.parameters).unwrap().unwrap();
         for patch in &recipe.patches {
-            manifest.apply(patch).unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+            manifest
+                .apply(patch)
+                .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
         }
     }
 }
@@ -39,14 +46,20 @@ fn the_published_manifest_is_used_with_three_parameters_and_no_other_change() {
         .map(|(now, _)| now.to_string())
         .collect();
     assert_eq!(changed, ["StatefulSet/redis-cluster"]);
-    assert_eq!(descriptor.password(Some(&manifest)).unwrap().unwrap().expose(), "PASSWORD");
+    assert_eq!(
+        descriptor.password(Some(&manifest)).unwrap().unwrap().expose(),
+        "PASSWORD"
+    );
     let over = Parameters {
         storage_class: Some("fast".into()),
         ..Parameters::default()
     };
     let manifest = descriptor.manifest(&over).unwrap().unwrap();
     let workload = &manifest.find("StatefulSet", "redis-cluster").unwrap().value;
-    assert_eq!(workload["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"], "fast");
+    assert_eq!(
+        workload["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"],
+        "fast"
+    );
 }
 
 const LEAST: &str = "version: 1\npods: {a: b}\nworkload: w\ncontainer: c\nshape: {masters: 3, replicasPerMaster: 1}\nbootstrap: {pod: w-5}\n";

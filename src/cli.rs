@@ -1,7 +1,5 @@
 //! The command line: parsed here, and what each command prints.
 
-mod doctor;
-
 use crate::case::{Case, Impact, Profile};
 use crate::cases;
 use crate::cluster::connection::Address;
@@ -12,6 +10,7 @@ use crate::report::{self, Strictness};
 use crate::request::{Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
+use crate::surroundings;
 use crate::target::{Secret, TargetKind};
 use crate::timing::Timing;
 use anyhow::{Context as _, bail};
@@ -203,7 +202,7 @@ pub async fn main() -> u8 {
         Command::Explain { id } => explain(&id),
         Command::Up => up().await,
         Command::Down => down().await,
-        Command::Doctor => Ok(doctor::run().await),
+        Command::Doctor => Ok(doctor().await),
     };
     match done {
         Ok(code) => code,
@@ -372,7 +371,7 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
             *written.borrow_mut() = Err(error);
         }
     };
-    let run = runner::run(target, &options, &progress, interrupted(), &update).await;
+    let run = runner::run(target, &options, &progress, surroundings::interrupted(), &update).await;
     let text = report::terminal::render(
         &run,
         colour(std::io::stdout().is_terminal()),
@@ -389,30 +388,27 @@ fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Completes at the first signal to end. At the second the program ends at once, and the next run cleans up.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        std::process::exit(i32::from(exit::BROKEN));
-    });
-}
-
 async fn up() -> anyhow::Result<u8> {
     bail!("not yet")
 }
 
 async fn down() -> anyhow::Result<u8> {
     bail!("not yet")
+}
+
+/// A line for each thing that a target needs; 0 when every target can be used.
+async fn doctor() -> u8 {
+    let mut complete = true;
+    for need in surroundings::needs().await {
+        let target = need.target;
+        match need.found {
+            Ok(found) => anstream::println!("ok       {target:<10} {}: {found}", need.thing),
+            Err(why) => {
+                complete &= need.optional;
+                let word = if need.optional { "absent" } else { "missing" };
+                anstream::println!("{word:<8} {target:<10} {}: {why}; {}", need.thing, need.remedy);
+            }
+        }
+    }
+    if complete { exit::CONFORMANT } else { exit::BROKEN }
 }

@@ -16,6 +16,7 @@ pub mod request;
 pub mod runner;
 pub mod selection;
 pub mod settle;
+pub mod surroundings;
 pub mod target;
 pub mod timing;
 pub mod verdict;

@@ -397,9 +397,12 @@ async fn manual_failover(cx: &Context) -> Outcome {
     if let Ok(took) = &swapped {
         cx.measure("handover", *took, None, Some(cx.timing().manual_failover()));
     }
-    let settled = eventually(cx, "the old master follows", cx.timing().sync(), async || {
-        follows(cx, &shard).await
-    })
+    let settled = eventually(
+        cx,
+        "the old master follows, as every node knows",
+        cx.timing().sync(),
+        async || follows(cx, &shard).await,
+    )
     .await;
     let record = writer.stop().await;
     let gap = record
@@ -463,13 +466,18 @@ async fn swap(cx: &Context, replica: &crate::cluster::node::Member, id: &str) ->
     .await
 }
 
-/// Whether the old master is a connected replica of the new one.
+/// Whether the old master follows the new one and every node knows it. A failover that is asked for before the master
+/// knows its replica is accepted and then times out: the specification wants the replica known by the majority.
 async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     let view = cx.look().await?;
-    let role = view.of(&shard.master.name).map(|node| node.role.clone());
-    Ok(match role {
-        Some(Role::Replica { link, .. }) if link == "connected" => Look::Reached(()),
-        other => Look::NotYet(format!("{}: {other:?}", shard.master.name)),
+    let mut missing = view.not_whole(cx.shape());
+    if view.of(&shard.master.name).is_none_or(|node| node.role.is_master()) {
+        missing.push(format!("{} is not yet a replica", shard.master.name));
+    }
+    Ok(if missing.is_empty() {
+        Look::Reached(())
+    } else {
+        Look::NotYet(missing.join("\n"))
     })
 }
 

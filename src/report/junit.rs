@@ -120,8 +120,12 @@ fn headline(case: &CaseResult) -> String {
         .flatten()
         .map(|text| one_line(text))
         .find(|line| !line.is_empty());
-    told.or_else(|| case.expected.first().map(|expected| format!("expected {}", one_line(expected))))
-        .unwrap_or_else(|| "no reason was recorded".into())
+    told.or_else(|| {
+        case.expected
+            .first()
+            .map(|expected| format!("expected {}", one_line(expected)))
+    })
+    .unwrap_or_else(|| "no reason was recorded".into())
 }
 
 fn body(case: &CaseResult) -> String {
@@ -159,7 +163,11 @@ fn about_the_run(run: &Run) -> TestCase {
         };
         broken(NonSuccessKind::Error, kind, abort.message.clone())
     } else if run.cases.is_empty() {
-        broken(NonSuccessKind::Error, "empty", "no case was selected: nothing was judged".into())
+        broken(
+            NonSuccessKind::Error,
+            "empty",
+            "no case was selected: nothing was judged".into(),
+        )
     } else {
         match run.summary.verdict {
             Conformance::Undecided if all_green(&[VerdictName::Fail, VerdictName::Error]) => broken(

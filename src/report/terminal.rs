@@ -25,7 +25,7 @@ pub fn render(run: &Run, colour: bool, width: Option<usize>, folder: Option<&Pat
     };
     page.verdict(run);
     page.seed(run);
-    page.not_passed(run);
+    page.not_passed(run, folder);
     page.reasons(run);
     page.figures(run);
     page.sums(run);
@@ -111,7 +111,9 @@ impl Page {
 
     /// `label:` and its text, whose further lines stand below its first.
     fn labelled(&mut self, label: &str, text: &str) {
-        let room = self.width.map(|width| width.saturating_sub(INDENT.len() + LABEL).max(20));
+        let room = self
+            .width
+            .map(|width| width.saturating_sub(INDENT.len() + LABEL).max(20));
         let mut lines = wrap(&visible(text), room);
         if lines.len() > MOST_LINES {
             let more = lines.len() - MOST_LINES;
@@ -172,7 +174,7 @@ impl Page {
     }
 
     /// Every case that failed or broke, in full.
-    fn not_passed(&mut self, run: &Run) {
+    fn not_passed(&mut self, run: &Run, folder: Option<&Path>) {
         let chosen: Vec<&CaseResult> = run
             .cases
             .iter()
@@ -181,7 +183,7 @@ impl Page {
         if chosen.is_empty() {
             return;
         }
-        self.heading("Failed");
+        self.heading("Failed or broke");
         for (at, case) in chosen.into_iter().enumerate() {
             if at > 0 {
                 self.text.push('\n');
@@ -191,7 +193,9 @@ impl Page {
                 Level::Should => " (should)",
             };
             let verdict = self.paint.padded(case.verdict, 5);
-            let title = self.paint.bold(&format!("{}  {}", visible(&case.id), one_line(&case.title)));
+            let title = self
+                .paint
+                .bold(&format!("{}  {}", visible(&case.id), one_line(&case.title)));
             self.line(format!("{verdict}  {title}{should}  {}", seconds(case.seconds)));
             self.labelled("requirement", &case.requirement);
             for (at, expected) in case.expected.iter().enumerate() {
@@ -209,7 +213,11 @@ impl Page {
                 self.labelled("cause", if same { "the run's, above" } else { cause });
             }
             if let Some(evidence) = &case.evidence {
-                self.labelled("evidence", evidence);
+                let path = folder.map_or_else(
+                    || evidence.clone(),
+                    |folder| folder.join(evidence).display().to_string(),
+                );
+                self.labelled("evidence", &path);
             }
         }
     }
@@ -244,7 +252,11 @@ impl Page {
         let figures: Vec<(&str, String)> = run
             .cases
             .iter()
-            .flat_map(|case| case.measured.iter().map(|figure| (case.id.as_str(), figure.to_string())))
+            .flat_map(|case| {
+                case.measured
+                    .iter()
+                    .map(|figure| (case.id.as_str(), figure.to_string()))
+            })
             .collect();
         self.by_case("Measured", &figures);
         let notes: Vec<(&str, String)> = run
@@ -257,7 +269,12 @@ impl Page {
             return;
         }
         self.heading("Phases");
-        let widest = run.phases.iter().map(|phase| phase.name.chars().count()).max().unwrap_or(0);
+        let widest = run
+            .phases
+            .iter()
+            .map(|phase| phase.name.chars().count())
+            .max()
+            .unwrap_or(0);
         for phase in &run.phases {
             let floor = phase
                 .floor
@@ -304,18 +321,20 @@ impl Page {
         }
         if let Some(folder) = folder {
             self.heading("Files");
-            let files = [
-                (super::json::FILE, "all of this, for machines"),
-                (super::junit::FILE, "the same for CI"),
+            let mut files = vec![
+                (folder.join(super::json::FILE), "all of this, for machines"),
+                (folder.join(super::junit::FILE), "the same for CI"),
             ];
-            for (name, what) in files {
-                self.line(format!("{INDENT}{}  {what}", folder.join(name).display()));
-            }
             if run.cases.iter().any(|case| case.evidence.is_some()) {
-                self.line(format!(
-                    "{INDENT}{}/  what was seen when a case failed",
-                    folder.join("evidence").display()
-                ));
+                files.push((folder.join("evidence"), "a folder for each case that failed or broke"));
+            }
+            let files: Vec<(String, &str)> = files
+                .into_iter()
+                .map(|(path, what)| (path.display().to_string(), what))
+                .collect();
+            let widest = files.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+            for (path, what) in files {
+                self.line(format!("{INDENT}{path:<widest$}  {what}"));
             }
         }
     }
@@ -334,9 +353,15 @@ fn in_words(run: &Run) -> String {
         .sum();
     let mut asides = Vec::new();
     let head = match run.summary.verdict {
-        Conformance::Conformant => format!("CONFORMANT: {} of {must} must passed", ended(Level::Must, VerdictName::Pass)),
+        Conformance::Conformant => format!(
+            "CONFORMANT: {} of {must} must passed",
+            ended(Level::Must, VerdictName::Pass)
+        ),
         Conformance::NotConformant => {
-            format!("NOT CONFORMANT: {} of {must} must failed", ended(Level::Must, VerdictName::Fail))
+            format!(
+                "NOT CONFORMANT: {} of {must} must failed",
+                ended(Level::Must, VerdictName::Fail)
+            )
         }
         Conformance::Undecided if run.aborted.is_some() => "UNDECIDED: the run ended before its cases".to_owned(),
         Conformance::Undecided if run.cases.is_empty() => "UNDECIDED: no case was selected".to_owned(),
@@ -352,7 +377,11 @@ fn in_words(run: &Run) -> String {
         asides.push(format!("{} broke", total.count(VerdictName::Error)));
     }
     if unjudged > 0 {
-        let counted = if run.summary.counted.require_all { " (--require-all)" } else { "" };
+        let counted = if run.summary.counted.require_all {
+            " (--require-all)"
+        } else {
+            ""
+        };
         asides.push(format!("{unjudged} not judged{counted}"));
     }
     std::iter::once(head).chain(asides).collect::<Vec<_>>().join("; ")
@@ -388,10 +417,13 @@ fn tested(run: &Run) -> String {
 fn group_line(tally: &Tally, cases: &[&CaseResult]) -> (&'static str, Style, String) {
     let total = tally.total();
     let ids = |verdict: VerdictName| -> String {
-        let ids = cases.iter().filter(|case| case.verdict == verdict).map(|case| match case.level {
-            Level::Must => visible(&case.id),
-            Level::Should => format!("{} (should)", visible(&case.id)),
-        });
+        let ids = cases
+            .iter()
+            .filter(|case| case.verdict == verdict)
+            .map(|case| match case.level {
+                Level::Must => visible(&case.id),
+                Level::Should => format!("{} (should)", visible(&case.id)),
+            });
         ids.collect::<Vec<_>>().join(", ")
     };
     let rest = |shown: VerdictName| -> String {
@@ -428,5 +460,9 @@ fn counts(tally: &Tally) -> String {
         .into_iter()
         .filter_map(|verdict| counted.get(&verdict).map(|count| format!("{count} {verdict}")))
         .collect();
-    if parts.is_empty() { "no case".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no case".into()
+    } else {
+        parts.join(", ")
+    }
 }

@@ -395,12 +395,8 @@ impl Context {
     /// What the case recorded: measurements, notes, timeline (seconds since the run began).
     pub fn into_records(self) -> (Vec<Measurement>, Vec<String>, Vec<(f64, String)>) {
         (
-            self.measurements
-                .into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-            self.notes
-                .into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
+            self.measurements.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
+            self.notes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
             self.timeline
                 .into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),

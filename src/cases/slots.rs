@@ -28,10 +28,7 @@ async fn all_slots_assigned(cx: &Context) -> Outcome {
     let findings: Vec<String> = cx
         .on_every_node(async |member, connection| {
             let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
-            let line = info
-                .lines()
-                .find(|line| line.starts_with("cluster_slots_assigned:"))
-                .unwrap_or("no such field");
+            let line = info.lines().find(|line| line.starts_with("cluster_slots_assigned:")).unwrap_or("no such field");
             Ok((line != format!("cluster_slots_assigned:{SLOT_COUNT}")).then(|| format!("{member}: {line}")))
         })
         .await?

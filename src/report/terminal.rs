@@ -25,7 +25,7 @@ pub fn render(run: &Run, colour: bool, width: Option<usize>, folder: Option<&Pat
     };
     page.verdict(run);
     page.seed(run);
-    page.not_passed(run);
+    page.not_passed(run, folder);
     page.reasons(run);
     page.figures(run);
     page.sums(run);
@@ -174,7 +174,7 @@ impl Page {
     }
 
     /// Every case that failed or broke, in full.
-    fn not_passed(&mut self, run: &Run) {
+    fn not_passed(&mut self, run: &Run, folder: Option<&Path>) {
         let chosen: Vec<&CaseResult> = run
             .cases
             .iter()
@@ -183,7 +183,7 @@ impl Page {
         if chosen.is_empty() {
             return;
         }
-        self.heading("Failed");
+        self.heading("Failed or broke");
         for (at, case) in chosen.into_iter().enumerate() {
             if at > 0 {
                 self.text.push('\n');
@@ -213,7 +213,11 @@ impl Page {
                 self.labelled("cause", if same { "the run's, above" } else { cause });
             }
             if let Some(evidence) = &case.evidence {
-                self.labelled("evidence", evidence);
+                let path = folder.map_or_else(
+                    || evidence.clone(),
+                    |folder| folder.join(evidence).display().to_string(),
+                );
+                self.labelled("evidence", &path);
             }
         }
     }
@@ -317,18 +321,20 @@ impl Page {
         }
         if let Some(folder) = folder {
             self.heading("Files");
-            let files = [
-                (super::json::FILE, "all of this, for machines"),
-                (super::junit::FILE, "the same for CI"),
+            let mut files = vec![
+                (folder.join(super::json::FILE), "all of this, for machines"),
+                (folder.join(super::junit::FILE), "the same for CI"),
             ];
-            for (name, what) in files {
-                self.line(format!("{INDENT}{}  {what}", folder.join(name).display()));
-            }
             if run.cases.iter().any(|case| case.evidence.is_some()) {
-                self.line(format!(
-                    "{INDENT}{}/  what was seen when a case failed",
-                    folder.join("evidence").display()
-                ));
+                files.push((folder.join("evidence"), "a folder for each case that failed or broke"));
+            }
+            let files: Vec<(String, &str)> = files
+                .into_iter()
+                .map(|(path, what)| (path.display().to_string(), what))
+                .collect();
+            let widest = files.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+            for (path, what) in files {
+                self.line(format!("{INDENT}{path:<widest$}  {what}"));
             }
         }
     }

@@ -14,7 +14,8 @@ use crate::timing::Timing;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -499,26 +500,41 @@ impl Context {
         Ok(check::no_findings(expected, &findings)?)
     }
 
-    /// Sends a command about `key` to whichever server executes it, following a few redirections: to arrange and to
+    /// Sends a command about a key to whichever server executes it, following a few redirections: to arrange and to
     /// clean up, never to judge.
     ///
     /// # Errors
     /// When no server executes it.
-    pub async fn call_anywhere(&self, key: &str, command: &[&str]) -> Result<Reply, Stop> {
-        let members = self.members().await?;
-        let mut address = match members.first() {
-            Some(member) => member.address.clone(),
-            None => return Err(anyhow::anyhow!("there is no server to ask about {key}").into()),
+    pub async fn call_anywhere(&self, command: &[&str]) -> Result<Reply, Stop> {
+        self.call_over(&mut BTreeMap::new(), command).await
+    }
+
+    /// [`Self::call_anywhere`] over connections that are kept for the next command.
+    async fn call_over(
+        &self,
+        connections: &mut BTreeMap<Address, Connection>,
+        command: &[&str],
+    ) -> Result<Reply, Stop> {
+        let known = connections.keys().next().cloned();
+        let mut address = match known {
+            Some(address) => address,
+            None => match self.members().await?.first() {
+                Some(member) => member.address.clone(),
+                None => return Err(anyhow::anyhow!("there is no server to send a command to").into()),
+            },
         };
         for _ in 0..5 {
-            let mut connection = self.connect(&address).await?;
+            let connection = match connections.entry(address.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.connect(&address).await?),
+            };
             let reply = connection.call(command).await?;
             match Redirect::parse(&reply) {
                 Some(redirect) => address = redirect.address,
                 None => return Ok(reply),
             }
         }
-        Err(anyhow::anyhow!("the servers redirect {key} in circles").into())
+        Err(anyhow::anyhow!("the servers redirect a command in circles, last to {address}").into())
     }
 
     /// Deletes keys that the case wrote.
@@ -526,8 +542,9 @@ impl Context {
     /// # Errors
     /// When a server refuses, or cannot be asked.
     pub async fn remove_keys(&self, keys: &[String]) -> Result<(), Stop> {
+        let mut connections = BTreeMap::new();
         for key in keys {
-            let reply = self.call_anywhere(key, &["DEL", key]).await?;
+            let reply = self.call_over(&mut connections, &["DEL", key]).await?;
             if let Some(refusal) = reply.error() {
                 return Err(anyhow::anyhow!("the key {key} was not removed: {refusal}").into());
             }

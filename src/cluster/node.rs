@@ -299,6 +299,21 @@ impl NodeView {
         named_owners(&claims)
     }
 
+    /// The slots that the node claims on its own line, in the line's order.
+    pub fn own_slots(&self) -> Vec<u16> {
+        let line = self.myself();
+        line.iter()
+            .flat_map(|line| &line.slots)
+            .flat_map(|range| range.slots())
+            .collect()
+    }
+
+    /// A slot well inside what the node claims, for a key of a case; none where it claims none.
+    pub fn inner_slot(&self) -> Option<u16> {
+        let slots = self.own_slots();
+        slots.get(slots.len() / 2).copied()
+    }
+
     /// A field of `INFO replication`, empty when absent.
     pub fn replication(&self, field: &str) -> &str {
         self.replication.get(field).map_or("", String::as_str)

@@ -4,6 +4,7 @@ use crate::check;
 use crate::cluster::node::NodeView;
 use crate::cluster::resp::Reply;
 use crate::cluster::slot::{SLOT_COUNT, slot_of};
+use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
 use crate::verdict::{Outcome, Stop};
 
@@ -172,19 +173,9 @@ pub(super) async fn seed_example(cx: &Context) -> Outcome {
     .await
 }
 
-/// The slots that a node claims on its own line.
-fn own_slots(node: &NodeView) -> impl Iterator<Item = u16> {
-    node.myself()
-        .into_iter()
-        .flat_map(|line| line.slots.iter().flat_map(|range| range.slots()))
-}
-
 /// A slot of every node that claims some, well inside what it claims.
-fn inner_slots(view: &crate::cluster::view::ClusterView) -> Vec<u16> {
-    view.nodes
-        .iter()
-        .filter_map(|node| own_slots(node).nth(own_slots(node).count() / 2))
-        .collect()
+fn inner_slots(view: &ClusterView) -> Vec<u16> {
+    view.nodes.iter().filter_map(NodeView::inner_slot).collect()
 }
 
 /// The keys that a node holds in a slot, by `CLUSTER GETKEYSINSLOT`.
@@ -273,7 +264,8 @@ pub(super) async fn cross_slot(cx: &Context) -> Outcome {
         .nodes
         .iter()
         .filter_map(|node| {
-            let mut slots = own_slots(node).skip(own_slots(node).count() / 3);
+            let slots = node.own_slots();
+            let mut slots = slots.iter().copied().skip(slots.len() / 3);
             Some((
                 node,
                 [cx.key_in(slots.next()?, "one"), cx.key_in(slots.next()?, "other")],
@@ -328,7 +320,7 @@ pub(super) async fn stored_where_mapped(cx: &Context) -> Outcome {
             slots.len().to_string(),
         )?;
         for (slot, key) in slots.iter().zip(&keys) {
-            let reply = cx.call_anywhere(key, &["SET", key, "1"]).await?;
+            let reply = cx.call_anywhere(&["SET", key, "1"]).await?;
             check::expect(reply.is_ok(), format!("SET {key} -> +OK"), reply.to_string())?;
             for node in view.masters() {
                 let owners = node

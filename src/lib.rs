@@ -5,6 +5,7 @@ pub mod cases;
 pub mod check;
 pub mod cluster;
 pub mod context;
+pub mod evidence;
 pub mod failover;
 pub mod progress;
 pub mod report;

@@ -45,7 +45,10 @@ impl PlatformHints {
             .filter_map(|(ordinal, taken)| {
                 let pod = self.pod_of_ordinal(ordinal);
                 let name = pod.map_or_else(|| format!("pod {ordinal}"), |pod| pod.name.clone());
-                let real = pod.and_then(|pod| pod.address.as_deref());
+                // A pod's address changes over time: what it is now counts only where the creation did not succeed.
+                let real = pod
+                    .and_then(|pod| pod.address.as_deref())
+                    .filter(|_| !log.contains("All 16384 slots covered"));
                 Some((bootstrap::wrong_address(&taken, real, &name)?, taken))
             })
             .collect();

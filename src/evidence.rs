@@ -46,7 +46,11 @@ pub struct Subject<'a> {
 pub async fn gather(target: &dyn Target, view: Option<&ClusterView>, folder: &Path, subject: &Subject<'_>) -> bool {
     let mut files = Files::new(folder, target.password());
     if let Err(error) = std::fs::create_dir_all(folder) {
-        tracing::warn!("no evidence of {}: {} cannot be made: {error}", subject.id, folder.display());
+        tracing::warn!(
+            "no evidence of {}: {} cannot be made: {error}",
+            subject.id,
+            folder.display()
+        );
         return false;
     }
     files.write("case.txt", &case_text(subject));
@@ -58,7 +62,10 @@ pub async fn gather(target: &dyn Target, view: Option<&ClusterView>, folder: &Pa
                 write_node(&mut files, node);
             }
             for (member, error) in &view.silent {
-                files.write(&format!("nodes/{}/error.txt", file_name(&member.name)), &error.to_string());
+                files.write(
+                    &format!("nodes/{}/error.txt", file_name(&member.name)),
+                    &error.to_string(),
+                );
             }
             let findings = view.not_whole(target.description().shape);
             files.write("not-whole.txt", &findings.join("\n"));
@@ -121,7 +128,12 @@ fn case_text(subject: &Subject<'_>) -> String {
     match subject.verdict {
         Verdict::Pass => {}
         Verdict::Fail(mismatch) => {
-            lines.extend(mismatch.expected.iter().map(|expected| format!("expected:    {expected}")));
+            lines.extend(
+                mismatch
+                    .expected
+                    .iter()
+                    .map(|expected| format!("expected:    {expected}")),
+            );
             lines.push(format!("actual:\n{}", mismatch.actual));
         }
         Verdict::Unsupported(reason) | Verdict::Skipped(reason) | Verdict::Error(reason) => {
@@ -137,7 +149,10 @@ fn timeline_text(timeline: &[(f64, String)]) -> String {
     if timeline.is_empty() {
         return "nothing was noted".into();
     }
-    let lines: Vec<String> = timeline.iter().map(|(at, what)| format!("{at:>9.3} s  {what}")).collect();
+    let lines: Vec<String> = timeline
+        .iter()
+        .map(|(at, what)| format!("{at:>9.3} s  {what}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -242,3 +257,6 @@ fn redact_files(folder: &Path, password: &Secret) -> std::io::Result<Vec<PathBuf
     }
     Ok(inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,11 @@ pub(super) fn wrong_address(taken: &str, real: Option<&str>, pod: &str) -> Optio
         return Some(format!("took dig's diagnostic \"{line}\" for the address of {pod}"));
     }
     if words.len() > 1 {
-        return Some(format!("took {} words for the address of {pod}: {}", words.len(), words.join(" ")));
+        return Some(format!(
+            "took {} words for the address of {pod}: {}",
+            words.len(),
+            words.join(" ")
+        ));
     }
     let real = real.filter(|real| *real != taken);
     match taken.parse::<IpAddr>() {
@@ -118,7 +122,7 @@ pub(super) fn last_error(log: &str) -> Option<&str> {
                 let lower = line.to_lowercase();
                 marks.iter().any(|mark| lower.contains(mark))
             })
-            .last()
+            .next_back()
     })
 }
 
@@ -137,7 +141,7 @@ pub(super) fn error_about<'a>(log: &'a str, address: &str) -> Option<&'a str> {
 
 /// The last line of a log that is not empty.
 pub(super) fn last_line(log: &str) -> Option<&str> {
-    log.lines().map(str::trim).filter(|line| !line.is_empty()).last()
+    log.lines().map(str::trim).filter(|line| !line.is_empty()).next_back()
 }
 
 #[cfg(test)]
@@ -172,12 +176,24 @@ mod tests {
     #[case("10.0.0.5", Some("10.0.0.5"), None)]
     #[case("10.0.0.5", None, None)]
     #[case("fd00::5", Some("fd00::5"), None)]
-    #[case("172.17.0.1", Some("10.0.0.5"), Some("took the address 172.17.0.1 for p-5, whose address is 10.0.0.5"))]
+    #[case(
+        "172.17.0.1",
+        Some("10.0.0.5"),
+        Some("took the address 172.17.0.1 for p-5, whose address is 10.0.0.5")
+    )]
     #[case("127.0.0.1", None, Some("took the address 127.0.0.1 (loopback) for p-5"))]
     #[case("fe80::5", None, Some("took the address fe80::5 (IPv6 link-local) for p-5"))]
     #[case("", None, Some("got no address for p-5 (its name did not resolve)"))]
-    #[case(";; no servers", None, Some("took dig's diagnostic \";; no servers\" for the address of p-5"))]
-    #[case("10.0.0.1\n10.0.0.2", None, Some("took 2 words for the address of p-5: 10.0.0.1 10.0.0.2"))]
+    #[case(
+        ";; no servers",
+        None,
+        Some("took dig's diagnostic \";; no servers\" for the address of p-5")
+    )]
+    #[case(
+        "10.0.0.1\n10.0.0.2",
+        None,
+        Some("took 2 words for the address of p-5: 10.0.0.1 10.0.0.2")
+    )]
     #[case("ec2.internal", None, Some("took \"ec2.internal\" for the address of p-5"))]
     fn says_what_is_wrong_with_an_address(#[case] taken: &str, #[case] real: Option<&str>, #[case] says: Option<&str>) {
         assert_eq!(wrong_address(taken, real, "p-5").as_deref(), says);

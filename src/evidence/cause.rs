@@ -53,7 +53,11 @@ impl Search<'_> {
             })
             .collect();
         let named = |wanted: &dyn Fn(&str) -> bool| {
-            let mut names: Vec<&str> = answered.iter().filter(|(_, reply)| wanted(reply)).map(|(name, _)| *name).collect();
+            let mut names: Vec<&str> = answered
+                .iter()
+                .filter(|(_, reply)| wanted(reply))
+                .map(|(name, _)| *name)
+                .collect();
             names.dedup();
             names
         };
@@ -111,7 +115,10 @@ impl Search<'_> {
         // A pod that the hook was still waiting for explains the hook; the hook's own pod is explained by its log.
         let hook_pod = self.platform.bootstrap_pod.as_deref();
         let waited_for = self.platform.troubled().find(|pod| Some(pod.name.as_str()) != hook_pod);
-        if let Some(reason) = waited_for.map(|pod| self.platform.about_pod(pod)).or_else(|| self.platform.bootstrap_failure()) {
+        if let Some(reason) = waited_for
+            .map(|pod| self.platform.about_pod(pod))
+            .or_else(|| self.platform.bootstrap_failure())
+        {
             return Some(format!("{what}: {reason}"));
         }
         if let Some(trouble) = self.platform.trouble(self.shape) {
@@ -120,11 +127,17 @@ impl Search<'_> {
         if alone.len() < nodes.len() {
             return Some(what);
         }
-        let all = format!("{} of {} nodes know only themselves (cluster_known_nodes:1)", alone.len(), self.shape.nodes());
-        Some(match self.platform.bootstrap_log.as_deref().and_then(bootstrap::last_line) {
-            Some(line) => format!("the bootstrap ended, but {all}; its log ends \"{line}\""),
-            None => format!("{all}: nothing joined them"),
-        })
+        let all = format!(
+            "{} of {} nodes know only themselves (cluster_known_nodes:1)",
+            alone.len(),
+            self.shape.nodes()
+        );
+        Some(
+            match self.platform.bootstrap_log.as_deref().and_then(bootstrap::last_line) {
+                Some(line) => format!("the bootstrap ended, but {all}; its log ends \"{line}\""),
+                None => format!("{all}: nothing joined them"),
+            },
+        )
     }
 
     /// Slots that nobody serves, with the master that should, and why none of its replicas does.
@@ -147,7 +160,9 @@ impl Search<'_> {
                 self.why_not_promoted(reference, line)
             ));
         }
-        let holes: Vec<u16> = (0..SLOT_COUNT).filter(|slot| owners[usize::from(*slot)].is_none()).collect();
+        let holes: Vec<u16> = (0..SLOT_COUNT)
+            .filter(|slot| owners[usize::from(*slot)].is_none())
+            .collect();
         (!holes.is_empty()).then(|| format!("slots {} unserved: no node owns them", slot::describe(holes)))
     }
 
@@ -159,7 +174,10 @@ impl Search<'_> {
         let others: Vec<&NodeView> = self.others(line).collect();
         let flags = others
             .iter()
-            .filter(|node| node.line(&line.id).is_some_and(|line| line.is("fail") || line.is("fail?")))
+            .filter(|node| {
+                node.line(&line.id)
+                    .is_some_and(|line| line.is("fail") || line.is("fail?"))
+            })
             .count();
         refuses || flags * 2 > others.len()
     }
@@ -173,7 +191,10 @@ impl Search<'_> {
     }
 
     fn silent_at(&self, line: &NodeLine) -> Option<&(Member, LinkError)> {
-        self.view.silent.iter().find(|(member, _)| member.address == line.address)
+        self.view
+            .silent
+            .iter()
+            .find(|(member, _)| member.address == line.address)
     }
 
     /// The deployment's name of the node on a line, also where it does not answer.
@@ -184,7 +205,11 @@ impl Search<'_> {
         if let Some((member, _)) = self.silent_at(line) {
             return Some(member.name.clone());
         }
-        let pod = self.platform.pods.iter().find(|pod| pod.address.as_deref() == Some(line.address.host.as_str()))?;
+        let pod = self
+            .platform
+            .pods
+            .iter()
+            .find(|pod| pod.address.as_deref() == Some(line.address.host.as_str()))?;
         Some(pod.name.clone())
     }
 
@@ -198,7 +223,10 @@ impl Search<'_> {
     }
 
     fn how_down(&self, line: &NodeLine) -> String {
-        let flagged = self.others(line).any(|node| node.line(&line.id).is_some_and(|line| line.is("fail") || line.is("fail?")));
+        let flagged = self.others(line).any(|node| {
+            node.line(&line.id)
+                .is_some_and(|line| line.is("fail") || line.is("fail?"))
+        });
         let unheard = self
             .others(line)
             .filter_map(|node| unheard_for(node, &line.id))
@@ -208,7 +236,9 @@ impl Search<'_> {
             (_, Some(since)) => format!("unreachable since {since:.1} s"),
             (_, None) => "unreachable".into(),
         };
-        let pod = self.name_at(line).and_then(|name| self.platform.troubled().find(|pod| pod.name == name));
+        let pod = self
+            .name_at(line)
+            .and_then(|name| self.platform.troubled().find(|pod| pod.name == name));
         if let Some(pod) = pod {
             how.push_str(&format!(" (pod {})", self.platform.state_of_pod(pod)));
         }
@@ -231,14 +261,21 @@ impl Search<'_> {
                 }
             })
             .collect();
-        if replicas.is_empty() { "it has no replica".into() } else { replicas.join("; ") }
+        if replicas.is_empty() {
+            "it has no replica".into()
+        } else {
+            replicas.join("; ")
+        }
     }
 
     fn silent(&self) -> Option<String> {
         let (member, error) = self.view.silent.first()?;
         let why = without_address(error);
         if self.view.nodes.is_empty() {
-            return Some(format!("none of {} nodes answers: {member}: {why}", self.view.silent.len()));
+            return Some(format!(
+                "none of {} nodes answers: {member}: {why}",
+                self.view.silent.len()
+            ));
         }
         Some(format!("{member} {why}"))
     }
@@ -249,12 +286,19 @@ impl Search<'_> {
                 let name = &node.member.name;
                 let to = match self.view.by_address(master) {
                     Some(master) if master.member.name != master.member.address.to_string() => {
-                        format!("{master_address} ({})", master.member.name, master_address = master.member.address)
+                        format!(
+                            "{master_address} ({})",
+                            master.member.name,
+                            master_address = master.member.address
+                        )
                     }
                     Some(_) | None => master.to_string(),
                 };
                 let why = refusal(self.platform.logs.get(name)).map_or_else(String::new, |why| format!(": {why}"));
-                Some(format!("replica {name} has its link to master {to} down{}{why}", link_state(node)))
+                Some(format!(
+                    "replica {name} has its link to master {to} down{}{why}",
+                    link_state(node)
+                ))
             }
             Role::Replica { .. } | Role::Master { .. } => None,
         })
@@ -263,10 +307,20 @@ impl Search<'_> {
     /// Entries that stand for no node: without an address, or for ever in a handshake.
     fn strangers(&self) -> Option<String> {
         self.view.nodes.iter().find_map(|node| {
-            let line = node.nodes.iter().find(|line| line.is("noaddr") || line.is("handshake"))?;
+            let line = node
+                .nodes
+                .iter()
+                .find(|line| line.is("noaddr") || line.is("handshake"))?;
             let known = self.view.name_of(&line.id);
-            let how = if line.is("noaddr") { "without an address (noaddr)" } else { "only in handshake" };
-            Some(format!("{} knows node {known} {how}, at {}", node.member.name, line.address))
+            let how = if line.is("noaddr") {
+                "without an address (noaddr)"
+            } else {
+                "only in handshake"
+            };
+            Some(format!(
+                "{} knows node {known} {how}, at {}",
+                node.member.name, line.address
+            ))
         })
     }
 
@@ -286,7 +340,9 @@ impl Search<'_> {
     /// The hook's error over a cluster that is whole: a cause only of a failure that is about the hook.
     fn hook(&self) -> Option<String> {
         let failure = self.failure.to_lowercase();
-        let about = ["hook", "bootstrap", "init_cluster", "init.log"].into_iter().any(|word| failure.contains(word));
+        let about = ["hook", "bootstrap", "init_cluster", "init.log"]
+            .into_iter()
+            .any(|word| failure.contains(word));
         about.then(|| self.platform.bootstrap_failure()).flatten()
     }
 }
@@ -299,7 +355,11 @@ fn unheard_for(node: &NodeView, id: &str) -> Option<f64> {
         Some((fields.get(4)?.parse().ok()?, fields.get(5)?.parse().ok()?))
     };
     let text = node.raw.get("CLUSTER NODES")?;
-    let now = text.lines().filter_map(instants).map(|(ping, pong)| ping.max(pong)).max()?;
+    let now = text
+        .lines()
+        .filter_map(instants)
+        .map(|(ping, pong)| ping.max(pong))
+        .max()?;
     let (_, heard) = text.lines().find(|line| line.starts_with(id)).and_then(instants)?;
     (heard > 0).then(|| now.saturating_sub(heard) as f64 / 1000.0)
 }
@@ -315,8 +375,12 @@ fn refusal(log: Option<&String>) -> Option<String> {
         .lines()
         .rev()
         .take_while(|line| !line.contains("Finished with success") && !line.contains("Successful partial resync"))
-        .find(|line| line.contains("NOAUTH") || line.contains("WRONGPASS") || line.contains("Unable to AUTH to MASTER"))?;
-    let start = ["NOAUTH", "WRONGPASS", "Unable to AUTH"].into_iter().find_map(|mark| line.find(mark))?;
+        .find(|line| {
+            line.contains("NOAUTH") || line.contains("WRONGPASS") || line.contains("Unable to AUTH to MASTER")
+        })?;
+    let start = ["NOAUTH", "WRONGPASS", "Unable to AUTH"]
+        .into_iter()
+        .find_map(|mark| line.find(mark))?;
     Some(line[start..].trim().trim_end_matches(['\'', '"']).to_owned())
 }
 

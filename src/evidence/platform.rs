@@ -96,7 +96,11 @@ impl PlatformHints {
     }
 
     pub(super) fn state_of_pod(&self, pod: &Pod) -> String {
-        let state = if pod.phase == "Running" { "Running, not ready" } else { &pod.phase };
+        let state = if pod.phase == "Running" {
+            "Running, not ready"
+        } else {
+            &pod.phase
+        };
         let object = format!("Pod/{}", pod.name);
         // A volume that cannot be made shows on the pod only as a volume that is not bound.
         let volume = (self.warning(|event| event.reason == "ProvisioningFailed"))
@@ -107,10 +111,17 @@ impl PlatformHints {
                 said.push(format!("{} ({})", event.message, event.reason));
             }
         }
-        if said.is_empty() { state.to_owned() } else { format!("{state}: {}", said.join("; ")) }
+        if said.is_empty() {
+            state.to_owned()
+        } else {
+            format!("{state}: {}", said.join("; "))
+        }
     }
 
     fn warning(&self, wanted: impl Fn(&Event) -> bool) -> Option<&Event> {
-        self.events.iter().rev().find(|event| event.kind == "Warning" && wanted(event))
+        self.events
+            .iter()
+            .rev()
+            .find(|event| event.kind == "Warning" && wanted(event))
     }
 }

@@ -1,12 +1,12 @@
 //! Causes on hand-made views of a cluster of six.
 
 use super::*;
-use std::collections::BTreeMap;
 use crate::cluster::connection::Address;
 use crate::cluster::node::{parse_fields, parse_nodes};
 use crate::cluster::resp::Reply;
 use crate::target::{Event, Pod};
 use rstest::rstest;
+use std::collections::BTreeMap;
 
 const SHAPE: Shape = Shape {
     masters: 3,
@@ -52,7 +52,11 @@ fn node(asked: usize, knows: &[usize], slots: &[&str], flags: &[(usize, &str)]) 
             } else {
                 (0, HEARD)
             };
-            let owned = if pod < 3 { slots.get(pod).copied().unwrap_or("") } else { "" };
+            let owned = if pod < 3 {
+                slots.get(pod).copied().unwrap_or("")
+            } else {
+                ""
+            };
             let link = if failed { "disconnected" } else { "connected" };
             let address = if added(pod).any(|flag| flag == "noaddr") {
                 ":0@0".to_owned()
@@ -60,7 +64,10 @@ fn node(asked: usize, knows: &[usize], slots: &[&str], flags: &[(usize, &str)]) 
                 format!("{}:6379@16379", host(pod))
             };
             let (id, flags) = (id(pod), all.join(","));
-            format!("{id} {address} {flags} {master} {ping} {pong} {} {link} {owned}", pod % 3 + 1)
+            format!(
+                "{id} {address} {flags} {master} {ping} {pong} {} {link} {owned}",
+                pod % 3 + 1
+            )
         })
         .collect();
     let text = lines.join("\n");
@@ -68,7 +75,11 @@ fn node(asked: usize, knows: &[usize], slots: &[&str], flags: &[(usize, &str)]) 
     let assigned = if slots.is_empty() { 0 } else { 16384 };
     let info = format!("cluster_state:ok\ncluster_known_nodes:{known}\ncluster_slots_assigned:{assigned}");
     let bulk = |text: &str| Reply::Bulk(text.to_owned().into());
-    let replication = if asked < 3 { "role:master" } else { "role:slave\nmaster_link_status:up" };
+    let replication = if asked < 3 {
+        "role:master"
+    } else {
+        "role:slave\nmaster_link_status:up"
+    };
     NodeView {
         member: member(asked),
         raw: [("CLUSTER NODES", text.clone())].into(),
@@ -112,19 +123,31 @@ fn refused(pod: usize) -> (Member, LinkError) {
 
 /// Pod 0 is gone; the others flag it; pod 3, its replica, has its link down.
 fn master_gone() -> ClusterView {
-    let mut seen = view((1..6).map(|pod| node(pod, &[0, 1, 2, 3, 4, 5], &SLOTS, &[(0, "fail")])).collect());
+    let mut seen = view(
+        (1..6)
+            .map(|pod| node(pod, &[0, 1, 2, 3, 4, 5], &SLOTS, &[(0, "fail")]))
+            .collect(),
+    );
     seen.silent.push(refused(0));
     link_down(&mut seen, 3, "12");
     seen
 }
 
 fn link_down(view: &mut ClusterView, pod: usize, since: &str) {
-    let node = view.nodes.iter_mut().find(|node| node.member.name == name(pod)).unwrap();
+    let node = view
+        .nodes
+        .iter_mut()
+        .find(|node| node.member.name == name(pod))
+        .unwrap();
     if let Role::Replica { link, .. } = &mut node.role {
         *link = "connecting".into();
     }
-    let down = [("master_link_status", "down"), ("master_link_down_since_seconds", since)];
-    node.replication.extend(down.map(|(field, value)| (field.to_owned(), value.to_owned())));
+    let down = [
+        ("master_link_status", "down"),
+        ("master_link_down_since_seconds", since),
+    ];
+    node.replication
+        .extend(down.map(|(field, value)| (field.to_owned(), value.to_owned())));
 }
 
 fn pod(at: usize) -> Pod {
@@ -186,42 +209,60 @@ const AS_PUBLISHED: &str = "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 
 
 #[rstest]
 #[case::the_address_that_the_published_hook_took(
-    never_met(), hints(AS_PUBLISHED), "",
+    never_met(),
+    hints(AS_PUBLISHED),
+    "",
     "the nodes never met: redis-cluster-5's hook took the address fe80::7c2f:e4ff:fe01:a (IPv6 link-local) for redis-cluster-5: \
      \"Could not connect to Redis at fe80::7c2f:e4ff:fe01:a:6379: Invalid argument\""
 )]
 #[case::digs_diagnostics(
     never_met(),
-    hints("0:;; connection timed out; no servers could be reached 1:10.244.0.5 2: 3:10.244.0.7 4:10.244.0.8 5:10.244.0.9\n\
-           Invalid address format: ;;\nxxxx.... \nok......"), "",
+    hints(
+        "0:;; connection timed out; no servers could be reached 1:10.244.0.5 2: 3:10.244.0.7 4:10.244.0.8 5:10.244.0.9\n\
+           Invalid address format: ;;\nxxxx.... \nok......"
+    ),
+    "",
     "the nodes never met: redis-cluster-5's hook took dig's diagnostic \";; connection timed out; no servers could be reached\" \
      for the address of redis-cluster-0 (and 1 more like it): \"Invalid address format: ;;\""
 )]
 #[case::names_that_do_not_resolve(
     never_met(),
-    hints("0:10.244.0.4 1: 2:10.244.0.6 3:10.244.0.7 4:10.244.0.8 5:10.244.0.9\n\
-           Could not connect to Redis at :6379: Name or service not known\nxxxx.... \nok......"), "",
+    hints(
+        "0:10.244.0.4 1: 2:10.244.0.6 3:10.244.0.7 4:10.244.0.8 5:10.244.0.9\n\
+           Could not connect to Redis at :6379: Name or service not known\nxxxx.... \nok......"
+    ),
+    "",
     "the nodes never met: redis-cluster-5's hook got no address for redis-cluster-1 (its name did not resolve): \
      \"Could not connect to Redis at :6379: Name or service not known\""
 )]
 #[case::another_interface(
     never_met(),
-    hints("0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 4:10.244.0.8 5:172.17.0.1\n\
-           Could not connect to Redis at 172.17.0.1:6379: Connection refused\nxxxx.... \nok......"), "",
+    hints(
+        "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 4:10.244.0.8 5:172.17.0.1\n\
+           Could not connect to Redis at 172.17.0.1:6379: Connection refused\nxxxx.... \nok......"
+    ),
+    "",
     "the nodes never met: redis-cluster-5's hook took the address 172.17.0.1 for redis-cluster-5, whose address is 10.244.0.9: \
      \"Could not connect to Redis at 172.17.0.1:6379: Connection refused\""
 )]
 #[case::a_loud_bootstrap(
     never_met(),
-    hints("2s: waiting, redis-cluster-2: no record\ninit_cluster.sh FAILED: after 61s: redis-cluster-2 (10.244.0.6:6379): no answer"), "",
+    hints(
+        "2s: waiting, redis-cluster-2: no record\ninit_cluster.sh FAILED: after 61s: redis-cluster-2 (10.244.0.6:6379): no answer"
+    ),
+    "",
     "the nodes never met: redis-cluster-5's hook says \"init_cluster.sh FAILED: after 61s: redis-cluster-2 (10.244.0.6:6379): no answer\""
 )]
 #[case::a_quiet_bootstrap(
-    never_met(), hints("ok......\n"), "",
+    never_met(),
+    hints("ok......\n"),
+    "",
     "the bootstrap ended, but 6 of 6 nodes know only themselves (cluster_known_nodes:1); its log ends \"ok......\""
 )]
 #[case::no_bootstrap(
-    never_met(), PlatformHints::default(), "",
+    never_met(),
+    PlatformHints::default(),
+    "",
     "6 of 6 nodes know only themselves (cluster_known_nodes:1): nothing joined them"
 )]
 #[case::too_little_cpu(
@@ -242,12 +283,19 @@ const AS_PUBLISHED: &str = "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 
     "the nodes met, but no slot is assigned: redis-cluster-5's hook says \"[ERR] Node 10.244.0.4:6379 is not empty.\""
 )]
 #[case::a_replica_that_its_master_refuses(
-    master_gone(), logged(3, "1:S * MASTER aborted replication with an error: NOAUTH Authentication required.\n1:S * Connecting"), "",
+    master_gone(),
+    logged(
+        3,
+        "1:S * MASTER aborted replication with an error: NOAUTH Authentication required.\n1:S * Connecting"
+    ),
+    "",
     "slots 0-5460 unserved: master 10.244.0.4 (redis-cluster-0) unreachable since 12.1 s; its replica redis-cluster-3 has its \
      link down: NOAUTH Authentication required."
 )]
 #[case::a_replica_that_was_refused_once(
-    master_gone(), logged(3, "1:S * error: NOAUTH x\n1:S * MASTER <-> REPLICA sync: Finished with success\n"), "",
+    master_gone(),
+    logged(3, "1:S * error: NOAUTH x\n1:S * MASTER <-> REPLICA sync: Finished with success\n"),
+    "",
     "slots 0-5460 unserved: master 10.244.0.4 (redis-cluster-0) unreachable since 12.1 s; its replica redis-cluster-3 was not \
      promoted (master_link_status:down since 12 s)"
 )]
@@ -279,7 +327,15 @@ const AS_PUBLISHED: &str = "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 
 )]
 #[case::no_such_storage_class(
     ClusterView::default(),
-    pending(None, event("PersistentVolumeClaim/data-redis-cluster-5", "ProvisioningFailed", "storageclass \"x\" not found")), "",
+    pending(
+        None,
+        event(
+            "PersistentVolumeClaim/data-redis-cluster-5",
+            "ProvisioningFailed",
+            "storageclass \"x\" not found"
+        )
+    ),
+    "",
     "redis-cluster-5 is Pending: storageclass \"x\" not found (ProvisioningFailed)"
 )]
 #[case::nobody_answers(
@@ -301,12 +357,15 @@ const AS_PUBLISHED: &str = "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 
     "the nodes' views disagree: node 00000000: redis-cluster-0 says 10.244.0.8:6379 replica of 00000000, redis-cluster-5 says unknown"
 )]
 #[case::an_open_node(
-    whole(), PlatformHints::default(),
+    whole(),
+    PlatformHints::default(),
     "expected -NOAUTH from every node; saw redis-cluster-3 (10.244.0.7:6379): PING -> +PONG\nredis-cluster-4: PING -> -NOAUTH x",
     "redis-cluster-3 does not ask for a password"
 )]
 #[case::any_password_will_do(
-    whole(), PlatformHints::default(), "expected -WRONGPASS; saw a: AUTH -> +OK\nb: AUTH -> +OK\nc: AUTH -> +OK",
+    whole(),
+    PlatformHints::default(),
+    "expected -WRONGPASS; saw a: AUTH -> +OK\nb: AUTH -> +OK\nc: AUTH -> +OK",
     "3 nodes (a, b, …) accept a wrong password"
 )]
 #[case::a_node_without_a_password(
@@ -317,15 +376,12 @@ const AS_PUBLISHED: &str = "0:10.244.0.4 1:10.244.0.5 2:10.244.0.6 3:10.244.0.7 
     "redis-cluster-3 does not ask for a password: ERR AUTH <password> called without any password configured"
 )]
 #[case::the_hooks_error_over_a_whole_cluster(
-    whole(), hints("NOAUTH Authentication required.\nok......"), "expected a log of the bootstrap without errors; saw one",
+    whole(),
+    hints("NOAUTH Authentication required.\nok......"),
+    "expected a log of the bootstrap without errors; saw one",
     "redis-cluster-5's hook says \"NOAUTH Authentication required.\""
 )]
-fn names_the_cause(
-    #[case] view: ClusterView,
-    #[case] hints: PlatformHints,
-    #[case] failure: &str,
-    #[case] says: &str,
-) {
+fn names_the_cause(#[case] view: ClusterView, #[case] hints: PlatformHints, #[case] failure: &str, #[case] says: &str) {
     pretty_assertions::assert_eq!(cause(Some(&view), SHAPE, &hints, failure).as_deref(), Some(says));
 }
 
@@ -342,7 +398,8 @@ fn the_suites_own_way_to_a_node_is_no_cause_of_unserved_slots() {
     let mut seen = view((1..6).map(|pod| node(pod, &[0, 1, 2, 3, 4, 5], &SLOTS, &[])).collect());
     let address = member(0).address;
     let reason = "port-forward: 404".into();
-    seen.silent.push((member(0), LinkError::Unreachable { address, reason }));
+    seen.silent
+        .push((member(0), LinkError::Unreachable { address, reason }));
     assert_eq!(
         cause(Some(&seen), SHAPE, &PlatformHints::default(), "").unwrap(),
         "redis-cluster-0 (10.244.0.4:6379) cannot be reached by the suite: port-forward: 404"

@@ -8,8 +8,9 @@ LOGS=$CACHE/logs
 mkdir -p "$LOGS"
 
 export DEBIAN_FRONTEND=noninteractive
-# Administration tools are outside an ordinary user's PATH on Debian.
-export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Administration tools are outside an ordinary user's PATH on Debian, and what rustup installs outside that of a shell that
+# read no profile.
+export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin
 
 say() { printf '%s\n' "$*"; }
 
@@ -76,4 +77,26 @@ key() {
         printf '%s\n' "${file#"$ROOT"/}"
         cat "$file"
     done | sha256sum | cut -c1-16
+}
+
+# One place for all clones, and one profile for running and testing: the dependencies are compiled once.
+use_cargo() {
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+    # What speeds up the next edit is of no use where there is none, and takes gigabytes.
+    if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
+    cd "$ROOT" || die "there is no $ROOT"
+}
+
+# step TITLE COMMAND...: announces the command with the time since the script's start, and lets it talk.
+step() {
+    local title=$1 start=$SECONDS rc=0
+    shift
+    printf '\n== %4d s  %s\n' "$SECONDS" "$title"
+    "$@" || rc=$?
+    if [ "$rc" = 0 ]; then
+        printf '== %4d s  done in %d s: %s\n' "$SECONDS" $((SECONDS - start)) "$title"
+    else
+        printf '== %4d s  FAILED after %d s with exit code %d: %s\n' "$SECONDS" $((SECONDS - start)) "$rc" "$title" >&2
+    fi
+    return "$rc"
 }

@@ -41,8 +41,8 @@ pub struct Options {
     pub run_id: String,
     /// The overridden time limits.
     pub overrides: Vec<(&'static str, Duration)>,
-    /// Leave the target as it is at the end.
-    pub keep: bool,
+    /// Whether progress lines are coloured.
+    pub colour: bool,
 }
 
 /// A run in the making.
@@ -360,7 +360,7 @@ impl Recorder<'_> {
     }
 
     fn record(&self, progress: Progress, result: CaseResult) {
-        progress.line(report::terminal::case_line(&result));
+        progress.line(report::terminal::case_line(&result, self.options.colour));
         if let Some(case) = crate::cases::find(&result.id) {
             self.state().results.insert(case.id, result);
         }

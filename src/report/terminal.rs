@@ -1,9 +1,468 @@
-//! The report as a person reads it in a terminal: A1 to A6 first, then what did not pass, then the sums.
+//! The report as a person reads it in a terminal: the verdict, A1 to A6, then what did not pass, then figures and sums.
+//!
+//! Everything comes from the [`Run`]; text that came from a server is made harmless before it is shown.
 
-/// One line for a finished case.
-pub fn case_line(result: &super::CaseResult) -> String {
-    format!(
-        "{} {} {} {:.2} s",
-        result.verdict, result.id, result.title, result.seconds
-    )
+use super::text::{one_line, seconds, visible, wrap};
+use super::{CaseResult, Conformance, GroupResult, Run, Tally};
+use crate::case::{Level, Profile, Seed};
+use crate::verdict::VerdictName;
+use owo_colors::{OwoColorize, Style};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The most lines of an `actual` that are shown; the rest is in `run.json`.
+const MOST_LINES: usize = 24;
+/// The widest label, `requirement:`, and a space.
+const LABEL: usize = 13;
+const INDENT: &str = "  ";
+
+/// The whole report. `width` wraps long lines at spaces; `folder` is where the run's files are, where they were written.
+pub fn render(run: &Run, colour: bool, width: Option<usize>, folder: Option<&Path>) -> String {
+    let mut page = Page {
+        text: String::new(),
+        paint: Paint { colour },
+        width,
+    };
+    page.verdict(run);
+    page.seed(run);
+    page.not_passed(run, folder);
+    page.reasons(run);
+    page.figures(run);
+    page.sums(run);
+    page.ending(run, folder);
+    page.text
+}
+
+/// One case on one line, for live progress: `pass         SLOT-01  every node reports …  0.03 s`.
+pub fn case_line(case: &CaseResult, colour: bool) -> String {
+    let paint = Paint { colour };
+    let mut line = format!(
+        "{}  {:<8}  {}  {}",
+        paint.padded(case.verdict, VERDICT),
+        visible(&case.id),
+        one_line(&case.title),
+        seconds(case.seconds)
+    );
+    if case.verdict != VerdictName::Pass
+        && let Some(why) = case.cause.as_ref().or(case.reason.as_ref())
+    {
+        line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(why)));
+    }
+    line
+}
+
+/// The widest name of a verdict, `unsupported`.
+const VERDICT: usize = 11;
+
+#[derive(Clone, Copy)]
+struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    fn style(verdict: VerdictName) -> Style {
+        match verdict {
+            VerdictName::Pass => Style::new().green(),
+            VerdictName::Fail => Style::new().red().bold(),
+            VerdictName::Error => Style::new().magenta().bold(),
+            VerdictName::Blocked | VerdictName::Unsupported | VerdictName::Skipped => Style::new().yellow(),
+        }
+    }
+
+    fn apply(self, text: &str, style: Style) -> String {
+        if self.colour {
+            text.style(style).to_string()
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// A verdict's name, padded before it is coloured: the codes have no width.
+    fn padded(self, verdict: VerdictName, width: usize) -> String {
+        self.apply(&format!("{verdict:<width$}"), Self::style(verdict))
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.apply(text, Style::new().bold())
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.apply(text, Style::new().dimmed())
+    }
+}
+
+struct Page {
+    text: String,
+    paint: Paint,
+    width: Option<usize>,
+}
+
+impl Page {
+    fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref().trim_end());
+        self.text.push('\n');
+    }
+
+    fn heading(&mut self, text: &str) {
+        self.text.push('\n');
+        let text = self.paint.bold(text);
+        self.line(text);
+    }
+
+    /// `label:` and its text, whose further lines stand below its first.
+    fn labelled(&mut self, label: &str, text: &str) {
+        let room = self
+            .width
+            .map(|width| width.saturating_sub(INDENT.len() + LABEL).max(20));
+        let mut lines = wrap(&visible(text), room);
+        if lines.len() > MOST_LINES {
+            let more = lines.len() - MOST_LINES;
+            lines.truncate(MOST_LINES);
+            lines.push(format!("and {more} more lines, in run.json"));
+        }
+        let mut label = self.paint.dim(&format!("{:<LABEL$}", format!("{label}:")));
+        if lines.is_empty() {
+            lines.push("(nothing)".into());
+        }
+        for line in lines {
+            self.line(format!("{INDENT}{label}{line}"));
+            label = " ".repeat(LABEL);
+        }
+    }
+
+    /// A text that begins with `first` and goes on below the end of it.
+    fn hanging(&mut self, first: &str, text: &str) {
+        let indent = first.chars().count();
+        let room = self.width.map(|width| width.saturating_sub(indent).max(20));
+        for (at, line) in wrap(text, room).into_iter().enumerate() {
+            if at == 0 {
+                self.line(format!("{first}{line}"));
+            } else {
+                self.line(format!("{:indent$}{line}", ""));
+            }
+        }
+    }
+
+    fn verdict(&mut self, run: &Run) {
+        let style = match run.summary.verdict {
+            Conformance::Conformant => Style::new().green().bold(),
+            Conformance::NotConformant => Style::new().red().bold(),
+            Conformance::Undecided => Style::new().magenta().bold(),
+        };
+        let words = self.paint.apply(&in_words(run), style);
+        self.line(words);
+        self.hanging("tested: ", &tested(run));
+        if let Some(abort) = &run.aborted {
+            self.hanging("ended early: ", &visible(&abort.message));
+        }
+        if let Some(cause) = &run.cause {
+            let label = "cause:  ";
+            self.hanging(label, &one_line(cause));
+        }
+    }
+
+    fn seed(&mut self, run: &Run) {
+        self.heading("Seed assertions");
+        let widest = Seed::ALL.iter().map(|seed| seed.title().len()).max().unwrap_or(0);
+        for seed in Seed::ALL {
+            let tally = run.summary.seed.get(&seed).cloned().unwrap_or_default();
+            let cases: Vec<&CaseResult> = run.cases.iter().filter(|case| case.seed.contains(&seed)).collect();
+            let (word, style, detail) = group_line(&tally, &cases);
+            let word = self.paint.apply(&format!("{word:<7}"), style);
+            self.line(format!("{INDENT}{seed:?} {:<widest$}  {word}  {detail}", seed.title()));
+        }
+    }
+
+    /// Every case that failed or broke, in full.
+    fn not_passed(&mut self, run: &Run, folder: Option<&Path>) {
+        let chosen: Vec<&CaseResult> = run
+            .cases
+            .iter()
+            .filter(|case| matches!(case.verdict, VerdictName::Fail | VerdictName::Error))
+            .collect();
+        if chosen.is_empty() {
+            return;
+        }
+        self.heading("Failed or broke");
+        for (at, case) in chosen.into_iter().enumerate() {
+            if at > 0 {
+                self.text.push('\n');
+            }
+            let should = match case.level {
+                Level::Must => "",
+                Level::Should => " (should)",
+            };
+            let verdict = self.paint.padded(case.verdict, 5);
+            let title = self
+                .paint
+                .bold(&format!("{}  {}", visible(&case.id), one_line(&case.title)));
+            self.line(format!("{verdict}  {title}{should}  {}", seconds(case.seconds)));
+            self.labelled("requirement", &case.requirement);
+            for (at, expected) in case.expected.iter().enumerate() {
+                self.labelled(if at == 0 { "expected" } else { "or" }, expected);
+            }
+            if let Some(actual) = &case.actual {
+                self.labelled("actual", actual);
+            }
+            if let Some(reason) = &case.reason {
+                self.labelled("reason", reason);
+            }
+            if let Some(cause) = &case.cause {
+                // Said once above: forty cases of a cluster that never formed have one cause.
+                let same = run.cause.as_ref() == Some(cause);
+                self.labelled("cause", if same { "the run's, above" } else { cause });
+            }
+            if let Some(evidence) = &case.evidence {
+                let path = folder.map_or_else(
+                    || evidence.clone(),
+                    |folder| folder.join(evidence).display().to_string(),
+                );
+                self.labelled("evidence", &path);
+            }
+        }
+    }
+
+    /// What was not judged, grouped by why.
+    fn reasons(&mut self, run: &Run) {
+        let mut groups: Vec<(VerdictName, String, Vec<&str>)> = Vec::new();
+        for verdict in [VerdictName::Blocked, VerdictName::Unsupported, VerdictName::Skipped] {
+            for case in run.cases.iter().filter(|case| case.verdict == verdict) {
+                let reason = case
+                    .reason
+                    .as_deref()
+                    .map_or_else(|| "no reason was recorded".to_owned(), visible);
+                match groups.iter_mut().find(|group| group.0 == verdict && group.1 == reason) {
+                    Some(group) => group.2.push(&case.id),
+                    None => groups.push((verdict, reason, vec![&case.id])),
+                }
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        self.heading("Not judged");
+        for (verdict, reason, ids) in groups {
+            let name = self.paint.padded(verdict, VERDICT);
+            self.line(format!("{INDENT}{name}  {}  {}", ids.len(), visible(&ids.join(", "))));
+            self.hanging(&" ".repeat(INDENT.len() + VERDICT + 2), &reason);
+        }
+    }
+
+    fn figures(&mut self, run: &Run) {
+        let figures: Vec<(&str, String)> = run
+            .cases
+            .iter()
+            .flat_map(|case| {
+                case.measured
+                    .iter()
+                    .map(|figure| (case.id.as_str(), figure.to_string()))
+            })
+            .collect();
+        self.by_case("Measured", &figures);
+        let notes: Vec<(&str, String)> = run
+            .cases
+            .iter()
+            .flat_map(|case| case.notes.iter().map(|note| (case.id.as_str(), note.clone())))
+            .collect();
+        self.by_case("Notes", &notes);
+        if run.phases.is_empty() {
+            return;
+        }
+        self.heading("Phases");
+        let widest = run
+            .phases
+            .iter()
+            .map(|phase| phase.name.chars().count())
+            .max()
+            .unwrap_or(0);
+        for phase in &run.phases {
+            let floor = phase
+                .floor
+                .map(|floor| format!("  (floor {})", seconds(floor)))
+                .unwrap_or_default();
+            let took = seconds(phase.seconds);
+            self.line(format!("{INDENT}{:<widest$}  {took:>9}{floor}", visible(&phase.name)));
+        }
+    }
+
+    fn by_case(&mut self, heading: &str, lines: &[(&str, String)]) {
+        if lines.is_empty() {
+            return;
+        }
+        self.heading(heading);
+        for (id, text) in lines {
+            self.hanging(&format!("{INDENT}{:<8}  ", visible(id)), &visible(text));
+        }
+    }
+
+    fn sums(&mut self, run: &Run) {
+        self.heading("Sums");
+        let named = run.summary.profiles.iter().map(|(profile, tally)| {
+            let name = match profile {
+                Profile::Core => "core",
+                Profile::Extended => "extended",
+                Profile::Kubernetes => "kubernetes",
+                Profile::Chaos => "chaos",
+            };
+            (name, tally)
+        });
+        let rows: Vec<(&str, &Tally)> = named.chain([("all", &run.summary.total)]).collect();
+        for (name, tally) in rows {
+            self.line(format!("{INDENT}{name:<10}  {:>3}  {}", tally.total(), counts(tally)));
+        }
+    }
+
+    fn ending(&mut self, run: &Run, folder: Option<&Path>) {
+        if !run.left_behind.is_empty() {
+            self.heading("Left behind");
+            for left in &run.left_behind {
+                self.hanging(INDENT, &visible(left));
+            }
+        }
+        if let Some(folder) = folder {
+            self.heading("Files");
+            let mut files = vec![
+                (folder.join(super::json::FILE), "all of this, for machines"),
+                (folder.join(super::junit::FILE), "the same for CI"),
+            ];
+            if run.cases.iter().any(|case| case.evidence.is_some()) {
+                files.push((folder.join("evidence"), "a folder for each case that failed or broke"));
+            }
+            let files: Vec<(String, &str)> = files
+                .into_iter()
+                .map(|(path, what)| (path.display().to_string(), what))
+                .collect();
+            let widest = files.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+            for (path, what) in files {
+                self.line(format!("{INDENT}{path:<widest$}  {what}"));
+            }
+        }
+    }
+}
+
+/// The verdict on the deployment: `NOT CONFORMANT: 3 of 52 must failed`.
+fn in_words(run: &Run) -> String {
+    let of = |level: Level| run.cases.iter().filter(move |case| case.level == level);
+    let ended = |level: Level, verdict: VerdictName| of(level).filter(|case| case.verdict == verdict).count();
+    let must = of(Level::Must).count();
+    let should_failed = ended(Level::Should, VerdictName::Fail);
+    let total = &run.summary.total;
+    let unjudged: usize = [VerdictName::Blocked, VerdictName::Unsupported, VerdictName::Skipped]
+        .into_iter()
+        .map(|verdict| total.count(verdict))
+        .sum();
+    let mut asides = Vec::new();
+    let head = match run.summary.verdict {
+        Conformance::Conformant => format!(
+            "CONFORMANT: {} of {must} must passed",
+            ended(Level::Must, VerdictName::Pass)
+        ),
+        Conformance::NotConformant => {
+            format!(
+                "NOT CONFORMANT: {} of {must} must failed",
+                ended(Level::Must, VerdictName::Fail)
+            )
+        }
+        Conformance::Undecided if run.aborted.is_some() => "UNDECIDED: the run ended before its cases".to_owned(),
+        Conformance::Undecided if run.cases.is_empty() => "UNDECIDED: no case was selected".to_owned(),
+        Conformance::Undecided if total.count(VerdictName::Error) == 0 => "UNDECIDED: no case was judged".to_owned(),
+        Conformance::Undecided => "UNDECIDED: the suite or its surroundings broke".to_owned(),
+    };
+    if should_failed > 0 {
+        let of_all = of(Level::Should).count();
+        let counted = if run.summary.counted.strict { " (--strict)" } else { "" };
+        asides.push(format!("{should_failed} of {of_all} should failed{counted}"));
+    }
+    if total.count(VerdictName::Error) > 0 {
+        asides.push(format!("{} broke", total.count(VerdictName::Error)));
+    }
+    if unjudged > 0 {
+        let counted = if run.summary.counted.require_all {
+            " (--require-all)"
+        } else {
+            ""
+        };
+        asides.push(format!("{unjudged} not judged{counted}"));
+    }
+    std::iter::once(head).chain(asides).collect::<Vec<_>>().join("; ")
+}
+
+/// What was tested, on one line.
+fn tested(run: &Run) -> String {
+    let mut parts = match &run.server {
+        Some(server) => vec![
+            format!("{} {}", server.product, server.version),
+            format!("{} nodes", server.nodes.len()),
+        ],
+        None => vec!["no server was reached".to_owned()],
+    };
+    let descriptor: Vec<String> = run
+        .target
+        .descriptor
+        .iter()
+        .map(|(name, value)| format!("{name} {value}"))
+        .collect();
+    parts.push(format!("target {}", run.target.kind));
+    if !descriptor.is_empty() {
+        parts.push(descriptor.join(", "));
+    }
+    if let Some(server) = &run.server {
+        parts.push(format!("cluster-node-timeout {} ms", server.node_timeout_ms));
+    }
+    parts.push(format!("suite {}", run.suite));
+    visible(&parts.join("; "))
+}
+
+/// A seed assertion's word and its counts. What was not judged is counted as such, never as passed.
+fn group_line(tally: &Tally, cases: &[&CaseResult]) -> (&'static str, Style, String) {
+    let total = tally.total();
+    let ids = |verdict: VerdictName| -> String {
+        let ids = cases
+            .iter()
+            .filter(|case| case.verdict == verdict)
+            .map(|case| match case.level {
+                Level::Must => visible(&case.id),
+                Level::Should => format!("{} (should)", visible(&case.id)),
+            });
+        ids.collect::<Vec<_>>().join(", ")
+    };
+    let rest = |shown: VerdictName| -> String {
+        VerdictName::ALL
+            .into_iter()
+            .filter(|verdict| *verdict != shown && tally.count(*verdict) > 0)
+            .map(|verdict| format!("; {} {verdict}", tally.count(verdict)))
+            .collect()
+    };
+    let named = |word: &'static str, verdict: VerdictName| {
+        let detail = format!("{} of {total}: {}{}", tally.count(verdict), ids(verdict), rest(verdict));
+        (word, Paint::style(verdict), detail)
+    };
+    match tally.result {
+        GroupResult::None => ("none", Style::new().dimmed(), "no case was selected".into()),
+        GroupResult::Success => ("pass", Paint::style(VerdictName::Pass), format!("{total} of {total}")),
+        GroupResult::Partial => {
+            let pass = VerdictName::Pass;
+            // With not one pass there is nothing partial: nothing is known.
+            let word = if tally.count(pass) > 0 { "partial" } else { "unknown" };
+            let detail = format!("{} of {total} passed{}", tally.count(pass), rest(pass));
+            (word, Paint::style(VerdictName::Skipped), detail)
+        }
+        GroupResult::Failure if tally.count(VerdictName::Fail) > 0 => named("fail", VerdictName::Fail),
+        GroupResult::Failure if tally.count(VerdictName::Error) > 0 => named("error", VerdictName::Error),
+        GroupResult::Failure => named("blocked", VerdictName::Blocked),
+    }
+}
+
+/// The verdicts of a group, those that occurred.
+fn counts(tally: &Tally) -> String {
+    let counted: BTreeMap<VerdictName, usize> = tally.verdicts.clone();
+    let parts: Vec<String> = VerdictName::ALL
+        .into_iter()
+        .filter_map(|verdict| counted.get(&verdict).map(|count| format!("{count} {verdict}")))
+        .collect();
+    if parts.is_empty() {
+        "no case".into()
+    } else {
+        parts.join(", ")
+    }
 }

@@ -1,0 +1,108 @@
+use super::*;
+use rstest::rstest;
+
+#[test]
+fn the_canonical_deployment_is_part_of_the_program() {
+    let descriptor = Descriptor::canonical().unwrap();
+    let manifest = descriptor.manifest(&Parameters::default()).unwrap().unwrap();
+    assert_eq!(descriptor.shape().nodes(), 6);
+    assert_eq!(descriptor.selector(), "app=redis-cluster,appCluster=redis-cluster");
+    assert!(manifest.find("StatefulSet", &descriptor.workload).is_some());
+    assert!(descriptor.password(Some(&manifest)).unwrap().is_some());
+    let conf = descriptor.redis_conf.unwrap();
+    assert!(
+        manifest
+            .config_map(&conf.config_map, &conf.key)
+            .unwrap()
+            .contains("cluster-enabled")
+    );
+}
+
+#[test]
+fn every_variant_can_be_made_of_the_canonical_manifest() {
+    let descriptor = Descriptor::canonical().unwrap();
+    assert_eq!(descriptor.variants.len(), 4);
+    for (variant, recipe) in &descriptor.variants {
+        let mut manifest = descriptor.manifest(&recipe.parameters).unwrap().unwrap();
+        for patch in &recipe.patches {
+            manifest
+                .apply(patch)
+                .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn the_published_manifest_is_used_with_three_parameters_and_no_other_change() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
+    let descriptor = Descriptor::read(&folder.join("targets/as-published.yaml")).unwrap();
+    let manifest = descriptor.manifest(&Parameters::default()).unwrap().unwrap();
+    let written = Manifest::read(&folder.join("as-published.yaml")).unwrap();
+    let changed: Vec<String> = manifest
+        .documents
+        .iter()
+        .zip(&written.documents)
+        .filter(|(now, before)| now != before)
+        .map(|(now, _)| now.to_string())
+        .collect();
+    assert_eq!(changed, ["StatefulSet/redis-cluster"]);
+    assert_eq!(
+        descriptor.password(Some(&manifest)).unwrap().unwrap().expose(),
+        "PASSWORD"
+    );
+    let over = Parameters {
+        storage_class: Some("fast".into()),
+        ..Parameters::default()
+    };
+    let manifest = descriptor.manifest(&over).unwrap().unwrap();
+    let workload = &manifest.find("StatefulSet", "redis-cluster").unwrap().value;
+    assert_eq!(
+        workload["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"],
+        "fast"
+    );
+}
+
+const LEAST: &str = "version: 1\npods: {a: b}\nworkload: w\ncontainer: c\nshape: {masters: 3, replicasPerMaster: 1}\nbootstrap: {pod: w-5}\n";
+
+#[rstest]
+#[case::unknown_field(&format!("{LEAST}nonsense: 1\n"), "d.yaml:7:1: not a description of a target: unknown field `nonsense`")]
+#[case::version(&LEAST.replace("version: 1", "version: 2"), "d.yaml: version 2")]
+#[case::no_labels(&LEAST.replace("{a: b}", "{}"), "d.yaml: pods names no label")]
+#[case::missing("version: 1\n", "d.yaml")]
+#[case::syntax("version: [\n", "d.yaml")]
+#[case::variant(&format!("{LEAST}variants: {{other: {{}}}}\n"), "d.yaml:7:")]
+fn errors_name_the_file_and_the_line(#[case] text: &str, #[case] expected: &str) {
+    let error = Descriptor::parse("d.yaml", text).unwrap_err().to_string();
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn the_least_description_can_only_attach() {
+    let descriptor = Descriptor::parse("d.yaml", LEAST).unwrap();
+    assert!(descriptor.manifest(&Parameters::default()).unwrap().is_none());
+    assert!(descriptor.password(None).unwrap().is_none());
+    assert_eq!(descriptor.client_port, 6379);
+}
+
+#[rstest]
+#[case("requirepass abc", Some("abc"))]
+#[case("requirepass \"PASSWORD\"\n", Some("PASSWORD"))]
+#[case("  RequirePass 'it\\'s'", Some("it's"))]
+#[case(r#"requirepass "\x61\"b\\""#, Some("a\"b\\"))]
+#[case("requirepass a\nrequirepass b", Some("b"))]
+#[case("# requirepass a\nmasterauth b", None)]
+#[case("requirepass \"\"", None)]
+fn requirepass_is_read_as_the_server_reads_it(#[case] conf: &str, #[case] expected: Option<&str>) {
+    let password = required_password(conf);
+    assert_eq!(password.as_ref().map(Secret::expose), expected);
+}
+
+#[test]
+fn a_password_in_a_file_is_its_first_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p"), "secret word\nmore\n").unwrap();
+    let file = folder.path().join("d.yaml");
+    std::fs::write(&file, format!("{LEAST}password: {{file: p}}\n")).unwrap();
+    let descriptor = Descriptor::read(&file).unwrap();
+    assert_eq!(descriptor.password(None).unwrap().unwrap().expose(), "secret word");
+}

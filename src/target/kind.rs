@@ -1,0 +1,1 @@
+//! Target kind (to be written).

@@ -1,0 +1,1 @@
+//! Target kubernetes (to be written).

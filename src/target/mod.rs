@@ -1,0 +1,401 @@
+//! Targets: the deployment under test, and how it is reached, broken and put back. Here is what every target has in
+//! common; each kind of target has a file of its own. Targets never import cases.
+
+pub mod addresses;
+pub mod descriptor;
+pub mod kind;
+pub mod kubernetes;
+pub mod processes;
+
+use crate::case::Capability;
+use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use crate::cluster::node::Member;
+use crate::cluster::view::Shape;
+use crate::progress::Progress;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// The kinds of target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetKind {
+    /// A kind cluster that the suite makes, with a manifest applied to it.
+    Kind,
+    /// An existing Kubernetes cluster and namespace.
+    Kubernetes,
+    /// Servers on loopback, from the manifest's own redis.conf.
+    Processes,
+    /// A list of host:port.
+    Addresses,
+}
+
+impl fmt::Display for TargetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kind => "kind",
+            Self::Kubernetes => "kubernetes",
+            Self::Processes => "processes",
+            Self::Addresses => "addresses",
+        })
+    }
+}
+
+/// A password. It shows itself to nobody: not in `Debug`, not in `Display`, not in serialised form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a password.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The password itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The text with every occurrence of the password replaced, also in the escaped forms of redis.conf and JSON.
+    pub fn redact(&self, text: &str) -> String {
+        if self.0.is_empty() {
+            return text.to_owned();
+        }
+        let hex: String = self.0.bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+        let json = serde_json::to_string(&self.0).unwrap_or_default();
+        let mut redacted = text.replace(&self.0, "<password>").replace(&hex, "<password>");
+        let escaped = json.trim_matches('"');
+        if escaped != self.0 && !escaped.is_empty() {
+            redacted = redacted.replace(escaped, "<password>");
+        }
+        redacted
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<password>")
+    }
+}
+
+/// What went wrong with a target, in the user's words.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// What the user gave cannot be used: a file, a context, an option. The text names it and what to do.
+    #[error("{0}")]
+    Usage(String),
+    /// The deployment did not come up. The text names the first thing that went wrong, in Kubernetes' or Redis's words.
+    #[error("{0}")]
+    NotDeployed(String),
+    /// The surroundings broke: no Docker, an API that does not answer, a child process that failed.
+    #[error("{0}")]
+    Surroundings(String),
+    /// A node could not be asked.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// What a disruptive case does to one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// Stopped gracefully; the platform brings it back as it does (Kubernetes: the pod is deleted, its controller makes
+    /// another; processes: SIGTERM, then started again).
+    Restart,
+    /// Stopped gracefully and kept away until the fault is undone.
+    KeepAway,
+    /// The server gets SIGKILL; the platform brings it back as it does.
+    Crash,
+    /// The server is frozen until the fault is undone.
+    Pause,
+}
+
+impl Fault {
+    /// The capability that the fault needs.
+    pub fn capability(self) -> Capability {
+        match self {
+            Self::Restart => Capability::Restart,
+            Self::KeepAway => Capability::KeepAway,
+            Self::Crash => Capability::Crash,
+            Self::Pause => Capability::Pause,
+        }
+    }
+
+    /// The fault in the past tense, for the timeline: `redis-cluster-0 was …`.
+    pub fn past(self) -> &'static str {
+        match self {
+            Self::Restart => "stopped gracefully",
+            Self::KeepAway => "stopped gracefully and kept away",
+            Self::Crash => "killed",
+            Self::Pause => "frozen",
+        }
+    }
+}
+
+/// A phase of a run, for the report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Phase {
+    /// What was done.
+    pub name: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// What it cannot take less than, in seconds, where the protocol or the platform sets that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+}
+
+/// The target as the report names it. Nothing in it is secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TargetDescription {
+    /// Which kind.
+    pub kind: TargetKind,
+    /// What it is made of, by name: manifest, namespace, context, image, binary, addresses.
+    pub descriptor: std::collections::BTreeMap<String, String>,
+    /// The shape that it is meant to have.
+    pub shape: Shape,
+}
+
+/// The deployment under test.
+///
+/// Every method may be called while others run. `prepare` comes first, `release` last; `release` may come at any time,
+/// also after a failed or interrupted `prepare`, and may be called twice.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// What the report says of it.
+    fn description(&self) -> TargetDescription;
+
+    /// What it can do.
+    fn capabilities(&self) -> BTreeSet<Capability>;
+
+    /// Whether this run created the deployment: if not, disruptive cases need the user's word.
+    fn is_ours(&self) -> bool;
+
+    /// Makes it, or attaches to it; returns when the bootstrap has ended, in success or visible failure that still
+    /// leaves servers to be judged. What it made is removed by [`Target::release`].
+    ///
+    /// # Errors
+    /// When there is nothing to be judged: the text names the cause and the next step.
+    async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError>;
+
+    /// The password that every node should ask for; known after `prepare`. `None` where the deployment has none.
+    fn password(&self) -> Option<Secret>;
+
+    /// The servers that the deployment is made of at present, ordered by name, with their present addresses. A server
+    /// that is being replaced is missing.
+    ///
+    /// # Errors
+    /// When the platform cannot be asked.
+    async fn members(&self) -> Result<Vec<Member>, TargetError>;
+
+    /// Opens a byte stream to a node's client port, by the address that the cluster announces.
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`] when the node does not accept, [`LinkError::Unreachable`] when the way to it broke.
+    async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError>;
+
+    /// A TCP address on this machine through which `address` is reached, for clients that open connections themselves.
+    /// It stays valid until `release`.
+    ///
+    /// # Errors
+    /// When no such way can be made.
+    async fn dial(&self, address: &Address) -> Result<SocketAddr, LinkError>;
+
+    /// Does a fault to a node; returns when it has been done (for a stop: when the server has ended).
+    ///
+    /// # Errors
+    /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
+    async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
+
+    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`]). Cheap when there is none.
+    ///
+    /// # Errors
+    /// When one could not be undone.
+    async fn undo_faults(&self) -> Result<(), TargetError>;
+
+    /// The Kubernetes side of the deployment, where there is one.
+    fn deployment(&self) -> Option<&dyn Deployment> {
+        None
+    }
+
+    /// Writes what the platform knows (pods, events, logs) as files below `folder`. Never fails as a whole: what cannot
+    /// be had is said in a file.
+    async fn collect_evidence(&self, folder: &Path);
+
+    /// Removes everything that the run made.
+    ///
+    /// # Errors
+    /// When something is left behind: the text names it and how to remove it.
+    async fn release(&self) -> Result<(), TargetError>;
+}
+
+/// A pod as cases see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its uid: another pod of the same name has another.
+    pub uid: String,
+    /// `status.podIP`, where assigned.
+    pub address: Option<String>,
+    /// `status.phase`.
+    pub phase: String,
+    /// The condition `Ready`.
+    pub ready: bool,
+    /// The sum of its containers' restart counts.
+    pub restarts: i32,
+    /// The reason why a container waits, or has last terminated, with its message: `CrashLoopBackOff: …`.
+    pub trouble: Option<String>,
+    /// The Kubernetes node that it runs on.
+    pub host: Option<String>,
+}
+
+/// An event as cases see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// `Normal` or `Warning`.
+    pub kind: String,
+    /// `FailedPostStartHook`, `FailedScheduling`, …
+    pub reason: String,
+    /// `Pod/redis-cluster-5`.
+    pub object: String,
+    /// The text.
+    pub message: String,
+    /// How often it was seen.
+    pub count: i32,
+}
+
+/// What a command in a container gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// The exit status.
+    pub status: i32,
+}
+
+/// How an altered copy of the deployment differs from it. How that is written as a patch is the descriptor's matter:
+/// a target offers only the variants that its descriptor can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The pods' `dnsConfig.searches` has one more domain, `example.internal`.
+    ExtraSearchDomain,
+    /// The bootstrap uses another password than the servers.
+    WrongBootstrapPassword,
+    /// One server never listens.
+    SilentPeer,
+    /// No node's bus port can be reached.
+    BlockedBus,
+}
+
+/// The Kubernetes side of a deployment: what the API shows of it.
+#[async_trait]
+pub trait Deployment: Send + Sync {
+    /// How many pods the workload declares, and how many of them the workload's status calls ready.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn replicas(&self) -> Result<(i32, i32), TargetError>;
+
+    /// The deployment's pods, ordered by name.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn pods(&self) -> Result<Vec<Pod>, TargetError>;
+
+    /// The events of the deployment's namespace, oldest first.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn events(&self) -> Result<Vec<Event>, TargetError>;
+
+    /// The name of the pod whose hook runs the bootstrap.
+    fn bootstrap_pod(&self) -> String;
+
+    /// The bootstrap's log: the hook's own log file where the descriptor names one and the container still has it, else
+    /// the container's log.
+    ///
+    /// # Errors
+    /// When neither can be had.
+    async fn bootstrap_log(&self) -> Result<String, TargetError>;
+
+    /// The log of a pod's container, or of its previous one.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn log(&self, pod: &str, previous: bool) -> Result<String, TargetError>;
+
+    /// Runs a command in a pod's container, for at most `limit`.
+    ///
+    /// # Errors
+    /// When it could not be run to its end.
+    async fn exec(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError>;
+
+    /// Makes the container of a pod start again in place (its server is stopped; the pod stays). Returns when the new
+    /// container runs.
+    ///
+    /// # Errors
+    /// When it could not be done within `limit`.
+    async fn restart_container(&self, pod: &str, limit: Duration) -> Result<(), TargetError>;
+
+    /// The variants that can be made.
+    fn variants(&self) -> BTreeSet<Variant>;
+
+    /// Makes an altered copy of the deployment in a namespace of its own. Returns as soon as its objects are applied.
+    ///
+    /// # Errors
+    /// When it could not be applied.
+    async fn deploy_variant(&self, variant: Variant) -> Result<Box<dyn DeployedVariant>, TargetError>;
+}
+
+/// An altered copy of a deployment. It must be removed; what is left by a crash goes with the next run.
+#[async_trait]
+pub trait DeployedVariant: Send + Sync {
+    /// The copy's Kubernetes side.
+    fn deployment(&self) -> &dyn Deployment;
+
+    /// The servers of the copy.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn members(&self) -> Result<Vec<Member>, TargetError>;
+
+    /// As [`Target::connect`].
+    ///
+    /// # Errors
+    /// As [`Target::connect`].
+    async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError>;
+
+    /// Writes what the platform knows of it below `folder`.
+    async fn collect_evidence(&self, folder: &Path);
+
+    /// Removes it, and waits until its pods are gone.
+    ///
+    /// # Errors
+    /// When something is left.
+    async fn remove(&self) -> Result<(), TargetError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_shows_itself_to_nobody() {
+        let secret = Secret::new("p\"w");
+        assert_eq!(format!("{secret:?}"), "<password>");
+        assert_eq!(secret.redact("requirepass p\"w"), "requirepass <password>");
+        assert_eq!(secret.redact(r#"{"a":"p\"w"}"#), r#"{"a":"<password>"}"#);
+        assert_eq!(
+            secret.redact(r#"requirepass "\x70\x22\x77""#),
+            r#"requirepass "<password>""#
+        );
+        assert_eq!(Secret::new("").redact("text"), "text");
+    }
+}

@@ -210,8 +210,11 @@ impl Migration<'_> {
         let served = |reply: &Reply| *reply == Reply::Array(vec![Reply::Bulk("1".into()), Reply::Bulk("1".into())]);
         let asks = |reply: &Reply| Redirect::is_ask(reply, self.slot, &destination.address);
         let moves = |reply: &Reply| Redirect::is_moved(reply, self.slot, &source.address);
+        // Before Redis 7.0 (no CLUSTER SHARDS) the source asks to go on; the destination says the rest.
+        let old = self.source.shards.is_err();
+        let again_or_ask = |reply: &Reply| again(reply) || (old && asks(reply));
         let questions: [(&str, [&str; 2], &dyn Fn(&Reply) -> bool); 3] = [
-            ("MGET of a moved and a left key", [moved, left], &again),
+            ("MGET of a moved and a left key", [moved, left], &again_or_ask),
             ("MGET of two left keys", [left, left2], &served),
             ("MGET of two absent keys", [none, none2], &asks),
         ];

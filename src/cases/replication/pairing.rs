@@ -176,11 +176,23 @@ fn dissent(view: &ClusterView, replica: &NodeView, master: &NodeView) -> Vec<Str
     let master_id = master.myself().map(|line| line.id.as_str());
     let mut findings = Vec::new();
     for node in &view.nodes {
-        if node.line(id).and_then(|line| line.master.as_deref()) != master_id {
+        let line = node.line(id);
+        if line.and_then(|line| line.master.as_deref()) != master_id {
             findings.push(format!(
                 "{}: CLUSTER NODES does not show {ours} as a replica of {theirs}",
                 node.member
             ));
+        }
+        let pair = [(line, ours), (master_id.and_then(|id| node.line(id)), theirs)];
+        // A node may not know its own host.
+        let others = pair.into_iter().filter(|(_, member)| **member != node.member);
+        for (line, member) in others {
+            if let Some(line) = line.filter(|line| line.address != member.address) {
+                findings.push(format!(
+                    "{}: CLUSTER NODES shows {member} at {}",
+                    node.member, line.address
+                ));
+            }
         }
     }
     if !matches!(&replica.role, Role::Replica { master, .. } if master == &theirs.address) {

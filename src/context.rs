@@ -14,8 +14,7 @@ use crate::timing::Timing;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -500,56 +499,42 @@ impl Context {
         Ok(check::no_findings(expected, &findings)?)
     }
 
-    /// Sends a command about a key to whichever server executes it, following a few redirections: to arrange and to
-    /// clean up, never to judge.
+    /// Sends a command about a key to one server after another, until one does not redirect it: to arrange, never to
+    /// judge.
     ///
     /// # Errors
-    /// When no server executes it.
+    /// When every server redirects it, or one cannot be asked.
     pub async fn call_anywhere(&self, command: &[&str]) -> Result<Reply, Stop> {
-        self.call_over(&mut BTreeMap::new(), command).await
-    }
-
-    /// [`Self::call_anywhere`] over connections that are kept for the next command.
-    async fn call_over(
-        &self,
-        connections: &mut BTreeMap<Address, Connection>,
-        command: &[&str],
-    ) -> Result<Reply, Stop> {
-        let known = connections.keys().next().cloned();
-        let mut address = match known {
-            Some(address) => address,
-            None => match self.members().await?.first() {
-                Some(member) => member.address.clone(),
-                None => return Err(anyhow::anyhow!("there is no server to send a command to").into()),
-            },
-        };
-        for _ in 0..5 {
-            let connection = match connections.entry(address.clone()) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(self.connect(&address).await?),
-            };
-            let reply = connection.call(command).await?;
-            match Redirect::parse(&reply) {
-                Some(redirect) => address = redirect.address,
-                None => return Ok(reply),
+        for member in self.members().await? {
+            let reply = self.connect(&member.address).await?.call(command).await?;
+            if Redirect::parse(&reply).is_none() {
+                return Ok(reply);
             }
         }
-        Err(anyhow::anyhow!("the servers redirect a command in circles, last to {address}").into())
+        Err(anyhow::anyhow!("every server redirects {}", command.first().unwrap_or(&"a command")).into())
     }
 
-    /// Deletes keys that the case wrote.
+    /// Deletes keys that the case wrote, on whichever server has them. Servers that cannot be asked are passed over.
     ///
     /// # Errors
-    /// When a server refuses, or cannot be asked.
+    /// When no server deletes one of them.
     pub async fn remove_keys(&self, keys: &[String]) -> Result<(), Stop> {
-        let mut connections = BTreeMap::new();
-        for key in keys {
-            let reply = self.call_over(&mut connections, &["DEL", key]).await?;
-            if let Some(refusal) = reply.error() {
-                return Err(anyhow::anyhow!("the key {key} was not removed: {refusal}").into());
+        let mut left: BTreeSet<&String> = keys.iter().collect();
+        for member in self.members().await? {
+            let Ok(mut connection) = self.connect(&member.address).await else {
+                continue;
+            };
+            let commands: Vec<Vec<&str>> = keys.iter().map(|key| vec!["DEL", key]).collect();
+            for (key, reply) in keys.iter().zip(connection.pipeline(&commands).await?) {
+                if reply.integer().is_some() {
+                    left.remove(key);
+                }
             }
         }
-        Ok(())
+        match left.first() {
+            None => Ok(()),
+            Some(key) => Err(anyhow::anyhow!("{} keys could not be removed, {key} among them", left.len()).into()),
+        }
     }
 
     /// A client library's connection to the whole cluster, entered at one server, with a password of its own: it learns

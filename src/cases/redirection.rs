@@ -58,11 +58,12 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_gossip",
         controls: &[],
-        method: "Opens an empty slot from one master to another and moves two of four keys of its own with MIGRATE. \
-                 `MGET` of one moved and one left key: `-TRYAGAIN` on the source, and on the destination after \
-                 `ASKING`. Two left keys are served by the source, two moved ones by the destination after `ASKING`; \
-                 without it the destination answers `-MOVED`; absent keys get `-ASK` from the source. The keys are \
-                 then deleted and the slot closed, and all nodes must agree again within T_gossip.",
+        method: "Opens an empty slot from one master to another and moves two of four keys of its own with \
+                 MIGRATE. `MGET` of one moved and one left key: `-TRYAGAIN` on the source (before Redis 7.0 \
+                 also `-ASK`), and on the destination after `ASKING`. Two left keys are served by the source, \
+                 two moved ones by the destination after `ASKING`; without it the destination answers `-MOVED`; \
+                 absent keys get `-ASK` from the source. The keys are then deleted and the slot closed, and all \
+                 nodes must agree again within T_gossip.",
         run: |cx| Box::pin(try_again(cx)),
     },
     Case {

@@ -2,8 +2,12 @@
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 
-pub(super) mod checks;
-use checks::*;
+mod losing;
+pub(super) mod pairing;
+mod reading;
+use losing::*;
+use pairing::*;
+use reading::*;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[

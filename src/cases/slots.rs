@@ -226,49 +226,51 @@ async fn exact_partition(cx: &Context) -> Outcome {
     )?)
 }
 
+/// A reply's name, `node: CLUSTER SLOTS`, and the owner of every slot by it.
+type SlotMap = (String, Result<Vec<Option<String>>, String>);
+
+/// The slot maps of one node, one for each command that it knows.
+fn slot_maps(cx: &Context, node: &NodeView) -> Vec<SlotMap> {
+    let owned = |map: Vec<Option<&str>>| map.into_iter().map(|owner| owner.map(str::to_owned)).collect();
+    let mut maps = vec![("NODES", node.owners().map(owned)), ("SLOTS", node.owners_by_slots())];
+    match &node.shards {
+        Err(text) if text.to_lowercase().starts_with("err unknown subcommand") => {
+            cx.note(format!(
+                "{}: CLUSTER SHARDS -> -{text}; the other two were compared",
+                node.member
+            ));
+        }
+        Ok(_) | Err(_) => maps.push(("SHARDS", node.owners_by_shards())),
+    }
+    maps.into_iter()
+        .map(|(command, map)| (format!("{}: CLUSTER {command}", node.member), map))
+        .collect()
+}
+
 async fn three_commands_agree(cx: &Context) -> Outcome {
     let view = cx.view().await?;
-    let mut maps = Vec::new();
     let mut findings = Vec::new();
-    for node in &view.nodes {
-        let by_nodes = node
-            .owners()
-            .map(|map| map.into_iter().map(|owner| owner.map(str::to_owned)).collect());
-        let mut replies = vec![("NODES", by_nodes), ("SLOTS", node.owners_by_slots())];
-        match &node.shards {
-            Err(text) if text.to_lowercase().starts_with("err unknown subcommand") => {
-                cx.note(format!(
-                    "{}: CLUSTER SHARDS -> -{text}; the other two were compared",
-                    node.member
-                ));
+    let mut reference: Option<(String, Vec<Option<String>>)> = None;
+    for (source, map) in view.nodes.iter().flat_map(|node| slot_maps(cx, node)) {
+        let map = match map {
+            Ok(map) => map,
+            Err(reason) => {
+                findings.push(format!("{source} -> {reason}"));
+                continue;
             }
-            Ok(_) | Err(_) => replies.push(("SHARDS", node.owners_by_shards())),
-        }
-        for (command, map) in replies {
-            let source = format!("{}: CLUSTER {command}", node.member);
-            match map {
-                Ok(map) => maps.push((source, map)),
-                Err(reason) => findings.push(format!("{source} -> {reason}")),
-            }
-        }
-    }
-    if let Some(((first, reference), others)) = maps.split_first() {
-        for (source, map) in others {
-            let differ: Vec<u16> = (0..SLOT_COUNT)
-                .filter(|slot| reference[usize::from(*slot)] != map[usize::from(*slot)])
-                .collect();
-            if let Some(&at) = differ.first() {
-                let owner = |map: &[Option<String>]| {
-                    map[usize::from(at)]
-                        .as_deref()
-                        .map_or("nobody".into(), |id| view.name_of(id))
-                };
-                let (here, there) = (owner(map), owner(reference));
-                let slots = slot::describe(differ);
-                findings.push(format!(
-                    "{source} gives slot {at} to {here}, {first} to {there}; they differ in slots {slots}"
-                ));
-            }
+        };
+        let (first, expected) = reference.get_or_insert_with(|| (source.clone(), map.clone()));
+        let place = |slot: &u16| usize::from(*slot);
+        let differ: Vec<u16> = (0..SLOT_COUNT)
+            .filter(|slot| map[place(slot)] != expected[place(slot)])
+            .collect();
+        if let Some(at) = differ.first() {
+            let name = |owner: &Option<String>| owner.as_ref().map_or("nobody".into(), |id| view.name_of(id));
+            let (here, there) = (name(&map[place(at)]), name(&expected[place(at)]));
+            let slots = slot::describe(differ.iter().copied());
+            findings.push(format!(
+                "{source} gives slot {at} to {here}, {first} to {there}; they differ in slots {slots}"
+            ));
         }
     }
     Ok(check::no_findings(

@@ -1,6 +1,6 @@
 //! The bodies of chapter AUTH. No finding ever holds a password: candidates are named by what was done to it.
 
-use crate::cases::replication::checks::links_up;
+use crate::cases::replication::pairing::links_up;
 use crate::check;
 use crate::cluster::connection::Address;
 use crate::cluster::node::{Member, NodeView};

@@ -196,6 +196,31 @@ async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Result<Vec<Ve
     Ok(keys.iter().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
+/// What the owner of a slot answers wrongly about two keys of it.
+async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[String]) -> Result<Vec<String>, Stop> {
+    let member = &owner.member;
+    let (name, surname) = (pair[0].as_str(), pair[1].as_str());
+    let mut connection = cx.connect(&member.address).await?;
+    let set = connection.call(&["MSET", name, "Angela", surname, "White"]).await?;
+    let got = connection.call(&["MGET", name, surname]).await?;
+    let both = Reply::Array(vec![Reply::Bulk("Angela".into()), Reply::Bulk("White".into())]);
+    let count = connection
+        .call(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
+        .await?;
+    let enough = count.integer().is_some_and(|count| count >= 2);
+    let stored = keys_in_slot(cx, owner, slot).await?;
+    let named = pair
+        .iter()
+        .all(|key| stored.iter().any(|other| other == key.as_bytes()));
+    let findings = [
+        check::unless(set.is_ok(), member, format!("MSET in slot {slot}"), &set),
+        check::unless(got == both, member, format!("MGET in slot {slot}"), &got),
+        check::unless(enough, member, format!("CLUSTER COUNTKEYSINSLOT {slot}"), &count),
+        (!named).then(|| format!("{member}: CLUSTER GETKEYSINSLOT {slot} does not name both keys")),
+    ];
+    Ok(findings.into_iter().flatten().collect())
+}
+
 pub(super) async fn colocation(cx: &Context) -> Outcome {
     const USER_1000: u16 = 1649;
     let view = cx.view().await?;
@@ -207,46 +232,9 @@ pub(super) async fn colocation(cx: &Context) -> Outcome {
     let judge = async {
         let mut findings = Vec::new();
         for (slot, pair) in slots.iter().zip(keys.chunks(2)) {
-            let Some(owner) = view.owner_of(*slot) else {
-                findings.push(format!("no node claims slot {slot}"));
-                continue;
-            };
-            let (name, surname) = (pair[0].as_str(), pair[1].as_str());
-            let mut connection = cx.connect(&owner.member.address).await?;
-            let set = connection.call(&["MSET", name, "Angela", surname, "White"]).await?;
-            findings.extend(check::unless(
-                set.is_ok(),
-                &owner.member,
-                format!("MSET in slot {slot}"),
-                &set,
-            ));
-            let got = connection.call(&["MGET", name, surname]).await?;
-            let both = Reply::Array(vec![Reply::Bulk("Angela".into()), Reply::Bulk("White".into())]);
-            findings.extend(check::unless(
-                got == both,
-                &owner.member,
-                format!("MGET in slot {slot}"),
-                &got,
-            ));
-            let count = connection
-                .call(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
-                .await?;
-            let enough = count.integer().is_some_and(|count| count >= 2);
-            findings.extend(check::unless(
-                enough,
-                &owner.member,
-                format!("CLUSTER COUNTKEYSINSLOT {slot}"),
-                &count,
-            ));
-            let stored = keys_in_slot(cx, owner, *slot).await?;
-            if !pair
-                .iter()
-                .all(|key| stored.iter().any(|other| other == key.as_bytes()))
-            {
-                findings.push(format!(
-                    "{}: CLUSTER GETKEYSINSLOT {slot} does not name both keys",
-                    owner.member
-                ));
+            match view.owner_of(*slot) {
+                Some(owner) => findings.extend(apart(cx, owner, *slot, pair).await?),
+                None => findings.push(format!("no node claims slot {slot}")),
             }
         }
         Ok(check::no_findings(
@@ -257,20 +245,19 @@ pub(super) async fn colocation(cx: &Context) -> Outcome {
     with_cleanup(judge, cx.remove_keys(&keys)).await
 }
 
+/// Keys in two neighbouring slots of a node; none where it claims fewer.
+fn neighbours(cx: &Context, node: &NodeView) -> Option<[String; 2]> {
+    let slots = node.own_slots();
+    let mut slots = slots.iter().skip(slots.len() / 3);
+    Some([cx.key_in(*slots.next()?, "one"), cx.key_in(*slots.next()?, "other")])
+}
+
 pub(super) async fn cross_slot(cx: &Context) -> Outcome {
     let view = cx.view().await?;
-    // Two neighbouring slots of each node that claims at least two.
     let pairs: Vec<(&NodeView, [String; 2])> = view
         .nodes
         .iter()
-        .filter_map(|node| {
-            let slots = node.own_slots();
-            let mut slots = slots.iter().copied().skip(slots.len() / 3);
-            Some((
-                node,
-                [cx.key_in(slots.next()?, "one"), cx.key_in(slots.next()?, "other")],
-            ))
-        })
+        .filter_map(|node| Some((node, neighbours(cx, node)?)))
         .collect();
     let keys: Vec<String> = pairs.iter().flat_map(|(_, pair)| pair.clone()).collect();
     let judge = async {
@@ -279,9 +266,7 @@ pub(super) async fn cross_slot(cx: &Context) -> Outcome {
         for (node, [one, other]) in &pairs {
             let slots = format!("{} and {}", slot_of(one), slot_of(other));
             let mut connection = cx.connect(&node.member.address).await?;
-            let reply = connection
-                .call(&["MSET", one.as_str(), "1", other.as_str(), "2"])
-                .await?;
+            let reply = connection.call(&["MSET", one, "1", other, "2"]).await?;
             let refused = reply.error_prefix() == Some("CROSSSLOT");
             findings.extend(check::unless(
                 refused,
@@ -290,7 +275,7 @@ pub(super) async fn cross_slot(cx: &Context) -> Outcome {
                 &reply,
             ));
             for key in [one, other] {
-                let exists = connection.call(&["EXISTS", key.as_str()]).await?;
+                let exists = connection.call(&["EXISTS", key]).await?;
                 let absent = exists.integer() == Some(0);
                 findings.extend(check::unless(
                     absent,

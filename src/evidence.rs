@@ -11,7 +11,7 @@ pub use platform::PlatformHints;
 
 use crate::cluster::node::NodeView;
 use crate::cluster::view::ClusterView;
-use crate::target::{Secret, Target, TargetError};
+use crate::target::{Deployment, Secret, Target, TargetError};
 use crate::verdict::Verdict;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -81,9 +81,14 @@ pub async fn gather(target: &dyn Target, view: Option<&ClusterView>, folder: &Pa
 
 /// What the platform can say about a cause. What it does not say in time, or at all, is absent.
 pub async fn hints(target: &dyn Target) -> PlatformHints {
-    let Some(deployment) = target.deployment() else {
-        return PlatformHints::default();
-    };
+    match target.deployment() {
+        Some(deployment) => hints_of(deployment, target.password().as_ref()).await,
+        None => PlatformHints::default(),
+    }
+}
+
+/// [`hints`], of a deployment that may be an altered copy.
+pub async fn hints_of(deployment: &dyn Deployment, password: Option<&Secret>) -> PlatformHints {
     let (pods, events, bootstrap_log) = tokio::join!(
         answer(deployment.pods()),
         answer(deployment.events()),
@@ -102,8 +107,8 @@ pub async fn hints(target: &dyn Target) -> PlatformHints {
         bootstrap_log,
         logs: logs.into_iter().flatten().collect(),
     };
-    if let Some(password) = target.password() {
-        hints.redact(&password);
+    if let Some(password) = password {
+        hints.redact(password);
     }
     hints
 }

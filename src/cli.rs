@@ -11,6 +11,7 @@ use crate::request::{Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
 use crate::surroundings;
+use crate::target::descriptor::PasswordSource;
 use crate::target::{Secret, TargetKind};
 use crate::timing::Timing;
 use anyhow::{Context as _, bail};
@@ -311,7 +312,13 @@ impl RunArguments {
             (None, None) => None,
         }
         .map(Secret::new);
+        let password_source = match (&self.password_env, &self.password_file) {
+            (Some(name), _) => Some(PasswordSource::Environment(name.clone())),
+            (None, Some(path)) => Some(PasswordSource::File(std::path::absolute(path)?)),
+            (None, None) => None,
+        };
         Ok(Request {
+            password_source,
             target_file: self.target_file.clone(),
             parameters: Parameters {
                 image: self.image.clone(),

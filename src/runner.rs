@@ -134,6 +134,7 @@ impl Recorder<'_> {
             progress: progress.clone(),
             started: Instant::now(),
             failover: tokio::sync::OnceCell::new(),
+            pool: Mutex::default(),
             settled: Mutex::default(),
             copies: Mutex::default(),
         });

@@ -162,6 +162,14 @@ impl KubernetesTarget {
         self.manifest.as_ref()
     }
 
+    /// Closes what is open here and leaves the rest: the whole cluster is about to go.
+    pub(crate) async fn abandon(&self) {
+        if let Some(shared) = self.site.get() {
+            shared.0.listeners.close().await;
+        }
+        *lock(&self.made_namespace) = None;
+    }
+
     fn note(&self, name: &str, value: &str) {
         lock(&self.facts).insert(name.to_owned(), value.to_owned());
     }

@@ -172,9 +172,11 @@ impl Context {
     /// When the platform cannot be asked which servers there are.
     pub async fn look(&self) -> Result<ClusterView, Stop> {
         let members = self.members().await?;
-        let answers = join_all(members.into_iter().map(|member| async {
-            self.look_at(&member).await.map_err(|error| (member, error))
-        }))
+        let answers = join_all(
+            members
+                .into_iter()
+                .map(|member| async { self.look_at(&member).await.map_err(|error| (member, error)) }),
+        )
         .await;
         let mut view = ClusterView::default();
         for answer in answers {
@@ -203,7 +205,10 @@ impl Context {
     }
 
     fn lock_pool(&self) -> std::sync::MutexGuard<'_, BTreeMap<Address, Connection>> {
-        self.shared.pool.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shared
+            .pool
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// [`Self::look`], expecting an answer from every server that the deployment is meant to have.

@@ -104,7 +104,9 @@ impl Request {
                 descriptor.shape(),
             )?)),
             TargetKind::Kubernetes => {
-                if !self.apply && let Some(source) = &self.password_source {
+                if !self.apply
+                    && let Some(source) = &self.password_source
+                {
                     descriptor.password = Some(source.clone());
                 }
                 Ok(Arc::new(KubernetesTarget::new(KubernetesOptions {
@@ -113,7 +115,11 @@ impl Request {
                     kubeconfig: self.kubeconfig.clone(),
                     context: self.context.clone(),
                     namespace: self.namespace.clone(),
-                    disposition: if self.apply { Disposition::Apply } else { Disposition::Attach },
+                    disposition: if self.apply {
+                        Disposition::Apply
+                    } else {
+                        Disposition::Attach
+                    },
                     keep: self.keep,
                     run_id: self.run_id.clone(),
                     timing,

@@ -92,7 +92,9 @@ impl KindTarget {
     async fn prepare_cluster(&self, cluster: &Cluster, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
         let mut phases = Vec::new();
         let started = Instant::now();
-        let taken = cluster.ensure(&Maker::Run(self.options.run_id.clone()), progress).await?;
+        let taken = cluster
+            .ensure(&Maker::Run(self.options.run_id.clone()), progress)
+            .await?;
         phases.push(phase(if taken { "cluster taken" } else { "cluster made" }, started));
         let started = Instant::now();
         if taken {
@@ -101,7 +103,11 @@ impl KindTarget {
             phases.push(phase("leftovers removed", started));
         }
         let started = Instant::now();
-        let images = self.inner.manifest().map(|manifest| manifest.images()).unwrap_or_default();
+        let images = self
+            .inner
+            .manifest()
+            .map(|manifest| manifest.images())
+            .unwrap_or_default();
         cluster.load(&images, progress).await?;
         phases.push(phase("images loaded", started));
         Ok(phases)

@@ -176,7 +176,11 @@ impl KubernetesTarget {
 
     /// The namespace that the user, the description or the context names; none where the run is to make one.
     fn named_namespace(&self, of_context: &str) -> Option<String> {
-        let named = self.options.namespace.clone().or_else(|| self.descriptor.namespace.clone());
+        let named = self
+            .options
+            .namespace
+            .clone()
+            .or_else(|| self.descriptor.namespace.clone());
         match self.options.disposition {
             Disposition::Attach => named.or_else(|| Some(of_context.to_owned())),
             Disposition::Apply => named,
@@ -386,7 +390,9 @@ impl Target for KubernetesTarget {
             }
         }
         if let Some((client, namespace)) = made {
-            outcome = remove_run(&client, &self.options.run_id, Some(namespace)).await.and(outcome);
+            outcome = remove_run(&client, &self.options.run_id, Some(namespace))
+                .await
+                .and(outcome);
         }
         outcome
     }
@@ -396,17 +402,18 @@ impl Target for KubernetesTarget {
 async fn remove_run(client: &Client, run_id: &str, own: Option<String>) -> Result<(), TargetError> {
     let of_run = namespaces(client).await.unwrap_or_default();
     let mut names: BTreeSet<String> = own.into_iter().collect();
-    names.extend(of_run.into_iter().filter(|(_, run)| *run == fit(run_id)).map(|(name, _)| name));
+    names.extend(
+        of_run
+            .into_iter()
+            .filter(|(_, run)| *run == fit(run_id))
+            .map(|(name, _)| name),
+    );
     let names: Vec<String> = names.into_iter().collect();
     remove_namespaces(client, &names, &Progress::silent()).await
 }
 
 /// Removes the namespaces of runs that have ended without doing so. The caller knows that no other run is going on.
-pub(crate) async fn remove_leftovers(
-    kubeconfig: &Path,
-    run_id: &str,
-    progress: &Progress,
-) -> Result<(), TargetError> {
+pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
     let reached = reach(Some(kubeconfig), None).await?;
     let left: Vec<String> = namespaces(&reached.client)
         .await?
@@ -415,7 +422,10 @@ pub(crate) async fn remove_leftovers(
         .map(|(name, _)| name)
         .collect();
     if !left.is_empty() {
-        progress.line(format!("  removing what an earlier run left: namespace {}", left.join(", ")));
+        progress.line(format!(
+            "  removing what an earlier run left: namespace {}",
+            left.join(", ")
+        ));
     }
     remove_namespaces(&reached.client, &left, progress).await
 }
@@ -429,7 +439,10 @@ pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let unready = nodes.iter().find(|node| {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        !conditions.into_iter().flatten().any(|it| it.type_ == "Ready" && it.status == "True")
+        !conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Ready" && it.status == "True")
     });
     match unready {
         Some(node) => Err(format!(

@@ -42,7 +42,12 @@ pub(super) async fn ask(program: &str, arguments: &[&str], limit: Duration) -> R
 pub(super) async fn work(program: &str, arguments: &[&str], limit: Duration, log: &Path) -> Result<(), TargetError> {
     let what = told(program, arguments);
     let unwritable = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", log.display()));
-    let mut file = File::options().create(true).append(true).read(true).open(log).map_err(unwritable)?;
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .read(true)
+        .open(log)
+        .map_err(unwritable)?;
     writeln!(file, "\n$ {what}").map_err(unwritable)?;
     let begins = file.stream_position().map_err(unwritable)?;
     let mut command = command(program, arguments)?;
@@ -117,23 +122,40 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         let limit = Duration::from_secs(10);
-        let error = work("sh", &["-c", "seq 30; echo why >&2; exit 3"], limit, &log).await.unwrap_err();
+        let error = work("sh", &["-c", "seq 30; echo why >&2; exit 3"], limit, &log)
+            .await
+            .unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("exit status: 3") && text.ends_with("30\nwhy") && !text.contains("\n7\n"), "{text}");
-        let error = ask("sh", &["-c", "echo no >&2; exit 1"], limit).await.unwrap_err().to_string();
+        assert!(
+            text.contains("exit status: 3") && text.ends_with("30\nwhy") && !text.contains("\n7\n"),
+            "{text}"
+        );
+        let error = ask("sh", &["-c", "echo no >&2; exit 1"], limit)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("exit status: 1: no"), "{error}");
         assert_eq!(ask("echo", &["yes"], limit).await.unwrap(), "yes\n");
     }
 
     #[tokio::test]
     async fn a_child_has_a_time_limit() {
-        let error = ask("sleep", &["5"], Duration::from_millis(50)).await.unwrap_err().to_string();
+        let error = ask("sleep", &["5"], Duration::from_millis(50))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("sleep 5: not done within"), "{error}");
     }
 
     #[tokio::test]
     async fn a_missing_program_is_said_with_the_next_step() {
-        let error = ask("no-such-program", &[], Duration::from_secs(1)).await.unwrap_err().to_string();
-        assert!(error.starts_with("no-such-program is not installed. scripts/setup"), "{error}");
+        let error = ask("no-such-program", &[], Duration::from_secs(1))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("no-such-program is not installed. scripts/setup"),
+            "{error}"
+        );
     }
 }

@@ -61,7 +61,11 @@ pub fn cluster_name() -> String {
 
 /// Where the suite keeps what outlives a run: `RCC_CACHE`, else the user's cache.
 fn cache() -> Result<PathBuf, TargetError> {
-    let named = |variable: &str| std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let named = |variable: &str| {
+        std::env::var_os(variable)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    };
     named("RCC_CACHE")
         .or_else(|| named("XDG_CACHE_HOME").map(|path| path.join("redis-cluster-conformance")))
         .or_else(|| named("HOME").map(|path| path.join(".cache/redis-cluster-conformance")))
@@ -176,7 +180,10 @@ impl Cluster {
                 }
                 Err(reason) => {
                     // A cluster does not survive its nodes being stopped: addresses and certificates change.
-                    progress.line(format!("  the kind cluster {} is of no use and made anew: {reason}", self.name));
+                    progress.line(format!(
+                        "  the kind cluster {} is of no use and made anew: {reason}",
+                        self.name
+                    ));
                     self.delete(progress).await?;
                 }
             }
@@ -188,13 +195,27 @@ impl Cluster {
 
     async fn take(&self, progress: &Progress) -> Result<(), String> {
         let node = format!("{}-control-plane", self.name);
-        let running = ask("docker", &["inspect", "--format", "{{.State.Running}}", &node], QUESTION).await;
+        let running = ask(
+            "docker",
+            &["inspect", "--format", "{{.State.Running}}", &node],
+            QUESTION,
+        )
+        .await;
         if running.map_err(|error| error.to_string())?.trim() != "true" {
             return Err(format!("its node {node} is stopped"));
         }
         let kubeconfig = self.kubeconfig.display().to_string();
-        let export = ["export", "kubeconfig", "--name", &self.name, "--kubeconfig", &kubeconfig];
-        ask("kind", &export, QUESTION).await.map_err(|error| error.to_string())?;
+        let export = [
+            "export",
+            "kubeconfig",
+            "--name",
+            &self.name,
+            "--kubeconfig",
+            &kubeconfig,
+        ];
+        ask("kind", &export, QUESTION)
+            .await
+            .map_err(|error| error.to_string())?;
         let started = Instant::now();
         let what = format!("the kind cluster {} to answer", self.name);
         let answer = async {
@@ -213,7 +234,10 @@ impl Cluster {
         let configuration = self.folder.join("cluster.yaml");
         std::fs::write(&configuration, CONFIGURATION)
             .map_err(|error| TargetError::Usage(format!("{}: {error}", configuration.display())))?;
-        let (configuration, kubeconfig) = (configuration.display().to_string(), self.kubeconfig.display().to_string());
+        let (configuration, kubeconfig) = (
+            configuration.display().to_string(),
+            self.kubeconfig.display().to_string(),
+        );
         let mut arguments = vec!["create", "cluster", "--name", &self.name, "--config", &configuration];
         arguments.extend(["--kubeconfig", &kubeconfig, "--wait", "120s"]);
         let image = node_image().await;
@@ -221,7 +245,10 @@ impl Cluster {
             arguments.extend(["--image", image]);
         }
         let of = image.as_deref().unwrap_or("kind's own node image");
-        progress.line(format!("  making the kind cluster {} of {of} (about a minute)", self.name));
+        progress.line(format!(
+            "  making the kind cluster {} of {of} (about a minute)",
+            self.name
+        ));
         let what = format!("kind to make the cluster {}", self.name);
         let log = self.log();
         let made = work("kind", &arguments, CREATION, &log);
@@ -255,7 +282,9 @@ impl Cluster {
         for image in images {
             let inspect = ["image", "inspect", "--format", "{{.Id}}", image];
             let Ok(id) = ask("docker", &inspect, QUESTION).await else {
-                progress.line(format!("  the image {image} is not on this machine: the node has it or must pull it"));
+                progress.line(format!(
+                    "  the image {image} is not on this machine: the node has it or must pull it"
+                ));
                 continue;
             };
             let mut lacking = false;
@@ -268,7 +297,9 @@ impl Cluster {
                 let arguments = ["load", "docker-image", image, "--name", &self.name];
                 let what = format!("the image {image} to be copied to the node");
                 let log = self.log();
-                progress.during(&what, LOADING, work("kind", &arguments, LOADING, &log)).await?;
+                progress
+                    .during(&what, LOADING, work("kind", &arguments, LOADING, &log))
+                    .await?;
             }
         }
         Ok(())
@@ -311,7 +342,10 @@ async fn node_image() -> Option<String> {
         return Some(named);
     }
     let inspect = ["image", "inspect", "--format", "{{.Id}}", LOCAL_NODE_IMAGE];
-    ask("docker", &inspect, QUESTION).await.ok().map(|_| LOCAL_NODE_IMAGE.to_owned())
+    ask("docker", &inspect, QUESTION)
+        .await
+        .ok()
+        .map(|_| LOCAL_NODE_IMAGE.to_owned())
 }
 
 /// Whether containerd's list has the image by its name, and is of the same content: the list has an entry by the id that

@@ -86,7 +86,11 @@ pub(super) async fn namespaces(client: &Client) -> Result<Vec<(String, String)>,
 }
 
 /// Removes namespaces with all that is in them, and the volumes that were made for them; waits until they are gone.
-pub(super) async fn remove_namespaces(client: &Client, names: &[String], progress: &Progress) -> Result<(), TargetError> {
+pub(super) async fn remove_namespaces(
+    client: &Client,
+    names: &[String],
+    progress: &Progress,
+) -> Result<(), TargetError> {
     if names.is_empty() {
         return Ok(());
     }
@@ -141,7 +145,9 @@ async fn volumes_of(client: &Client, namespaces: &[String]) -> Vec<String> {
         .iter()
         .filter(|volume| {
             let spec = volume.spec.as_ref();
-            let claim = spec.and_then(|spec| spec.claim_ref.as_ref()).and_then(|claim| claim.namespace.as_ref());
+            let claim = spec
+                .and_then(|spec| spec.claim_ref.as_ref())
+                .and_then(|claim| claim.namespace.as_ref());
             let goes = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
             goes && claim.is_some_and(|claim| namespaces.contains(claim))
         })
@@ -165,7 +171,10 @@ impl Site {
     /// unknown behind. `fresh` says that the namespace was made for this.
     pub(super) async fn apply(&self, fresh: bool, made: &std::sync::Mutex<Made>) -> Result<(), TargetError> {
         let Some(manifest) = &self.manifest else {
-            return Err(TargetError::Usage(format!("{} names no manifest to apply", self.descriptor.file())));
+            return Err(TargetError::Usage(format!(
+                "{} names no manifest to apply",
+                self.descriptor.file()
+            )));
         };
         let mut kinds: HashMap<(String, String), (ApiResource, bool)> = HashMap::new();
         let mut objects = Vec::new();
@@ -183,7 +192,14 @@ impl Site {
                 // The run decides where the objects go.
                 continue;
             }
-            objects.push((document, Applied { resource, namespaced, name: document.name().to_owned() }));
+            objects.push((
+                document,
+                Applied {
+                    resource,
+                    namespaced,
+                    name: document.name().to_owned(),
+                },
+            ));
         }
         for (_, object) in objects.iter().filter(|(_, object)| !fresh || !object.namespaced) {
             self.refuse_foreign(object).await?;
@@ -223,10 +239,12 @@ impl Site {
     async fn refuse_foreign(&self, object: &Applied) -> Result<(), TargetError> {
         let what = format!("looking for {}/{}", object.resource.kind, object.name);
         match bounded(&what, self.dynamic(object).get_opt(&object.name)).await? {
-            Some(found) if found.labels().get(RUN_LABEL) != Some(&fit(&self.run_id)) => Err(TargetError::Usage(format!(
-                "{}/{} is already in namespace {}, and not of this run: attach to it, or choose another namespace",
-                object.resource.kind, object.name, self.namespace
-            ))),
+            Some(found) if found.labels().get(RUN_LABEL) != Some(&fit(&self.run_id)) => {
+                Err(TargetError::Usage(format!(
+                    "{}/{} is already in namespace {}, and not of this run: attach to it, or choose another namespace",
+                    object.resource.kind, object.name, self.namespace
+                )))
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -273,7 +291,10 @@ impl Site {
         if !made.objects.iter().any(|object| object.namespaced) {
             return Ok(());
         }
-        let what = format!("the pods and volume claims of the run to be removed from namespace {}", self.namespace);
+        let what = format!(
+            "the pods and volume claims of the run to be removed from namespace {}",
+            self.namespace
+        );
         let gone = async {
             let started = Instant::now();
             loop {

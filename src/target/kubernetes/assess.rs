@@ -69,7 +69,11 @@ fn waiting(expected: usize, ready: usize, pods: &[&Pod]) -> String {
     let state = match next {
         None => "the next is not made yet".to_owned(),
         Some(pod) => {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("new");
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                .unwrap_or("new");
             let reason = containers(pod)
                 .iter()
                 .find_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.clone());
@@ -129,13 +133,20 @@ fn image(pod: &Pod, container: &ContainerStatus, events: &[&Event]) -> Option<Ca
 fn configuration(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
-    if !matches!(reason, "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") {
+    if !matches!(
+        reason,
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError"
+    ) {
         return None;
     }
     Some(Cause {
         key: format!("configuration {}", name(pod)),
         pod: None,
-        text: format!("pod {}: {}", name(pod), joined(Some(reason), waiting.message.as_deref())),
+        text: format!(
+            "pod {}: {}",
+            name(pod),
+            joined(Some(reason), waiting.message.as_deref())
+        ),
         grace: Duration::from_secs(10),
     })
 }
@@ -165,7 +176,10 @@ fn crash(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
     if container.restart_count < 2 {
         return None;
     }
-    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let last = container
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
     let ended = last.map_or_else(
         || trouble(container).unwrap_or_default(),
         |last| {
@@ -191,7 +205,8 @@ fn crash(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
 fn volume(event: &Event) -> Option<Cause> {
     let object = &event.involved_object;
     let reason = event.reason.as_deref()?;
-    if object.kind.as_deref() != Some("PersistentVolumeClaim") || !matches!(reason, "ProvisioningFailed" | "FailedBinding")
+    if object.kind.as_deref() != Some("PersistentVolumeClaim")
+        || !matches!(reason, "ProvisioningFailed" | "FailedBinding")
     {
         return None;
     }
@@ -200,7 +215,10 @@ fn volume(event: &Event) -> Option<Cause> {
     Some(Cause {
         key: format!("volume {claim}"),
         pod: None,
-        text: format!("volume claim {claim} stays Pending: {}", joined(Some(reason), Some(message))),
+        text: format!(
+            "volume claim {claim} stays Pending: {}",
+            joined(Some(reason), Some(message))
+        ),
         grace: Duration::from_secs(5),
     })
 }
@@ -215,7 +233,11 @@ fn unschedulable(pod: &Pod) -> Option<Cause> {
     }
     let message = condition.message.as_deref().unwrap_or_default();
     // Volumes bind late, and why they do not is told by the claim's own events.
-    let grace = if message.contains("PersistentVolumeClaim") { 30 } else { 10 };
+    let grace = if message.contains("PersistentVolumeClaim") {
+        30
+    } else {
+        10
+    };
     let step = if message.contains("Insufficient") {
         "\nFree some of it on the nodes (other deployments?), or lower what the container asks for (--cpu-request)."
     } else {
@@ -245,13 +267,19 @@ fn surroundings(event: &Event, pods: &[&Pod]) -> Option<Cause> {
     let in_trouble = |pod: &&&Pod| containers(pod).iter().all(|container| container.container_id.is_none());
     let concerned = match kind {
         "Pod" => pods.iter().filter(|pod| name(pod) == named).any(|pod| in_trouble(&pod)),
-        _ => !pods.iter().any(|pod| pod.status.is_some() && containers(pod).iter().any(|c| !c.ready)),
+        _ => !pods
+            .iter()
+            .any(|pod| pod.status.is_some() && containers(pod).iter().any(|c| !c.ready)),
     };
     let message = event.message.as_deref().unwrap_or_default();
     concerned.then(|| Cause {
         key: format!("{reason} {named} {message}"),
         pod: None,
-        text: format!("{} {named}: {}", kind.to_lowercase(), joined(Some(reason), Some(message))),
+        text: format!(
+            "{} {named}: {}",
+            kind.to_lowercase(),
+            joined(Some(reason), Some(message))
+        ),
         grace: Duration::from_secs(grace),
     })
 }

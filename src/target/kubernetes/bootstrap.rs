@@ -59,7 +59,10 @@ impl Watched {
 
     /// The last warning, for an error about a wait that has passed its bound.
     fn last_warning(&self) -> Option<String> {
-        let warnings = self.events.values().filter(|event| event.type_.as_deref() == Some("Warning"));
+        let warnings = self
+            .events
+            .values()
+            .filter(|event| event.type_.as_deref() == Some("Warning"));
         let last = warnings.max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
         Some(format!(
             "{}: {}",
@@ -70,7 +73,10 @@ impl Watched {
 }
 
 /// Keeps the objects of one watch; gives what went wrong with it.
-fn keep<K: ResourceExt>(objects: &mut BTreeMap<String, K>, change: watcher::Result<watcher::Event<K>>) -> Option<String> {
+fn keep<K: ResourceExt>(
+    objects: &mut BTreeMap<String, K>,
+    change: watcher::Result<watcher::Event<K>>,
+) -> Option<String> {
     match change {
         Ok(watcher::Event::Init) => objects.clear(),
         Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
@@ -134,7 +140,9 @@ impl Site {
     fn watch(&self) -> impl Stream<Item = Seen> + use<> {
         let pods = Config::default().labels(&self.descriptor.selector());
         let pods = watcher(self.api::<Pod>(), pods).default_backoff().map(Seen::Pod);
-        let events = watcher(self.api::<Event>(), Config::default()).default_backoff().map(Seen::Event);
+        let events = watcher(self.api::<Event>(), Config::default())
+            .default_backoff()
+            .map(Seen::Event);
         futures::stream::select(pods.boxed(), events.boxed())
     }
 
@@ -195,7 +203,11 @@ impl Site {
         match tokio::time::timeout(Duration::from_secs(5), api.list(&ListParams::default())).await {
             Ok(Ok(classes)) => {
                 let names: Vec<String> = classes.items.iter().map(ResourceExt::name_any).collect();
-                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                let names = if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                };
                 format!("\nThe cluster has these storage classes: {names}. Choose one with --storage-class.")
             }
             Ok(Err(error)) => format!("\nThe storage classes cannot be listed: {}", failed("", &error)),

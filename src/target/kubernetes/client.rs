@@ -30,7 +30,9 @@ pub(super) async fn reach(kubeconfig: Option<&Path>, context: Option<&str>) -> R
         None => Kubeconfig::read(),
     };
     let known = read.map_err(|error| {
-        TargetError::Usage(format!("{error}\nName a kubeconfig that can be read with --kubeconfig, or by KUBECONFIG."))
+        TargetError::Usage(format!(
+            "{error}\nName a kubeconfig that can be read with --kubeconfig, or by KUBECONFIG."
+        ))
     })?;
     let contexts: Vec<String> = known.contexts.iter().map(|context| context.name.clone()).collect();
     let current = context.map(str::to_owned).or_else(|| known.current_context.clone());
@@ -43,7 +45,11 @@ pub(super) async fn reach(kubeconfig: Option<&Path>, context: Option<&str>) -> R
         .map_err(|error| match error {
             KubeconfigError::LoadContext(name) => TargetError::Usage(format!(
                 "the context \"{name}\" does not exist in {file}; there are: {}",
-                if contexts.is_empty() { "none".to_owned() } else { contexts.join(", ") }
+                if contexts.is_empty() {
+                    "none".to_owned()
+                } else {
+                    contexts.join(", ")
+                }
             )),
             KubeconfigError::CurrentContextNotSet => TargetError::Usage(format!(
                 "{file} names no current context; choose one with --context: {}",

@@ -30,7 +30,11 @@ pub(super) struct AlteredCopy {
 impl AlteredCopy {
     /// Applies the altered manifest in a namespace of its own.
     pub(super) async fn deploy(original: &Arc<Site>, variant: Variant) -> Result<Self, TargetError> {
-        let missing = || TargetError::Usage(format!("the description does not say how to make the variant {variant:?}"));
+        let missing = || {
+            TargetError::Usage(format!(
+                "the description does not say how to make the variant {variant:?}"
+            ))
+        };
         let recipe = original.descriptor.variants.get(&variant).ok_or_else(missing)?;
         let mut manifest = original.manifest.clone().ok_or_else(missing)?;
         manifest

@@ -22,14 +22,32 @@ impl Site {
             return;
         }
         let pods = self.raw_pods().await;
-        let names: Vec<String> = pods.as_deref().unwrap_or_default().iter().map(ResourceExt::name_any).collect();
+        let names: Vec<String> = pods
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect();
         let own = self.own_files().await;
         tokio::join!(
             async { self.keep(folder, "pods.yaml", pods.and_then(|pods| yaml(&pods))).await },
             async { self.keep(folder, "events.txt", self.events_text().await).await },
-            async { self.keep(folder, "statefulsets.yaml", self.objects::<StatefulSet>().await).await },
-            async { self.keep(folder, "services.yaml", self.objects::<Service>().await).await },
-            async { self.keep(folder, "volumeclaims.yaml", self.objects::<PersistentVolumeClaim>().await).await },
+            async {
+                self.keep(folder, "statefulsets.yaml", self.objects::<StatefulSet>().await)
+                    .await
+            },
+            async {
+                self.keep(folder, "services.yaml", self.objects::<Service>().await)
+                    .await
+            },
+            async {
+                self.keep(
+                    folder,
+                    "volumeclaims.yaml",
+                    self.objects::<PersistentVolumeClaim>().await,
+                )
+                .await
+            },
             async { self.keep(folder, "bootstrap.log", self.hook_log().await).await },
             join_all(names.iter().map(|pod| self.keep_pod(folder, pod, &own))),
         );
@@ -56,7 +74,10 @@ impl Site {
     async fn own_files(&self) -> Vec<(String, String)> {
         let conf = match &self.descriptor.redis_conf {
             Some(entry) => match &self.manifest {
-                Some(manifest) => manifest.config_map(&entry.config_map, &entry.key).map(str::to_owned).ok(),
+                Some(manifest) => manifest
+                    .config_map(&entry.config_map, &entry.key)
+                    .map(str::to_owned)
+                    .ok(),
                 None => self.config_map(&entry.config_map, &entry.key).await.ok(),
             },
             None => None,
@@ -67,7 +88,10 @@ impl Site {
     async fn events_text(&self) -> Result<String, TargetError> {
         let events = self.raw_events().await?;
         let lines = events.iter().map(|event| {
-            let at = event.last_timestamp.as_ref().map_or_else(String::new, |time| time.0.to_string());
+            let at = event
+                .last_timestamp
+                .as_ref()
+                .map_or_else(String::new, |time| time.0.to_string());
             let told = event_summary(event);
             format!(
                 "{at} {} x{} {} {}: {}\n",
@@ -152,4 +176,3 @@ mod tests {
         assert_eq!(files("logfile /var/log/r.log\n")[1].1, "/var/log/r.log");
     }
 }
-

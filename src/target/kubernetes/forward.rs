@@ -36,7 +36,10 @@ impl Site {
             address: address.clone(),
             reason,
         };
-        let found = self.pod_at(address).await.map_err(|error| unreachable(error.to_string()))?;
+        let found = self
+            .pod_at(address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         let Some(pod) = found else {
             return Err(refused(format!(
                 "no running pod of namespace {} has this address at present",

@@ -139,7 +139,10 @@ impl Site {
     pub(super) async fn find_password(&self) -> Result<Option<Secret>, TargetError> {
         match &self.descriptor.password {
             Some(PasswordSource::Secret { name, key }) => {
-                let what = format!("reading the password from Secret {name} of namespace {}", self.namespace);
+                let what = format!(
+                    "reading the password from Secret {name} of namespace {}",
+                    self.namespace
+                );
                 let secret = bounded(&what, self.api::<core::Secret>().get(name)).await?;
                 let text = secret
                     .data
@@ -147,12 +150,14 @@ impl Site {
                     .and_then(|bytes| String::from_utf8(bytes.0).ok());
                 match text {
                     Some(text) => Ok(Some(Secret::new(text))),
-                    None => Err(TargetError::Usage(format!("Secret {name} has no entry {key} that is text"))),
+                    None => Err(TargetError::Usage(format!(
+                        "Secret {name} has no entry {key} that is text"
+                    ))),
                 }
             }
-            Some(PasswordSource::RedisConf(entry)) => {
-                Ok(required_password(&self.config_map(&entry.config_map, &entry.key).await?))
-            }
+            Some(PasswordSource::RedisConf(entry)) => Ok(required_password(
+                &self.config_map(&entry.config_map, &entry.key).await?,
+            )),
             Some(PasswordSource::Environment(_) | PasswordSource::File(_)) | None => {
                 self.descriptor.password(None).map_err(unusable)
             }
@@ -176,14 +181,23 @@ impl Site {
         }
     }
 
-    pub(super) async fn container_log(&self, pod: &str, previous: bool, lines: Option<i64>) -> Result<String, TargetError> {
+    pub(super) async fn container_log(
+        &self,
+        pod: &str,
+        previous: bool,
+        lines: Option<i64>,
+    ) -> Result<String, TargetError> {
         let wanted = LogParams {
             container: Some(self.descriptor.container.clone()),
             previous,
             tail_lines: lines,
             ..LogParams::default()
         };
-        bounded(&format!("reading the log of pod {pod}"), self.api::<core::Pod>().logs(pod, &wanted)).await
+        bounded(
+            &format!("reading the log of pod {pod}"),
+            self.api::<core::Pod>().logs(pod, &wanted),
+        )
+        .await
     }
 
     /// The hook's own log file; else what the bootstrap pod's container said, or said before it was started again.
@@ -271,7 +285,9 @@ fn find(members: &[Member], address: &Address) -> Option<String> {
 /// The exit code in the status of a command that failed.
 fn exit_code(status: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Status) -> Option<i32> {
     let causes = status.details.as_ref()?.causes.as_ref()?;
-    let cause = causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
+    let cause = causes
+        .iter()
+        .find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
     cause.message.as_deref()?.parse().ok()
 }
 
@@ -337,7 +353,9 @@ pub(super) fn summary(pod: &core::Pod) -> Pod {
     Pod {
         name: pod.metadata.name.clone().unwrap_or_default(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
-        address: status.and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty()),
+        address: status
+            .and_then(|status| status.pod_ip.clone())
+            .filter(|ip| !ip.is_empty()),
         phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
         ready: condition(pod, "Ready"),
         restarts: containers(pod).iter().map(|container| container.restart_count).sum(),
@@ -349,9 +367,12 @@ pub(super) fn summary(pod: &core::Pod) -> Pod {
 /// Why a container waits, or how it last ended.
 pub(super) fn trouble(container: &core::ContainerStatus) -> Option<String> {
     let state = container.state.as_ref();
-    let waiting = state
-        .and_then(|state| state.waiting.as_ref())
-        .filter(|waiting| !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing")));
+    let waiting = state.and_then(|state| state.waiting.as_ref()).filter(|waiting| {
+        !matches!(
+            waiting.reason.as_deref(),
+            None | Some("ContainerCreating" | "PodInitializing")
+        )
+    });
     if let Some(waiting) = waiting {
         return Some(joined(waiting.reason.as_deref(), waiting.message.as_deref()));
     }

@@ -11,7 +11,8 @@ use crate::request::{Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
 use crate::surroundings;
-use crate::target::{Secret, TargetKind};
+use crate::target::descriptor::PasswordSource;
+use crate::target::{Secret, TargetError, TargetKind, kind};
 use crate::timing::Timing;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -311,7 +312,13 @@ impl RunArguments {
             (None, None) => None,
         }
         .map(Secret::new);
+        let password_source = match (&self.password_env, &self.password_file) {
+            (Some(name), _) => Some(PasswordSource::Environment(name.clone())),
+            (None, Some(path)) => Some(PasswordSource::File(std::path::absolute(path)?)),
+            (None, None) => None,
+        };
         Ok(Request {
+            password_source,
             target_file: self.target_file.clone(),
             parameters: Parameters {
                 image: self.image.clone(),
@@ -389,11 +396,36 @@ fn colour(terminal: bool) -> bool {
 }
 
 async fn up() -> anyhow::Result<u8> {
-    bail!("not yet")
+    match kind::up(&Progress::stderr()).await {
+        Ok(kubeconfig) => {
+            anstream::println!(
+                "the kind cluster {} runs; kubeconfig: {}",
+                kind::cluster_name(),
+                kubeconfig.display()
+            );
+            anstream::println!("runs use it and leave it; `redis-cluster-conformance down` removes it");
+            Ok(exit::CONFORMANT)
+        }
+        Err(error) => Ok(broken(&error)),
+    }
 }
 
 async fn down() -> anyhow::Result<u8> {
-    bail!("not yet")
+    match kind::down(&Progress::stderr()).await {
+        Ok(true) => anstream::println!("the kind cluster {} is gone", kind::cluster_name()),
+        Ok(false) => anstream::println!("there is no kind cluster {}", kind::cluster_name()),
+        Err(error) => return Ok(broken(&error)),
+    }
+    Ok(exit::CONFORMANT)
+}
+
+/// Tells an error of a target, and gives the exit code for it.
+fn broken(error: &TargetError) -> u8 {
+    anstream::eprintln!("error: {error}");
+    match error {
+        TargetError::Usage(_) => exit::USAGE,
+        TargetError::NotDeployed(_) | TargetError::Surroundings(_) | TargetError::Link(_) => exit::BROKEN,
+    }
 }
 
 /// A line for each thing that a target needs; 0 when every target can be used.

@@ -14,7 +14,7 @@ use crate::timing::Timing;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub struct Shared {
     pub started: Instant,
     /// The failover that several cases look at: done once, by the first that asks.
     pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
+    /// Connections that looks at the cluster use again: opening one can cost far more than the question itself.
+    pub pool: Mutex<BTreeMap<Address, Connection>>,
     /// How the waits for a whole cluster after disruptive cases ended: the time, or what was still missing.
     pub settled: Mutex<Vec<(CaseId, Result<Duration, String>)>>,
     /// The copies that cases made and have not yet removed; the runner removes what is left.
@@ -170,13 +172,11 @@ impl Context {
     /// When the platform cannot be asked which servers there are.
     pub async fn look(&self) -> Result<ClusterView, Stop> {
         let members = self.members().await?;
-        let answers = join_all(members.into_iter().map(|member| async {
-            let answer = async {
-                let mut connection = self.connect(&member.address).await?;
-                NodeView::ask(&mut connection, member.clone()).await
-            };
-            answer.await.map_err(|error| (member, error))
-        }))
+        let answers = join_all(
+            members
+                .into_iter()
+                .map(|member| async { self.look_at(&member).await.map_err(|error| (member, error)) }),
+        )
         .await;
         let mut view = ClusterView::default();
         for answer in answers {
@@ -186,6 +186,29 @@ impl Context {
             }
         }
         Ok(view)
+    }
+
+    /// Asks one server everything, over a connection of an earlier look where there is one.
+    async fn look_at(&self, member: &Member) -> Result<NodeView, LinkError> {
+        let pooled = self.lock_pool().remove(&member.address);
+        if let Some(mut connection) = pooled
+            && let Ok(view) = NodeView::ask(&mut connection, member.clone()).await
+        {
+            self.lock_pool().insert(member.address.clone(), connection);
+            return Ok(view);
+        }
+        // None yet, or an old one that has broken: only a new one says whether the server answers.
+        let mut connection = self.connect(&member.address).await?;
+        let view = NodeView::ask(&mut connection, member.clone()).await?;
+        self.lock_pool().insert(member.address.clone(), connection);
+        Ok(view)
+    }
+
+    fn lock_pool(&self) -> std::sync::MutexGuard<'_, BTreeMap<Address, Connection>> {
+        self.shared
+            .pool
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// [`Self::look`], expecting an answer from every server that the deployment is meant to have.

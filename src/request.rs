@@ -4,7 +4,9 @@ use crate::cluster::connection::Address;
 use crate::cluster::view::Shape;
 use crate::manifest::parameters::Parameters;
 use crate::target::addresses::AddressesTarget;
-use crate::target::descriptor::Descriptor;
+use crate::target::descriptor::{Descriptor, PasswordSource};
+use crate::target::kind::{KindOptions, KindTarget};
+use crate::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use crate::target::processes::{ProcessesOptions, ProcessesTarget};
 use crate::target::{Secret, Target, TargetError, TargetKind};
 use crate::timing::Timing;
@@ -21,8 +23,11 @@ pub struct Request {
     pub target_file: Option<PathBuf>,
     /// Parameters in the place of the description's.
     pub parameters: Parameters,
-    /// Where the password is read from instead of the description's source.
+    /// The password in the place of the description's: set in a manifest that is applied, and asked of servers that are
+    /// there.
     pub password: Option<Secret>,
+    /// Where that password comes from, for a deployment that is only attached to.
+    pub password_source: Option<PasswordSource>,
     /// For `addresses`: every node.
     pub addresses: Vec<Address>,
     /// The shape in the place of the description's.
@@ -55,6 +60,7 @@ impl Request {
             target_file: None,
             parameters: Parameters::default(),
             password: None,
+            password_source: None,
             addresses: Vec::new(),
             masters: None,
             replicas_per_master: None,
@@ -97,7 +103,35 @@ impl Request {
                 self.password.clone(),
                 descriptor.shape(),
             )?)),
-            TargetKind::Kubernetes | TargetKind::Kind => Err(TargetError::Usage("not yet".into())),
+            TargetKind::Kubernetes => {
+                if !self.apply
+                    && let Some(source) = &self.password_source
+                {
+                    descriptor.password = Some(source.clone());
+                }
+                Ok(Arc::new(KubernetesTarget::new(KubernetesOptions {
+                    descriptor,
+                    parameters: self.parameters.clone(),
+                    kubeconfig: self.kubeconfig.clone(),
+                    context: self.context.clone(),
+                    namespace: self.namespace.clone(),
+                    disposition: if self.apply {
+                        Disposition::Apply
+                    } else {
+                        Disposition::Attach
+                    },
+                    keep: self.keep,
+                    run_id: self.run_id.clone(),
+                    timing,
+                })?))
+            }
+            TargetKind::Kind => Ok(Arc::new(KindTarget::new(KindOptions {
+                descriptor,
+                parameters: self.parameters.clone(),
+                keep: self.keep,
+                run_id: self.run_id.clone(),
+                timing,
+            })?)),
         }
     }
 

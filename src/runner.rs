@@ -27,6 +27,9 @@ const COPIES_AT_ONCE: usize = 2;
 /// No case may take longer: a watchdog against a case that waits without a bound, never reached by one that has one.
 const LONGEST_CASE: Duration = Duration::from_secs(900);
 
+/// How long evidence of one case may take to gather, with everything that the platform has to say.
+const LONGEST_GATHERING: Duration = Duration::from_secs(90);
+
 /// What a run is asked for.
 pub struct Options {
     /// The cases, in the catalogue's order.
@@ -131,6 +134,7 @@ impl Recorder<'_> {
             progress: progress.clone(),
             started: Instant::now(),
             failover: tokio::sync::OnceCell::new(),
+            pool: Mutex::default(),
             settled: Mutex::default(),
             copies: Mutex::default(),
         });
@@ -263,7 +267,7 @@ impl Recorder<'_> {
         result.measured = measured;
         result.notes = notes.iter().map(|note| self.redact(note)).collect();
         if matches!(verdict, Verdict::Fail(_) | Verdict::Error(_)) {
-            self.gather(shared, case, &mut result, &timeline).await;
+            self.gather(shared, case, &verdict, &mut result, &timeline).await;
         }
         self.record(shared.progress.clone(), result);
         let left: Vec<_> = {
@@ -278,7 +282,14 @@ impl Recorder<'_> {
     }
 
     /// Gathers the evidence of a case that did not pass, and finds its cause, before anything is cleaned up.
-    async fn gather(&self, shared: &Arc<Shared>, case: &Case, result: &mut CaseResult, timeline: &[(f64, String)]) {
+    async fn gather(
+        &self,
+        shared: &Arc<Shared>,
+        case: &Case,
+        verdict: &Verdict,
+        result: &mut CaseResult,
+        timeline: &[(f64, String)],
+    ) {
         let gathering = async {
             let copy = {
                 let copies = shared.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -289,7 +300,7 @@ impl Recorder<'_> {
             };
             let view = settle::look(shared).await.ok();
             let hints = match &copy {
-                Some(copy) => evidence::hints_of(copy.deployment()).await,
+                Some(copy) => evidence::hints_of(copy.deployment(), self.target.password().as_ref()).await,
                 None => evidence::hints(&*self.target).await,
             };
             let failure = result.actual.clone().or(result.reason.clone()).unwrap_or_default();
@@ -299,18 +310,28 @@ impl Recorder<'_> {
             if let Some(out) = &self.options.out {
                 let place = format!("evidence/{}", case.id);
                 let folder = out.join(&place);
-                evidence::gather(&*self.target, view.as_ref(), &folder, result, timeline).await;
+                let subject = evidence::Subject {
+                    id: case.id.0,
+                    title: case.title,
+                    requirement: case.requirement,
+                    verdict,
+                    cause: result.cause.as_deref(),
+                    timeline,
+                };
+                let gathered = evidence::gather(&*self.target, view.as_ref(), &folder, &subject).await;
                 if let Some(copy) = copy {
                     copy.collect_evidence(&folder).await;
                 }
-                result.evidence = Some(place);
+                result.evidence = gathered.then_some(place);
             }
         };
         // Evidence is worth waiting for, not hanging for.
-        if tokio::time::timeout(Duration::from_secs(60), gathering).await.is_err() {
-            shared
-                .progress
-                .line(format!("{}: gathering evidence did not end within 60 s", case.id));
+        if tokio::time::timeout(LONGEST_GATHERING, gathering).await.is_err() {
+            shared.progress.line(format!(
+                "{}: gathering evidence did not end within {} s",
+                case.id,
+                LONGEST_GATHERING.as_secs()
+            ));
         }
     }
 

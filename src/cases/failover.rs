@@ -174,10 +174,11 @@ fn gap_bounds(cx: &Context) -> (Duration, Duration) {
     )
 }
 
-/// Expects a gap within the bound; with one lost election, within the longer one, and then says so.
-fn judge_gap(cx: &Context, gap: Duration) -> Result<(), Mismatch> {
+/// Expects a gap within the bound; with one lost election, within the longer one, and then says so. The floor is that of
+/// an election: a master that comes back in time needs none.
+fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(), Mismatch> {
     let (bound, with_lost_election) = gap_bounds(cx);
-    cx.measure("write gap", gap, Some(cx.timing().failover_floor()), Some(bound));
+    cx.measure("write gap", gap, floor, Some(bound));
     if gap > bound && gap <= with_lost_election {
         cx.note("one election was lost: the gap is within the bound for that");
     }
@@ -226,7 +227,8 @@ async fn deleting_a_master(cx: &Context) -> Outcome {
     let Some(owner) = after.owner_of(shard.slot).and_then(|view| view.myself()) else {
         return Err(Mismatch::new("an owner of the shard's slots", "none says it owns them").into());
     };
-    if owner.id == shard.master_id {
+    let promoted = owner.id != shard.master_id;
+    if !promoted {
         cx.note(format!(
             "outcome: {} came back before it was replaced, and is the master as before",
             shard.master.name
@@ -249,7 +251,7 @@ async fn deleting_a_master(cx: &Context) -> Outcome {
             format!("{} owns the slots", after.name_of(&owner.id)),
         )?;
     }
-    Ok(judge_gap(cx, gap)?)
+    Ok(judge_gap(cx, gap, promoted.then(|| cx.timing().failover_floor()))?)
 }
 
 /// Whether all nodes that answer agree who owns the shard, say ok, and the owner takes a write.
@@ -317,7 +319,7 @@ async fn promotion(cx: &Context) -> Outcome {
     cx.measure("promotion", promoted, Some(cx.timing().failover_floor()), Some(bound));
     cx.count("acknowledged writes", failover.writes.acked(), "writes");
     cx.count("ledgers with a lost write", failover.lost.len(), "ledgers");
-    Ok(judge_gap(cx, failover.write_gap())?)
+    Ok(judge_gap(cx, failover.write_gap(), Some(cx.timing().failover_floor()))?)
 }
 
 async fn graceful_stop(cx: &Context) -> Outcome {
@@ -329,7 +331,7 @@ async fn graceful_stop(cx: &Context) -> Outcome {
     } else {
         cx.note("no handover: the failover began when the server was gone");
     }
-    Ok(judge_gap(cx, gap)?)
+    Ok(judge_gap(cx, gap, None)?)
 }
 
 async fn new_epoch(cx: &Context) -> Outcome {

@@ -6,6 +6,7 @@ pub mod json;
 pub mod junit;
 pub mod terminal;
 mod text;
+mod words;
 
 use crate::case::{Impact, Level, Profile, Seed};
 use crate::context::Measurement;

@@ -1,1 +1,197 @@
-//! Target kind (to be written).
+//! Target `kind`: the target `kubernetes` on a kind cluster that the suite makes, or takes where a good one runs. The
+//! cluster is used by one process at a time, under a lock; what it made is its to remove.
+
+mod children;
+mod cluster;
+mod nodes;
+
+pub use cluster::{cluster_name, down, kubeconfig, up};
+
+use super::descriptor::Descriptor;
+use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget, remove_leftovers};
+use super::{Deployment, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use crate::case::Capability;
+use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use crate::cluster::node::Member;
+use crate::manifest::Parameters;
+use crate::progress::Progress;
+use crate::timing::Timing;
+use async_trait::async_trait;
+use cluster::{Cluster, Maker};
+use nodes::DockerNodes;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What the user says of a target on kind.
+#[derive(Clone, Debug)]
+pub struct KindOptions {
+    /// The description of the deployment.
+    pub descriptor: Descriptor,
+    /// Parameters that win over those of the description.
+    pub parameters: Parameters,
+    /// Whether the cluster and what was applied stay when the run ends.
+    pub keep: bool,
+    /// The run's id, part of names and labels.
+    pub run_id: String,
+    /// The time limits.
+    pub timing: Timing,
+}
+
+/// A deployment on a kind cluster.
+pub struct KindTarget {
+    options: KindOptions,
+    inner: KubernetesTarget,
+    nodes: Arc<DockerNodes>,
+    /// The cluster, while this run holds its lock.
+    cluster: Mutex<Option<Arc<Cluster>>>,
+}
+
+impl std::fmt::Debug for KindTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KindTarget").finish_non_exhaustive()
+    }
+}
+
+impl KindTarget {
+    /// Reads the description's manifest; nothing is made yet.
+    ///
+    /// # Errors
+    /// When the manifest cannot be used, or there is no place for the cluster's files.
+    pub fn new(options: KindOptions) -> Result<Self, TargetError> {
+        let nodes = Arc::new(DockerNodes::new(&cluster_name()));
+        let inner = KubernetesTarget::with_nodes(
+            KubernetesOptions {
+                descriptor: options.descriptor.clone(),
+                parameters: options.parameters.clone(),
+                kubeconfig: Some(kubeconfig()?),
+                context: None,
+                // The cluster is the suite's own: a namespace of its own keeps runs apart.
+                namespace: None,
+                disposition: Disposition::Apply,
+                keep: options.keep,
+                run_id: options.run_id.clone(),
+                timing: options.timing.clone(),
+            },
+            Some(nodes.clone()),
+        )?;
+        Ok(Self {
+            options,
+            inner,
+            nodes,
+            cluster: Mutex::default(),
+        })
+    }
+
+    fn cluster(&self) -> std::sync::MutexGuard<'_, Option<Arc<Cluster>>> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn prepare_cluster(&self, cluster: &Cluster, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let mut phases = Vec::new();
+        let started = Instant::now();
+        let taken = cluster
+            .ensure(&Maker::Run(self.options.run_id.clone()), progress)
+            .await?;
+        phases.push(phase(if taken { "cluster taken" } else { "cluster made" }, started));
+        let started = Instant::now();
+        if taken {
+            remove_leftovers(cluster.kubeconfig(), &self.options.run_id, progress).await?;
+            self.nodes.unblock_all().await?;
+            phases.push(phase("leftovers removed", started));
+        }
+        let started = Instant::now();
+        let images = self
+            .inner
+            .manifest()
+            .map(|manifest| manifest.images())
+            .unwrap_or_default();
+        cluster.load(&images, progress).await?;
+        phases.push(phase("images loaded", started));
+        Ok(phases)
+    }
+}
+
+fn phase(name: &str, started: Instant) -> Phase {
+    Phase {
+        name: name.to_owned(),
+        seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        floor: None,
+    }
+}
+
+#[async_trait]
+impl Target for KindTarget {
+    fn description(&self) -> TargetDescription {
+        let mut description = self.inner.description();
+        description.kind = TargetKind::Kind;
+        description.descriptor.insert("cluster".to_owned(), cluster_name());
+        description
+    }
+
+    fn capabilities(&self) -> BTreeSet<Capability> {
+        self.inner.capabilities()
+    }
+
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let cluster = Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), progress).await?);
+        *self.cluster() = Some(cluster.clone());
+        let mut phases = self.prepare_cluster(&cluster, progress).await?;
+        phases.extend(self.inner.prepare(progress).await?);
+        Ok(phases)
+    }
+
+    fn password(&self) -> Option<Secret> {
+        self.inner.password()
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, TargetError> {
+        self.inner.members().await
+    }
+
+    async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
+        self.inner.connect(address).await
+    }
+
+    async fn dial(&self, address: &Address) -> Result<SocketAddr, LinkError> {
+        self.inner.dial(address).await
+    }
+
+    async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
+        self.inner.inject(fault, member).await
+    }
+
+    async fn undo_faults(&self) -> Result<(), TargetError> {
+        self.inner.undo_faults().await
+    }
+
+    fn deployment(&self) -> Option<&dyn Deployment> {
+        self.inner.deployment()
+    }
+
+    async fn collect_evidence(&self, folder: &Path) {
+        self.inner.collect_evidence(folder).await;
+    }
+
+    async fn release(&self) -> Result<(), TargetError> {
+        let cluster = self.cluster().take();
+        let Some(cluster) = cluster else { return Ok(()) };
+        if self.options.keep {
+            cluster.belongs_to(&Maker::Up);
+            return self.inner.release().await;
+        }
+        if cluster.made_by_a_run() {
+            // What is in it goes with it.
+            self.inner.abandon().await;
+            return cluster.delete(&Progress::silent()).await;
+        }
+        let unblocked = self.nodes.unblock_all().await;
+        self.inner.release().await.and(unblocked)
+    }
+}

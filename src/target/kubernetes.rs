@@ -1,1 +1,454 @@
-//! Target kubernetes (to be written).
+//! Target `kubernetes`: a deployment in a namespace of an existing cluster, attached to or applied there, through the API
+//! alone. The target `kind` is this one on a cluster of its own, whose nodes' processes it reaches as well.
+
+mod apply;
+mod assess;
+mod bootstrap;
+mod client;
+mod copy;
+mod deployment;
+mod evidence;
+mod faults;
+mod forward;
+mod site;
+
+pub use apply::RUN_LABEL;
+
+use super::descriptor::Descriptor;
+use super::{Deployment, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use crate::case::Capability;
+use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use crate::cluster::node::Member;
+use crate::manifest::{Manifest, Parameters};
+use crate::progress::Progress;
+use crate::timing::Timing;
+use apply::{Made, fit, lock, make_namespace, namespaces, remove_namespaces};
+use async_trait::async_trait;
+use client::reach;
+use deployment::SharedSite;
+use faults::{Lasting, allowed};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use site::{Site, bounded, unusable};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+/// Whether the run makes the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It is there; nothing is made, and nothing is removed.
+    Attach,
+    /// The description's manifest is applied, and removed at the end.
+    Apply,
+}
+
+/// What the user says of a target on Kubernetes.
+#[derive(Clone, Debug)]
+pub struct KubernetesOptions {
+    /// The description of the deployment.
+    pub descriptor: Descriptor,
+    /// Parameters that win over those of the description.
+    pub parameters: Parameters,
+    /// The kubeconfig; the usual one where not named.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context; the kubeconfig's current one where not named.
+    pub context: Option<String>,
+    /// The namespace; wins over the description's.
+    pub namespace: Option<String>,
+    /// Attach or apply.
+    pub disposition: Disposition,
+    /// Whether what was applied stays when the run ends.
+    pub keep: bool,
+    /// The run's id, part of names and labels.
+    pub run_id: String,
+    /// The time limits.
+    pub timing: Timing,
+}
+
+/// A signal to a server's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// SIGKILL; done when the process is gone.
+    Kill,
+    /// SIGSTOP.
+    Stop,
+    /// SIGCONT.
+    Continue,
+}
+
+/// What only the owner of a cluster's nodes can do.
+#[async_trait]
+pub(crate) trait NodeAccess: Send + Sync {
+    /// Sends a signal to the first process of a container.
+    async fn signal(&self, node: &str, container: &str, signal: Signal) -> Result<(), TargetError>;
+
+    /// Drops every packet to a port of a pod's address, until [`Self::unblock`] of the same tag.
+    async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError>;
+
+    /// Takes back every block of a tag.
+    async fn unblock(&self, tag: &str) -> Result<(), TargetError>;
+}
+
+/// A deployment on Kubernetes.
+pub struct KubernetesTarget {
+    options: KubernetesOptions,
+    descriptor: Arc<Descriptor>,
+    manifest: Option<Manifest>,
+    nodes: Option<Arc<dyn NodeAccess>>,
+    site: OnceLock<SharedSite>,
+    facts: Mutex<BTreeMap<String, String>>,
+    probed: Mutex<Option<BTreeSet<Capability>>>,
+    lasting: Lasting,
+    made: Mutex<Made>,
+    made_namespace: Mutex<Option<(Client, String)>>,
+}
+
+impl std::fmt::Debug for KubernetesTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KubernetesTarget").finish_non_exhaustive()
+    }
+}
+
+impl KubernetesTarget {
+    /// Reads the description's manifest; nothing is connected to yet.
+    ///
+    /// # Errors
+    /// When the manifest cannot be used, or is to be applied and the description names none.
+    pub fn new(options: KubernetesOptions) -> Result<Self, TargetError> {
+        Self::with_nodes(options, None)
+    }
+
+    pub(crate) fn with_nodes(
+        options: KubernetesOptions,
+        nodes: Option<Arc<dyn NodeAccess>>,
+    ) -> Result<Self, TargetError> {
+        let manifest = match options.disposition {
+            Disposition::Attach => None,
+            Disposition::Apply => options.descriptor.manifest(&options.parameters).map_err(unusable)?,
+        };
+        if options.disposition == Disposition::Apply && manifest.is_none() {
+            return Err(TargetError::Usage(format!(
+                "{} names no manifest to apply; attach to a deployment that is there instead",
+                options.descriptor.file()
+            )));
+        }
+        let mut facts = BTreeMap::from([("description".to_owned(), options.descriptor.file())]);
+        if let Some(manifest) = &manifest {
+            facts.insert("manifest".to_owned(), manifest.file.clone());
+            facts.insert("images".to_owned(), manifest.images().join(", "));
+            if !manifest.normalisations.is_empty() {
+                facts.insert("normalised".to_owned(), manifest.normalisations.join("; "));
+            }
+        }
+        Ok(Self {
+            descriptor: Arc::new(options.descriptor.clone()),
+            manifest,
+            nodes,
+            site: OnceLock::new(),
+            facts: Mutex::new(facts),
+            probed: Mutex::default(),
+            lasting: Lasting::default(),
+            made: Mutex::default(),
+            made_namespace: Mutex::default(),
+            options,
+        })
+    }
+
+    /// The manifest that is to be applied, with its parameters set.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Closes what is open here and leaves the rest: the whole cluster is about to go.
+    pub(crate) async fn abandon(&self) {
+        if let Some(shared) = self.site.get() {
+            shared.0.listeners.close().await;
+        }
+        *lock(&self.made_namespace) = None;
+    }
+
+    fn note(&self, name: &str, value: &str) {
+        lock(&self.facts).insert(name.to_owned(), value.to_owned());
+    }
+
+    /// The namespace that the user, the description or the context names; none where the run is to make one.
+    fn named_namespace(&self, of_context: &str) -> Option<String> {
+        let named = self
+            .options
+            .namespace
+            .clone()
+            .or_else(|| self.descriptor.namespace.clone());
+        match self.options.disposition {
+            Disposition::Attach => named.or_else(|| Some(of_context.to_owned())),
+            Disposition::Apply => named,
+        }
+    }
+
+    /// The site; from here on there is something to release.
+    async fn settle(&self, client: &Client, of_context: &str) -> Result<Arc<Site>, TargetError> {
+        let fresh = format!("rcc-{}", fit(&self.options.run_id));
+        let named = self.named_namespace(of_context);
+        let namespace = named.clone().unwrap_or_else(|| fresh.clone());
+        if named.is_none() {
+            *lock(&self.made_namespace) = Some((client.clone(), fresh));
+            make_namespace(client, &namespace, &self.options.run_id).await?;
+        } else {
+            let api: Api<Namespace> = Api::all(client.clone());
+            match tokio::time::timeout(std::time::Duration::from_secs(10), api.get(&namespace)).await {
+                Ok(Err(error)) if client::is_missing(&error) => {
+                    return Err(TargetError::Usage(format!(
+                        "the namespace \"{namespace}\" does not exist: make it with kubectl create namespace {namespace}, \
+                         or name none, and the run makes one of its own when it applies a manifest"
+                    )));
+                }
+                // Who may not look at namespaces may still use this one.
+                Ok(Ok(_) | Err(_)) | Err(_) => {}
+            }
+        }
+        self.note("namespace", &namespace);
+        let mut site = Site::new(
+            client.clone(),
+            namespace,
+            self.descriptor.clone(),
+            self.manifest.clone(),
+            self.options.run_id.clone(),
+            self.nodes.clone(),
+        );
+        site.copies = self.manifest.is_some() && allowed(client, None, "create", "namespaces").await;
+        let site = Arc::new(site);
+        let _ = self.site.set(SharedSite(site.clone()));
+        Ok(site)
+    }
+
+    async fn probe(&self, site: &Site) {
+        let mut found = BTreeSet::from([Capability::Kubernetes]);
+        if allowed(&site.client, Some(&site.namespace), "delete", "pods").await {
+            found.insert(Capability::Restart);
+            if allowed(&site.client, Some(&site.namespace), "create", "resourcequotas").await {
+                found.insert(Capability::KeepAway);
+            }
+        }
+        if site.copies && !self.descriptor.variants.is_empty() {
+            found.insert(Capability::Variant);
+        }
+        if self.nodes.is_some() {
+            found.extend([Capability::Crash, Capability::Pause]);
+            if found.contains(&Capability::Variant) {
+                found.insert(Capability::CutLink);
+            }
+        }
+        *lock(&self.probed) = Some(found);
+    }
+
+    fn site(&self) -> Result<&Arc<Site>, TargetError> {
+        self.site
+            .get()
+            .map(|shared| &shared.0)
+            .ok_or_else(|| TargetError::Surroundings("the target has not been prepared".to_owned()))
+    }
+
+    fn link_site(&self, address: &Address) -> Result<&Arc<Site>, LinkError> {
+        self.site().map_err(|error| LinkError::Unreachable {
+            address: address.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    async fn make(&self, site: &Arc<Site>, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let started = Instant::now();
+        if let Some(manifest) = &self.manifest {
+            // Known before it is asked for, so that nothing that goes wrong meanwhile tells it.
+            let password = self.descriptor.password(Some(manifest)).map_err(unusable)?;
+            let _ = site.password.set(password);
+            for change in &manifest.normalisations {
+                progress.line(format!("  {}: {change}", manifest.file));
+            }
+        }
+        let fresh = lock(&self.made_namespace).is_some();
+        site.apply(fresh, &self.made).await?;
+        progress.line(format!("  applied to namespace {}", site.namespace));
+        let mut phases = vec![bootstrap::phase("apply", started.elapsed())];
+        phases.extend(site.await_pods(self.options.timing.deployment(), progress).await?);
+        Ok(phases)
+    }
+
+    async fn attach(&self, site: &Arc<Site>) -> Result<Vec<Phase>, TargetError> {
+        let started = Instant::now();
+        site.workload().await?;
+        if site.members().await?.is_empty() {
+            return Err(TargetError::NotDeployed(format!(
+                "no pod in namespace {} has the labels {} and runs",
+                site.namespace,
+                self.descriptor.selector()
+            )));
+        }
+        let _ = site.password.set(site.find_password().await?);
+        Ok(vec![bootstrap::phase("attach", started.elapsed())])
+    }
+}
+
+#[async_trait]
+impl Target for KubernetesTarget {
+    fn description(&self) -> TargetDescription {
+        TargetDescription {
+            kind: TargetKind::Kubernetes,
+            descriptor: lock(&self.facts).clone(),
+            shape: self.descriptor.shape(),
+        }
+    }
+
+    /// Before `prepare` what a target of this kind can have; after it, what was found.
+    fn capabilities(&self) -> BTreeSet<Capability> {
+        if let Some(probed) = &*lock(&self.probed) {
+            return probed.clone();
+        }
+        let mut hoped = BTreeSet::from([Capability::Kubernetes, Capability::Restart, Capability::KeepAway]);
+        if self.manifest.is_some() && !self.descriptor.variants.is_empty() {
+            hoped.insert(Capability::Variant);
+        }
+        if self.nodes.is_some() {
+            hoped.extend([Capability::Crash, Capability::Pause, Capability::CutLink]);
+        }
+        hoped
+    }
+
+    fn is_ours(&self) -> bool {
+        self.options.disposition == Disposition::Apply
+    }
+
+    async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let reached = reach(self.options.kubeconfig.as_deref(), self.options.context.as_deref()).await?;
+        self.note("context", &reached.context);
+        self.note("server", &format!("Kubernetes {} at {}", reached.version, reached.url));
+        let site = self.settle(&reached.client, &reached.namespace).await?;
+        self.probe(&site).await;
+        match self.options.disposition {
+            Disposition::Apply => self.make(&site, progress).await,
+            Disposition::Attach => self.attach(&site).await,
+        }
+    }
+
+    fn password(&self) -> Option<Secret> {
+        self.site.get()?.0.password.get()?.clone()
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, TargetError> {
+        self.site()?.members().await
+    }
+
+    async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
+        self.link_site(address)?.forward(address).await
+    }
+
+    async fn dial(&self, address: &Address) -> Result<SocketAddr, LinkError> {
+        let site = self.link_site(address)?;
+        site.listeners.dial(site, address).await
+    }
+
+    async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
+        self.lasting.inject(self.site()?, fault, member).await
+    }
+
+    async fn undo_faults(&self) -> Result<(), TargetError> {
+        match self.site.get() {
+            Some(shared) => self.lasting.undo(&shared.0).await,
+            None => Ok(()),
+        }
+    }
+
+    fn deployment(&self) -> Option<&dyn Deployment> {
+        self.site.get().map(|site| site as &dyn Deployment)
+    }
+
+    async fn collect_evidence(&self, folder: &Path) {
+        if let Some(shared) = self.site.get() {
+            shared.0.collect_evidence(folder).await;
+        }
+    }
+
+    async fn release(&self) -> Result<(), TargetError> {
+        let progress = Progress::silent();
+        let mut outcome = Ok(());
+        if let Some(shared) = self.site.get() {
+            shared.0.listeners.close().await;
+            outcome = self.lasting.undo(&shared.0).await;
+        }
+        let made = lock(&self.made_namespace).take();
+        let applied = std::mem::take(&mut *lock(&self.made));
+        if self.options.keep {
+            return outcome;
+        }
+        if let Some(shared) = self.site.get()
+            && made.is_none()
+        {
+            outcome = outcome.and(shared.0.unapply(applied, &progress).await);
+            if shared.0.copies {
+                outcome = outcome.and(remove_run(&shared.0.client, &self.options.run_id, None).await);
+            }
+        }
+        if let Some((client, namespace)) = made {
+            outcome = remove_run(&client, &self.options.run_id, Some(namespace))
+                .await
+                .and(outcome);
+        }
+        outcome
+    }
+}
+
+/// Removes the namespaces of a run: its own, and those of the copies that are left.
+async fn remove_run(client: &Client, run_id: &str, own: Option<String>) -> Result<(), TargetError> {
+    let of_run = namespaces(client).await.unwrap_or_default();
+    let mut names: BTreeSet<String> = own.into_iter().collect();
+    names.extend(
+        of_run
+            .into_iter()
+            .filter(|(_, run)| *run == fit(run_id))
+            .map(|(name, _)| name),
+    );
+    let names: Vec<String> = names.into_iter().collect();
+    remove_namespaces(client, &names, &Progress::silent()).await
+}
+
+/// Removes the namespaces of runs that have ended without doing so. The caller knows that no other run is going on.
+pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
+    let reached = reach(Some(kubeconfig), None).await?;
+    let left: Vec<String> = namespaces(&reached.client)
+        .await?
+        .into_iter()
+        .filter(|(_, run)| *run != fit(run_id))
+        .map(|(name, _)| name)
+        .collect();
+    if !left.is_empty() {
+        progress.line(format!(
+            "  removing what an earlier run left: namespace {}",
+            left.join(", ")
+        ));
+    }
+    remove_namespaces(&reached.client, &left, progress).await
+}
+
+/// Whether the API server answers and every node is Ready.
+pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
+    let reached = reach(Some(kubeconfig), None).await.map_err(|error| error.to_string())?;
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(reached.client);
+    let nodes = bounded("listing the nodes", nodes.list(&kube::api::ListParams::default()))
+        .await
+        .map_err(|error| error.to_string())?;
+    let unready = nodes.iter().find(|node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+        !conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Ready" && it.status == "True")
+    });
+    match unready {
+        Some(node) => Err(format!(
+            "its node {} is not Ready",
+            node.metadata.name.as_deref().unwrap_or("?")
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,213 @@
+//! Faults: a pod deleted, a pod kept away, and, where the node's own processes can be reached, a crash and a pause.
+
+use super::apply::{RUN_LABEL, fit, lock};
+use super::site::{Site, bounded, containers};
+use super::{NodeAccess, Signal};
+use crate::cluster::node::Member;
+use crate::target::{Fault, TargetError};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The quota that keeps pods away.
+const QUOTA: &str = "redis-cluster-conformance-keep-away";
+
+/// What a pod may take to end beyond its own grace period.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// How long the quota may take to be counted.
+const QUOTA_COUNTED: Duration = Duration::from_secs(20);
+
+/// The faults that last, so that they can be undone.
+#[derive(Default)]
+pub(super) struct Lasting {
+    quota: Mutex<bool>,
+    frozen: Mutex<Vec<Frozen>>,
+}
+
+struct Frozen {
+    node: String,
+    container: String,
+}
+
+impl Lasting {
+    pub(super) async fn inject(&self, site: &Site, fault: Fault, member: &Member) -> Result<(), TargetError> {
+        let pod = site.raw_pod(&member.name).await?;
+        site.forget_addresses();
+        let done = match fault {
+            Fault::Restart => stop(site, &pod).await,
+            Fault::KeepAway => {
+                *lock(&self.quota) = true;
+                refuse_pods(site).await?;
+                stop(site, &pod).await
+            }
+            Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
+            Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
+        };
+        site.forget_addresses();
+        done
+    }
+
+    async fn signal(&self, site: &Site, pod: &Pod, signal: Signal) -> Result<(), TargetError> {
+        let nodes = node_access(site)?;
+        let (node, container) = process(site, pod)?;
+        if signal == Signal::Stop {
+            lock(&self.frozen).push(Frozen {
+                node: node.clone(),
+                container: container.clone(),
+            });
+        }
+        nodes.signal(&node, &container, signal).await
+    }
+
+    pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
+        let mut first = Ok(());
+        let frozen: Vec<Frozen> = std::mem::take(&mut *lock(&self.frozen));
+        for Frozen { node, container } in frozen {
+            let nodes = node_access(site)?;
+            let undone = nodes.signal(&node, &container, Signal::Continue).await;
+            first = first.and(undone);
+        }
+        if std::mem::take(&mut *lock(&self.quota)) {
+            first = first.and(allow_pods(site).await);
+        }
+        site.forget_addresses();
+        first
+    }
+}
+
+fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
+    site.nodes.as_ref().ok_or_else(|| {
+        TargetError::Usage(
+            "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
+        )
+    })
+}
+
+/// The node of a pod, and the id of its server's container in the container runtime.
+pub(super) fn process(site: &Site, pod: &Pod) -> Result<(String, String), TargetError> {
+    let name = pod.name_any();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let container = containers(pod)
+        .iter()
+        .find(|container| container.name == site.descriptor.container)
+        .and_then(|container| container.container_id.as_deref())
+        .and_then(|id| id.split_once("://"))
+        .map(|(_, id)| id.to_owned());
+    match (node, container) {
+        (Some(node), Some(container)) => Ok((node, container)),
+        (Some(_), None) | (None, _) => Err(TargetError::Surroundings(format!(
+            "pod {name} runs no container at present"
+        ))),
+    }
+}
+
+/// Deletes a pod, with the grace period that it has, and waits until its server has ended.
+async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let name = pod.name_any();
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let grace = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds)
+        .unwrap_or(30);
+    let this_one = DeleteParams::default().preconditions(Preconditions {
+        uid: Some(uid.clone()),
+        resource_version: None,
+    });
+    let what = format!("deleting pod {name}");
+    bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
+    let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
+    site.await_end(&name, &uid, bound).await
+}
+
+/// From now on no pod is made in the namespace. Returns when the API server keeps to it.
+async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
+    let api = site.api::<ResourceQuota>();
+    let mut quota = ResourceQuota::default();
+    quota.metadata.name = Some(QUOTA.to_owned());
+    quota.labels_mut().insert(RUN_LABEL.to_owned(), fit(&site.run_id));
+    quota.spec = Some(k8s_openapi::api::core::v1::ResourceQuotaSpec {
+        hard: Some([("pods".to_owned(), Quantity("0".to_owned()))].into()),
+        ..Default::default()
+    });
+    let what = format!("making ResourceQuota {QUOTA}");
+    match api.create(&PostParams::default(), &quota).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => return Err(super::client::failed(&what, &error)),
+    }
+    let started = Instant::now();
+    while started.elapsed() < QUOTA_COUNTED {
+        let seen = bounded(&what, api.get(QUOTA)).await?;
+        if seen
+            .status
+            .is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods")))
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(TargetError::Surroundings(format!(
+        "ResourceQuota {QUOTA} was not counted within {} s, so the pod would come back",
+        QUOTA_COUNTED.as_secs()
+    )))
+}
+
+/// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
+async fn allow_pods(site: &Site) -> Result<(), TargetError> {
+    let what = format!("removing ResourceQuota {QUOTA}");
+    match site
+        .api::<ResourceQuota>()
+        .delete(QUOTA, &DeleteParams::default())
+        .await
+    {
+        Err(error) if !super::client::is_missing(&error) => return Err(super::client::failed(&what, &error)),
+        Ok(_) | Err(_) => {}
+    }
+    // The quota's absence must have reached the API server's own view, or the first try is refused once more.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    nudge(site).await
+}
+
+async fn nudge(site: &Site) -> Result<(), TargetError> {
+    let api = site.api::<StatefulSet>();
+    let annotation = "redis-cluster-conformance/look-again";
+    for value in [serde_json::json!("now"), serde_json::Value::Null] {
+        let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
+        let what = format!(
+            "asking the controller of StatefulSet {} to look again",
+            site.descriptor.workload
+        );
+        let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+        bounded(&what, api.patch(&site.descriptor.workload, &how, &patch)).await?;
+    }
+    Ok(())
+}
+
+/// Whether the context's user may do something.
+pub(super) async fn allowed(client: &Client, namespace: Option<&str>, verb: &str, resource: &str) -> bool {
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                namespace: namespace.map(str::to_owned),
+                verb: Some(verb.to_owned()),
+                resource: Some(resource.to_owned()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let how = PostParams::default();
+    match tokio::time::timeout(Duration::from_secs(10), api.create(&how, &review)).await {
+        Ok(Ok(answer)) => answer.status.is_some_and(|status| status.allowed),
+        Ok(Err(_)) | Err(_) => false,
+    }
+}

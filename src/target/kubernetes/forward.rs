@@ -1,0 +1,220 @@
+//! Byte streams to a pod's port through the API server: one port-forward a connection.
+
+use super::client::chain;
+use super::site::Site;
+use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use k8s_openapi::api::core::v1::Pod;
+use kube::client::UpgradeConnectionError;
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// The node's kubelet connects to the port after it has accepted the forward, and tells a refusal on a channel of its own.
+/// So long is that awaited before the stream is taken to be good; what comes later is seen at the first read.
+const REFUSAL: Duration = Duration::from_millis(30);
+
+/// How long a listener's connection may take to be forwarded.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Refusal = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+
+impl Site {
+    /// A stream to the pod that has the address at present.
+    pub(super) async fn forward(&self, address: &Address) -> Result<BoxedStream, LinkError> {
+        let unreachable = |reason: String| LinkError::Unreachable {
+            address: address.clone(),
+            reason,
+        };
+        let refused = |reason: String| LinkError::Refused {
+            address: address.clone(),
+            reason,
+        };
+        let found = self
+            .pod_at(address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let Some(pod) = found else {
+            return Err(refused(format!(
+                "no running pod of namespace {} has this address at present",
+                self.namespace
+            )));
+        };
+        let opened = self.api::<Pod>().portforward(&pod, &[address.port]).await;
+        let mut forwarder = match opened {
+            Ok(forwarder) => forwarder,
+            Err(error) => {
+                self.forget_addresses();
+                let gone = matches!(
+                    error,
+                    kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status))
+                        if status.is_client_error() || status.is_server_error()
+                );
+                // A pod that was there a moment ago and is not there now says something about the node, not about the way.
+                if gone && matches!(self.pod_at(address).await, Ok(None)) {
+                    return Err(refused(format!("pod {pod} has just gone")));
+                }
+                return Err(unreachable(format!("port-forward to pod {pod}: {}", chain(&error))));
+            }
+        };
+        let (Some(stream), Some(refusal)) = (forwarder.take_stream(address.port), forwarder.take_error(address.port))
+        else {
+            return Err(unreachable(format!("port-forward to pod {pod} gave no stream")));
+        };
+        let mut refusal: Refusal = Box::pin(refusal);
+        match tokio::time::timeout(REFUSAL, &mut refusal).await {
+            Ok(Some(message)) if is_refusal(&message) => Err(refused(short(&message))),
+            Ok(Some(message)) => Err(unreachable(format!("port-forward to pod {pod}: {}", short(&message)))),
+            Ok(None) => Err(unreachable(format!("port-forward to pod {pod} ended at once"))),
+            Err(_) => Ok(Box::new(Forwarded {
+                stream,
+                refusal: Some(refusal),
+            })),
+        }
+    }
+}
+
+/// Whether the kubelet's message says that the port is closed: the node is reached, and does not accept.
+fn is_refusal(message: &str) -> bool {
+    message.contains("refused")
+}
+
+/// The end of the kubelet's message, which is the system's: the rest repeats ids.
+fn short(message: &str) -> String {
+    match message.find("dial tcp") {
+        Some(at) => message[at..].trim().to_owned(),
+        None => message.trim().to_owned(),
+    }
+}
+
+/// A forwarded stream. When it ends because the port did not accept, reading says so instead of an ordinary end.
+struct Forwarded {
+    stream: DuplexStream,
+    refusal: Option<Refusal>,
+}
+
+impl AsyncRead for Forwarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0;
+        if ended
+            && let Some(refusal) = self.refusal.as_mut()
+            && let Poll::Ready(message) = refusal.as_mut().poll(cx)
+        {
+            self.refusal = None;
+            if let Some(message) = message {
+                let kind = if is_refusal(&message) {
+                    io::ErrorKind::ConnectionRefused
+                } else {
+                    io::ErrorKind::ConnectionAborted
+                };
+                return Poll::Ready(Err(io::Error::new(kind, short(&message))));
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Forwarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Listeners on this machine, one an address, each connection to them forwarded on its own.
+#[derive(Default)]
+pub(super) struct Listeners {
+    open: tokio::sync::Mutex<HashMap<Address, Listener>>,
+}
+
+struct Listener {
+    at: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Listeners {
+    /// The listener for an address, made when it is asked for first.
+    pub(super) async fn dial(&self, site: &Arc<Site>, address: &Address) -> Result<SocketAddr, LinkError> {
+        let mut open = self.open.lock().await;
+        if let Some(listener) = open.get(address) {
+            return Ok(listener.at);
+        }
+        let unreachable = |error: io::Error| LinkError::Unreachable {
+            address: address.clone(),
+            reason: format!("no listener on this machine: {error}"),
+        };
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(unreachable)?;
+        let at = socket.local_addr().map_err(unreachable)?;
+        // The site owns the listener, so the listener must not keep the site.
+        let task = tokio::spawn(accept(socket, Arc::downgrade(site), address.clone()));
+        open.insert(address.clone(), Listener { at, task });
+        Ok(at)
+    }
+
+    /// Closes all; connections that are open end with their streams.
+    pub(super) async fn close(&self) {
+        self.open.lock().await.clear();
+    }
+}
+
+async fn accept(socket: TcpListener, site: Weak<Site>, address: Address) {
+    // Dropped with the listener, which ends the connections.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = socket.accept() => {
+                let (Ok((mut near, _)), Some(site)) = (accepted, site.upgrade()) else { return };
+                let address = address.clone();
+                connections.spawn(async move {
+                    // Requests are small and answered one by one: waiting to fill packets would only slow them down.
+                    let _ = near.set_nodelay(true);
+                    let forwarded = tokio::time::timeout(PATIENCE, site.forward(&address)).await;
+                    drop(site);
+                    match forwarded {
+                        Ok(Ok(mut far)) => {
+                            // How it ended is for the client to see, by the end of its connection.
+                            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a connection could not be forwarded"),
+                        Err(_) => tracing::debug!(%address, "a connection was not forwarded in time"),
+                    }
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_other_trouble() {
+        let message = "error forwarding port 6379 to pod x, uid : failed to execute portforward in network namespace \
+                       \"/var/run/netns/cni-1\": failed to dial 6379: dial tcp4 127.0.0.1:6379: connect: connection refused\n";
+        assert!(is_refusal(message));
+        assert!(!is_refusal("error forwarding port 6379 to pod x: no such container"));
+    }
+}

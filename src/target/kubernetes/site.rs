@@ -1,0 +1,409 @@
+//! A deployment in one namespace, as the API shows it: its pods, events, logs, and commands in its containers. The
+//! deployment under test is one, and each altered copy of it another.
+
+use super::NodeAccess;
+use super::client::{failed, is_missing};
+use super::forward::Listeners;
+use crate::cluster::connection::Address;
+use crate::cluster::node::Member;
+use crate::manifest::Manifest;
+use crate::target::descriptor::{Descriptor, DescriptorError, PasswordSource, required_password};
+use crate::target::{Event, Execution, Pod, Secret, TargetError};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{self as core, ConfigMap};
+use kube::api::{AttachParams, ListParams, LogParams};
+use kube::{Api, Client};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+
+/// For how long an address is taken to belong to the pod that had it: no address is given to another pod so soon.
+const ADDRESSES_HOLD: Duration = Duration::from_millis(500);
+
+/// How long one question to the API may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A deployment in one namespace.
+pub(super) struct Site {
+    pub(super) client: Client,
+    pub(super) namespace: String,
+    pub(super) descriptor: Arc<Descriptor>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) run_id: String,
+    pub(super) nodes: Option<Arc<dyn NodeAccess>>,
+    pub(super) password: OnceLock<Option<Secret>>,
+    pub(super) listeners: Listeners,
+    /// Whether copies of it can be made: namespaces may be created, and there is a manifest.
+    pub(super) copies: bool,
+    addresses: Mutex<Option<(Instant, Vec<Member>)>>,
+}
+
+impl Site {
+    pub(super) fn new(
+        client: Client,
+        namespace: String,
+        descriptor: Arc<Descriptor>,
+        manifest: Option<Manifest>,
+        run_id: String,
+        nodes: Option<Arc<dyn NodeAccess>>,
+    ) -> Self {
+        Self {
+            client,
+            namespace,
+            descriptor,
+            manifest,
+            run_id,
+            nodes,
+            password: OnceLock::new(),
+            listeners: Listeners::default(),
+            copies: false,
+            addresses: Mutex::default(),
+        }
+    }
+
+    pub(super) fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The pods by the description's labels, ordered by name.
+    pub(super) async fn raw_pods(&self) -> Result<Vec<core::Pod>, TargetError> {
+        let selected = ListParams::default().labels(&self.descriptor.selector());
+        let what = format!("listing the pods of namespace {}", self.namespace);
+        let list = bounded(&what, self.api::<core::Pod>().list(&selected)).await?;
+        let mut pods = list.items;
+        pods.sort_by(|one, other| one.metadata.name.cmp(&other.metadata.name));
+        Ok(pods)
+    }
+
+    pub(super) async fn raw_pod(&self, name: &str) -> Result<core::Pod, TargetError> {
+        bounded(&format!("looking at pod {name}"), self.api::<core::Pod>().get(name)).await
+    }
+
+    pub(super) async fn workload(&self) -> Result<StatefulSet, TargetError> {
+        let name = &self.descriptor.workload;
+        let api = self.api::<StatefulSet>();
+        match tokio::time::timeout(PATIENCE, api.get(name)).await {
+            Ok(Err(error)) if is_missing(&error) => Err(TargetError::Usage(format!(
+                "there is no StatefulSet {name} in namespace {}; the target's description names it as the workload",
+                self.namespace
+            ))),
+            Ok(found) => found.map_err(|error| failed(&format!("looking at StatefulSet {name}"), &error)),
+            Err(_) => Err(timed_out(&format!("looking at StatefulSet {name}"), PATIENCE)),
+        }
+    }
+
+    /// The servers: pods that run and are not being deleted.
+    pub(super) async fn members(&self) -> Result<Vec<Member>, TargetError> {
+        let pods = self.raw_pods().await?;
+        let port = self.descriptor.client_port;
+        let members: Vec<Member> = pods.iter().filter_map(|pod| member(pod, port)).collect();
+        *self.addresses() = Some((Instant::now(), members.clone()));
+        Ok(members)
+    }
+
+    /// The pod that has an address at present.
+    pub(super) async fn pod_at(&self, address: &Address) -> Result<Option<String>, TargetError> {
+        let recent = self
+            .addresses()
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < ADDRESSES_HOLD)
+            .and_then(|(_, members)| find(members, address));
+        match recent {
+            Some(name) => Ok(Some(name)),
+            None => Ok(find(&self.members().await?, address)),
+        }
+    }
+
+    /// Forgets which pod has which address: a fault is about to change it.
+    pub(super) fn forget_addresses(&self) {
+        *self.addresses() = None;
+    }
+
+    fn addresses(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Vec<Member>)>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn raw_events(&self) -> Result<Vec<core::Event>, TargetError> {
+        let what = format!("listing the events of namespace {}", self.namespace);
+        let list = bounded(&what, self.api::<core::Event>().list(&ListParams::default())).await?;
+        let mut events = list.items;
+        events.sort_by_key(happened);
+        Ok(events)
+    }
+
+    /// Asks the API for the password where the description says that it is there; else takes it from where it is.
+    pub(super) async fn find_password(&self) -> Result<Option<Secret>, TargetError> {
+        match &self.descriptor.password {
+            Some(PasswordSource::Secret { name, key }) => {
+                let what = format!(
+                    "reading the password from Secret {name} of namespace {}",
+                    self.namespace
+                );
+                let secret = bounded(&what, self.api::<core::Secret>().get(name)).await?;
+                let text = secret
+                    .data
+                    .and_then(|mut data| data.remove(key))
+                    .and_then(|bytes| String::from_utf8(bytes.0).ok());
+                match text {
+                    Some(text) => Ok(Some(Secret::new(text))),
+                    None => Err(TargetError::Usage(format!(
+                        "Secret {name} has no entry {key} that is text"
+                    ))),
+                }
+            }
+            Some(PasswordSource::RedisConf(entry)) => Ok(required_password(
+                &self.config_map(&entry.config_map, &entry.key).await?,
+            )),
+            Some(PasswordSource::Environment(_) | PasswordSource::File(_)) | None => {
+                self.descriptor.password(None).map_err(unusable)
+            }
+        }
+    }
+
+    /// An entry of a ConfigMap, as the API has it.
+    pub(super) async fn config_map(&self, name: &str, key: &str) -> Result<String, TargetError> {
+        let what = format!("reading ConfigMap {name} of namespace {}", self.namespace);
+        let map = bounded(&what, self.api::<ConfigMap>().get(name)).await?;
+        map.data
+            .and_then(|mut data| data.remove(key))
+            .ok_or_else(|| TargetError::Usage(format!("ConfigMap {name} has no entry {key}")))
+    }
+
+    /// The text with the password taken out.
+    pub(super) fn redact(&self, text: &str) -> String {
+        match self.password.get() {
+            Some(Some(password)) => password.redact(text),
+            Some(None) | None => text.to_owned(),
+        }
+    }
+
+    pub(super) async fn container_log(
+        &self,
+        pod: &str,
+        previous: bool,
+        lines: Option<i64>,
+    ) -> Result<String, TargetError> {
+        let wanted = LogParams {
+            container: Some(self.descriptor.container.clone()),
+            previous,
+            tail_lines: lines,
+            ..LogParams::default()
+        };
+        bounded(
+            &format!("reading the log of pod {pod}"),
+            self.api::<core::Pod>().logs(pod, &wanted),
+        )
+        .await
+    }
+
+    /// The hook's own log file; else what the bootstrap pod's container said, or said before it was started again.
+    pub(super) async fn hook_log(&self) -> Result<String, TargetError> {
+        let bootstrap = &self.descriptor.bootstrap;
+        if let Some(file) = &bootstrap.log_file {
+            let read = self.run(&bootstrap.pod, &["cat", file], Duration::from_secs(10)).await;
+            if let Ok(Execution { stdout, status: 0, .. }) = read
+                && !stdout.is_empty()
+            {
+                return Ok(stdout);
+            }
+        }
+        let now = self.container_log(&bootstrap.pod, false, None).await;
+        match now {
+            Ok(log) if !log.trim().is_empty() => Ok(log),
+            now => match self.container_log(&bootstrap.pod, true, None).await {
+                Ok(log) => Ok(log),
+                Err(_) => now,
+            },
+        }
+    }
+
+    /// Runs a command in the server's container of a pod.
+    pub(super) async fn run(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError> {
+        let name = command.first().copied().unwrap_or_default();
+        let what = format!("running {name} in pod {pod}");
+        match tokio::time::timeout(limit, self.run_unbounded(pod, command, &what)).await {
+            Ok(done) => done,
+            Err(_) => Err(timed_out(&what, limit)),
+        }
+    }
+
+    async fn run_unbounded(&self, pod: &str, command: &[&str], what: &str) -> Result<Execution, TargetError> {
+        let parameters = AttachParams::default()
+            .container(&self.descriptor.container)
+            .stdin(false)
+            .stdout(true)
+            .stderr(true);
+        let mut process = self
+            .api::<core::Pod>()
+            .exec(pod, command.iter().copied(), &parameters)
+            .await
+            .map_err(|error| failed(what, &error))?;
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (output, errors, status) = (process.stdout(), process.stderr(), process.take_status());
+        let read_output = async {
+            if let Some(mut stream) = output {
+                stream.read_to_end(&mut stdout).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        let read_errors = async {
+            if let Some(mut stream) = errors {
+                stream.read_to_end(&mut stderr).await?;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        tokio::try_join!(read_output, read_errors)
+            .map_err(|error| TargetError::Surroundings(format!("{what}: {error}")))?;
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        let status = status.ok_or_else(|| TargetError::Surroundings(format!("{what}: it ended without a status")))?;
+        if status.status.as_deref() != Some("Success") && exit_code(&status).is_none() {
+            let message = status.message.unwrap_or_default();
+            return Err(TargetError::Surroundings(format!("{what}: {message}")));
+        }
+        Ok(Execution {
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            status: exit_code(&status).unwrap_or(0),
+        })
+    }
+}
+
+fn find(members: &[Member], address: &Address) -> Option<String> {
+    members
+        .iter()
+        .find(|member| member.address.host == address.host)
+        .map(|member| member.name.clone())
+}
+
+/// The exit code in the status of a command that failed.
+fn exit_code(status: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Status) -> Option<i32> {
+    let causes = status.details.as_ref()?.causes.as_ref()?;
+    let cause = causes
+        .iter()
+        .find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
+    cause.message.as_deref()?.parse().ok()
+}
+
+/// The server in a pod, where it runs and is not being deleted.
+fn member(pod: &core::Pod, port: u16) -> Option<Member> {
+    let status = pod.status.as_ref()?;
+    if pod.metadata.deletion_timestamp.is_some() || status.phase.as_deref() != Some("Running") {
+        return None;
+    }
+    Some(Member {
+        name: pod.metadata.name.clone()?,
+        address: Address::new(status.pod_ip.clone().filter(|ip| !ip.is_empty())?, port),
+    })
+}
+
+/// A question to the API, bounded.
+pub(super) async fn bounded<T>(
+    what: &str,
+    question: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, TargetError> {
+    match tokio::time::timeout(PATIENCE, question).await {
+        Ok(answer) => answer.map_err(|error| failed(what, &error)),
+        Err(_) => Err(timed_out(what, PATIENCE)),
+    }
+}
+
+pub(super) fn timed_out(what: &str, limit: Duration) -> TargetError {
+    TargetError::Surroundings(format!("{what}: not done within {:.0} s", limit.as_secs_f64()))
+}
+
+pub(super) fn unusable(error: DescriptorError) -> TargetError {
+    TargetError::Usage(error.to_string())
+}
+
+/// When an event last happened.
+fn happened(event: &core::Event) -> Option<jiff::Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    let once = event.event_time.as_ref().map(|time| time.0);
+    let made = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    last.or(once).or(made)
+}
+
+/// Whether a condition of a pod is true.
+pub(super) fn condition(pod: &core::Pod, name: &str) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == name && condition.status == "True")
+}
+
+/// The statuses of a pod's containers.
+pub(super) fn containers(pod: &core::Pod) -> &[core::ContainerStatus] {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_deref())
+        .unwrap_or_default()
+}
+
+/// A pod as cases see it.
+pub(super) fn summary(pod: &core::Pod) -> Pod {
+    let status = pod.status.as_ref();
+    Pod {
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        address: status
+            .and_then(|status| status.pod_ip.clone())
+            .filter(|ip| !ip.is_empty()),
+        phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
+        ready: condition(pod, "Ready"),
+        restarts: containers(pod).iter().map(|container| container.restart_count).sum(),
+        trouble: containers(pod).iter().find_map(trouble),
+        host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+    }
+}
+
+/// Why a container waits, or how it last ended.
+pub(super) fn trouble(container: &core::ContainerStatus) -> Option<String> {
+    let state = container.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref()).filter(|waiting| {
+        !matches!(
+            waiting.reason.as_deref(),
+            None | Some("ContainerCreating" | "PodInitializing")
+        )
+    });
+    if let Some(waiting) = waiting {
+        return Some(joined(waiting.reason.as_deref(), waiting.message.as_deref()));
+    }
+    let ended = state
+        .and_then(|state| state.terminated.as_ref())
+        .or_else(|| container.last_state.as_ref()?.terminated.as_ref())?;
+    let message = ended.message.as_deref().unwrap_or_default();
+    let code = format!("exit code {} {message}", ended.exit_code);
+    Some(joined(ended.reason.as_deref(), Some(code.trim())))
+}
+
+/// `reason: message`.
+pub(super) fn joined(reason: Option<&str>, message: Option<&str>) -> String {
+    match (reason.unwrap_or("?"), message.unwrap_or_default().trim()) {
+        (reason, "") => reason.to_owned(),
+        (reason, message) => format!("{reason}: {message}"),
+    }
+}
+
+/// An event as cases see it.
+pub(super) fn event_summary(event: &core::Event) -> Event {
+    let object = &event.involved_object;
+    Event {
+        kind: event.type_.clone().unwrap_or_default(),
+        reason: event.reason.clone().unwrap_or_default(),
+        object: format!(
+            "{}/{}",
+            object.kind.as_deref().unwrap_or("?"),
+            object.name.as_deref().unwrap_or("?")
+        ),
+        message: event.message.clone().unwrap_or_default(),
+        count: event.count.unwrap_or(1),
+    }
+}

@@ -516,8 +516,17 @@ impl Context {
 
     fn collect_findings(&self, expected: &str, answers: Vec<Result<Vec<String>, Stop>>) -> Outcome {
         let mut findings = Vec::new();
+        let mut unsupported = None;
         for answer in answers {
-            findings.extend(answer?);
+            match answer {
+                Ok(found) => findings.extend(found),
+                Err(Stop::Mismatch(mismatch)) => findings.push(mismatch.to_string()),
+                Err(Stop::Unsupported(reason)) => unsupported = Some(reason),
+                Err(Stop::Error(error)) => return Err(Stop::Error(error)),
+            }
+        }
+        if let (Some(reason), true) = (unsupported, findings.is_empty()) {
+            return Err(Stop::Unsupported(reason));
         }
         Ok(check::no_findings(expected, &findings)?)
     }

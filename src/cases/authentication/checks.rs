@@ -129,12 +129,15 @@ pub(super) async fn enforced_after_change_of_role(cx: &Context) -> Outcome {
     links_up(cx).await
 }
 
-/// The value of a setting, or nothing where the server does not know it.
+/// The value of a setting. A server that does not know it, or lets nobody read settings, cannot be judged by it.
 async fn setting(connection: &mut crate::cluster::connection::Connection, name: &str) -> Result<String, Stop> {
     let reply = connection.call(&["CONFIG", "GET", name]).await?;
     match reply.array() {
         Some([_, value]) => Ok(value.text().unwrap_or_default().to_owned()),
         Some(_) => Err(Stop::Unsupported(format!("the server has no setting {name}"))),
+        None if reply.error_prefix() == Some("NOAUTH") => {
+            Err(connection.nonsense("CONFIG GET", reply.to_string()).into())
+        }
         None => Err(Stop::Unsupported(format!("CONFIG GET {name} -> {reply}"))),
     }
 }

@@ -29,7 +29,10 @@ fn folder() -> tempfile::TempDir {
 
 /// A machine without a server proves nothing: the test fails there and says why, instead of passing.
 fn needs_redis() {
-    let version = std::process::Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
+    let version = std::process::Command::new("redis-server")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
     assert!(version.is_ok(), "redis-server must be installed: scripts/setup does it");
 }
 

@@ -10,7 +10,7 @@ use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::manifest::Parameters;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::target::descriptor::Descriptor;
-use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, kubeconfig};
+use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, down, kubeconfig, up};
 use redis_cluster_conformance::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use redis_cluster_conformance::target::{Fault, Target, TargetError, Variant};
 use redis_cluster_conformance::timing::Timing;
@@ -247,6 +247,24 @@ async fn the_published_manifest_leaves_servers_that_can_be_judged() {
     target.release().await.unwrap();
     prepared.unwrap();
     assert_eq!(members.len(), 6);
+}
+
+/// By itself, this leaves a cluster for the others to take.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "makes a kind cluster"]
+async fn up_makes_a_cluster_that_stays() {
+    let progress = Progress::stderr();
+    let first = up(&progress).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(up(&progress).await.unwrap(), first);
+    progress.line(format!("taken in {:.1} s", started.elapsed().as_secs_f64()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "deletes a kind cluster"]
+async fn down_deletes_it() {
+    down(&Progress::stderr()).await.unwrap();
+    assert!(!down(&Progress::stderr()).await.unwrap());
 }
 
 #[tokio::test]

@@ -79,11 +79,22 @@ pub(crate) enum Signal {
     Continue,
 }
 
+/// Where a server's process is. The container's id is not part of it: for a while after a crash the API shows the old one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerProcess {
+    /// The cluster's node.
+    pub(crate) node: String,
+    /// The pod, by uid.
+    pub(crate) pod: String,
+    /// The container, by the name that it has in the pod.
+    pub(crate) container: String,
+}
+
 /// What only the owner of a cluster's nodes can do.
 #[async_trait]
 pub(crate) trait NodeAccess: Send + Sync {
-    /// Sends a signal to the first process of a container.
-    async fn signal(&self, node: &str, container: &str, signal: Signal) -> Result<(), TargetError>;
+    /// Sends a signal to the first process of a pod's container. To let go what has ended meanwhile is no error.
+    async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError>;
 
     /// Drops every packet to a port of a pod's address, until [`Self::unblock`] of the same tag.
     async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError>;

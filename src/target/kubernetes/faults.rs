@@ -1,8 +1,8 @@
 //! Faults: a pod deleted, a pod kept away, and, where the node's own processes can be reached, a crash and a pause.
 
 use super::apply::{RUN_LABEL, fit, lock};
-use super::site::{Site, bounded, containers};
-use super::{NodeAccess, Signal};
+use super::site::{Site, bounded};
+use super::{NodeAccess, ServerProcess, Signal};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -27,12 +27,7 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Lasting {
     quota: Mutex<bool>,
-    frozen: Mutex<Vec<Frozen>>,
-}
-
-struct Frozen {
-    node: String,
-    container: String,
+    frozen: Mutex<Vec<ServerProcess>>,
 }
 
 impl Lasting {
@@ -55,22 +50,18 @@ impl Lasting {
 
     async fn signal(&self, site: &Site, pod: &Pod, signal: Signal) -> Result<(), TargetError> {
         let nodes = node_access(site)?;
-        let (node, container) = process(site, pod)?;
+        let process = process(site, pod)?;
         if signal == Signal::Stop {
-            lock(&self.frozen).push(Frozen {
-                node: node.clone(),
-                container: container.clone(),
-            });
+            lock(&self.frozen).push(process.clone());
         }
-        nodes.signal(&node, &container, signal).await
+        nodes.signal(&process, signal).await
     }
 
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
         let mut first = Ok(());
-        let frozen: Vec<Frozen> = std::mem::take(&mut *lock(&self.frozen));
-        for Frozen { node, container } in frozen {
-            let nodes = node_access(site)?;
-            let undone = nodes.signal(&node, &container, Signal::Continue).await;
+        let frozen = std::mem::take(&mut *lock(&self.frozen));
+        for process in frozen {
+            let undone = node_access(site)?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
         if std::mem::take(&mut *lock(&self.quota)) {
@@ -83,27 +74,23 @@ impl Lasting {
 
 fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
     site.nodes.as_ref().ok_or_else(|| {
-        TargetError::Usage(
-            "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
-        )
+        TargetError::Usage("the processes of this cluster's nodes cannot be reached; only the target kind can do that".into())
     })
 }
 
-/// The node of a pod, and the id of its server's container in the container runtime.
-pub(super) fn process(site: &Site, pod: &Pod) -> Result<(String, String), TargetError> {
-    let name = pod.name_any();
+/// Where a pod's server runs.
+fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let container = containers(pod)
-        .iter()
-        .find(|container| container.name == site.descriptor.container)
-        .and_then(|container| container.container_id.as_deref())
-        .and_then(|id| id.split_once("://"))
-        .map(|(_, id)| id.to_owned());
-    match (node, container) {
-        (Some(node), Some(container)) => Ok((node, container)),
-        (Some(_), None) | (None, _) => Err(TargetError::Surroundings(format!(
-            "pod {name} runs no container at present"
-        ))),
+    match (node, pod.metadata.uid.clone()) {
+        (Some(node), Some(pod)) => Ok(ServerProcess {
+            node,
+            pod,
+            container: site.descriptor.container.clone(),
+        }),
+        (Some(_), None) | (None, _) => {
+            let name = pod.name_any();
+            Err(TargetError::Surroundings(format!("pod {name} has no node at present")))
+        }
     }
 }
 
@@ -111,11 +98,7 @@ pub(super) fn process(site: &Site, pod: &Pod) -> Result<(String, String), Target
 async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let name = pod.name_any();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let grace = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.termination_grace_period_seconds)
-        .unwrap_or(30);
+    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
     let this_one = DeleteParams::default().preconditions(Preconditions {
         uid: Some(uid.clone()),
         resource_version: None,
@@ -145,10 +128,7 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
     let started = Instant::now();
     while started.elapsed() < QUOTA_COUNTED {
         let seen = bounded(&what, api.get(QUOTA)).await?;
-        if seen
-            .status
-            .is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods")))
-        {
+        if seen.status.is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods"))) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -162,11 +142,7 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
 async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
-    match site
-        .api::<ResourceQuota>()
-        .delete(QUOTA, &DeleteParams::default())
-        .await
-    {
+    match site.api::<ResourceQuota>().delete(QUOTA, &DeleteParams::default()).await {
         Err(error) if !super::client::is_missing(&error) => return Err(super::client::failed(&what, &error)),
         Ok(_) | Err(_) => {}
     }
@@ -180,10 +156,7 @@ async fn nudge(site: &Site) -> Result<(), TargetError> {
     let annotation = "redis-cluster-conformance/look-again";
     for value in [serde_json::json!("now"), serde_json::Value::Null] {
         let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
-        let what = format!(
-            "asking the controller of StatefulSet {} to look again",
-            site.descriptor.workload
-        );
+        let what = format!("asking the controller of StatefulSet {} to look again", site.descriptor.workload);
         let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
         bounded(&what, api.patch(&site.descriptor.workload, &how, &patch)).await?;
     }

@@ -97,7 +97,9 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         let reply = ask(target, member, &["PING"]).await?;
         progress.line(format!("{member}: {reply} in {} ms", started.elapsed().as_millis()));
     }
-    let refused = target.connect(&Address::new(members[0].address.host.clone(), 6380)).await;
+    let refused = target
+        .connect(&Address::new(members[0].address.host.clone(), 6380))
+        .await;
     progress.line(format!("closed port: {:?}", refused.err()));
     let nobody = target.connect(&Address::new("10.244.9.9", 6379)).await;
     progress.line(format!("no pod: {:?}", nobody.err()));
@@ -111,14 +113,30 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
     let deployment = target.deployment().unwrap();
     progress.line(format!("replicas {:?}", deployment.replicas().await?));
     let log = deployment.bootstrap_log().await?;
-    progress.line(format!("bootstrap log ends: {}", log.lines().last().unwrap_or_default()));
-    let done = deployment.exec("redis-cluster-0", &["sh", "-c", "echo out; echo err >&2; exit 7"], REPLY).await?;
-    assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status), ("out\n", "err\n", 7));
+    progress.line(format!(
+        "bootstrap log ends: {}",
+        log.lines().last().unwrap_or_default()
+    ));
+    let done = deployment
+        .exec(
+            "redis-cluster-0",
+            &["sh", "-c", "echo out; echo err >&2; exit 7"],
+            REPLY,
+        )
+        .await?;
+    assert_eq!(
+        (done.stdout.as_str(), done.stderr.as_str(), done.status),
+        ("out\n", "err\n", 7)
+    );
     assert_eq!(deployment.exec("redis-cluster-0", &["true"], REPLY).await?.status, 0);
-    let slow = deployment.exec("redis-cluster-0", &["sleep", "9"], Duration::from_secs(1)).await;
+    let slow = deployment
+        .exec("redis-cluster-0", &["sleep", "9"], Duration::from_secs(1))
+        .await;
     progress.line(format!("slow command: {}", slow.unwrap_err()));
     let started = Instant::now();
-    deployment.restart_container("redis-cluster-1", Duration::from_secs(60)).await?;
+    deployment
+        .restart_container("redis-cluster-1", Duration::from_secs(60))
+        .await?;
     progress.line(format!("restart_container: {:.1} s", started.elapsed().as_secs_f64()));
     await_ok(target, progress, "after restart_container").await;
 
@@ -126,7 +144,11 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         let members = target.members().await?;
         let started = Instant::now();
         target.inject(fault, &members[2]).await?;
-        progress.line(format!("{fault:?} of {}: {:.2} s", members[2], started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{fault:?} of {}: {:.2} s",
+            members[2],
+            started.elapsed().as_secs_f64()
+        ));
         if fault == Fault::KeepAway {
             tokio::time::sleep(Duration::from_secs(12)).await;
             let left: Vec<String> = target.members().await?.iter().map(ToString::to_string).collect();
@@ -140,7 +162,10 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         if fault == Fault::Crash {
             let started = Instant::now();
             let first = ask(target, &members[2], &["PING"]).await;
-            progress.line(format!("after the crash: {first:?} after {} ms", started.elapsed().as_millis()));
+            progress.line(format!(
+                "after the crash: {first:?} after {} ms",
+                started.elapsed().as_millis()
+            ));
         }
         let started = Instant::now();
         target.undo_faults().await?;
@@ -181,7 +206,10 @@ async fn variants(target: &dyn Target, progress: &Progress) -> Result<(), Target
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let end: Vec<&str> = log.lines().rev().take(3).collect();
-        progress.line(format!("{variant:?} after {:.0} s: {end:?}", started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{variant:?} after {:.0} s: {end:?}",
+            started.elapsed().as_secs_f64()
+        ));
         let started = Instant::now();
         copy.remove().await?;
         progress.line(format!("removed in {:.0} s", started.elapsed().as_secs_f64()));
@@ -199,7 +227,11 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
         parameters
     };
     let cases = [
-        ("image", with(|p| p.image = Some("localhost:1/nope:1".into())), "cannot be had"),
+        (
+            "image",
+            with(|p| p.image = Some("localhost:1/nope:1".into())),
+            "cannot be had",
+        ),
         ("class", with(|p| p.storage_class = Some("nope".into())), "storageclass"),
         ("cpu", with(|p| p.cpu_request = Some("190m".into())), "Insufficient cpu"),
     ];
@@ -207,9 +239,15 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
         let target = target(name, parameters);
         let started = Instant::now();
         let error = target.prepare(&progress).await.unwrap_err();
-        progress.line(format!("{name} after {:.0} s: {error}", started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{name} after {:.0} s: {error}",
+            started.elapsed().as_secs_f64()
+        ));
         let released = target.release().await;
-        assert!(matches!(&error, TargetError::NotDeployed(text) if text.contains(expected)), "{error}");
+        assert!(
+            matches!(&error, TargetError::NotDeployed(text) if text.contains(expected)),
+            "{error}"
+        );
         released.unwrap();
     }
     for (context, expected) in [(Some("nope"), "does not exist in"), (None, "does not exist: make it")] {
@@ -288,15 +326,32 @@ async fn an_api_server_that_is_not_there_is_told_with_its_address() {
     let target = KubernetesTarget::new(options.clone()).unwrap();
     let error = target.prepare(&Progress::silent()).await.unwrap_err();
     assert!(matches!(error, TargetError::Surroundings(_)));
-    assert!(error.to_string().contains("127.0.0.1:1") && error.to_string().contains("refused"), "{error}");
+    assert!(
+        error.to_string().contains("127.0.0.1:1") && error.to_string().contains("refused"),
+        "{error}"
+    );
     target.release().await.unwrap();
 
-    let other = KubernetesOptions { context: Some("d".to_owned()), ..options.clone() };
-    let error = KubernetesTarget::new(other).unwrap().prepare(&Progress::silent()).await.unwrap_err();
+    let other = KubernetesOptions {
+        context: Some("d".to_owned()),
+        ..options.clone()
+    };
+    let error = KubernetesTarget::new(other)
+        .unwrap()
+        .prepare(&Progress::silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, TargetError::Usage(_)));
     assert!(error.to_string().ends_with("there are: c"), "{error}");
 
-    let nowhere = KubernetesOptions { kubeconfig: Some(folder.path().join("none")), ..options };
-    let error = KubernetesTarget::new(nowhere).unwrap().prepare(&Progress::silent()).await.unwrap_err();
+    let nowhere = KubernetesOptions {
+        kubeconfig: Some(folder.path().join("none")),
+        ..options
+    };
+    let error = KubernetesTarget::new(nowhere)
+        .unwrap()
+        .prepare(&Progress::silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, TargetError::Usage(_)), "{error}");
 }

@@ -74,7 +74,9 @@ impl Lasting {
 
 fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
     site.nodes.as_ref().ok_or_else(|| {
-        TargetError::Usage("the processes of this cluster's nodes cannot be reached; only the target kind can do that".into())
+        TargetError::Usage(
+            "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
+        )
     })
 }
 
@@ -98,7 +100,11 @@ fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
 async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let name = pod.name_any();
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let grace = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds)
+        .unwrap_or(30);
     let this_one = DeleteParams::default().preconditions(Preconditions {
         uid: Some(uid.clone()),
         resource_version: None,
@@ -128,7 +134,10 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
     let started = Instant::now();
     while started.elapsed() < QUOTA_COUNTED {
         let seen = bounded(&what, api.get(QUOTA)).await?;
-        if seen.status.is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods"))) {
+        if seen
+            .status
+            .is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods")))
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -142,7 +151,11 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
 async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
-    match site.api::<ResourceQuota>().delete(QUOTA, &DeleteParams::default()).await {
+    match site
+        .api::<ResourceQuota>()
+        .delete(QUOTA, &DeleteParams::default())
+        .await
+    {
         Err(error) if !super::client::is_missing(&error) => return Err(super::client::failed(&what, &error)),
         Ok(_) | Err(_) => {}
     }
@@ -156,7 +169,10 @@ async fn nudge(site: &Site) -> Result<(), TargetError> {
     let annotation = "redis-cluster-conformance/look-again";
     for value in [serde_json::json!("now"), serde_json::Value::Null] {
         let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
-        let what = format!("asking the controller of StatefulSet {} to look again", site.descriptor.workload);
+        let what = format!(
+            "asking the controller of StatefulSet {} to look again",
+            site.descriptor.workload
+        );
         let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
         bounded(&what, api.patch(&site.descriptor.workload, &how, &patch)).await?;
     }

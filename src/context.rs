@@ -5,14 +5,16 @@ use crate::case::{Case, CaseId};
 use crate::check;
 use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::node::{Member, NodeView};
+use crate::cluster::redirect::Redirect;
+use crate::cluster::resp::Reply;
 use crate::cluster::slot;
 use crate::cluster::view::{ClusterView, Shape};
 use crate::progress::Progress;
 use crate::timing::Timing;
-use crate::verdict::{Mismatch, Stop};
+use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -50,8 +52,12 @@ pub struct Shared {
     pub started: Instant,
     /// The failover that several cases look at: done once, by the first that asks.
     pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
+    /// Connections that looks at the cluster use again: opening one can cost far more than the question itself.
+    pub pool: Mutex<BTreeMap<Address, Connection>>,
+    /// How the waits for a whole cluster ended, each with its place (`after FAIL-01`): the time, or what was missing.
+    pub settled: Mutex<Vec<(String, Result<Duration, String>)>>,
     /// The copies that cases made and have not yet removed; the runner removes what is left.
-    pub copies: Mutex<Vec<Arc<dyn DeployedVariant>>>,
+    pub copies: Mutex<Vec<(CaseId, Arc<dyn DeployedVariant>)>>,
 }
 
 /// What one case is given.
@@ -156,9 +162,7 @@ impl Context {
     /// When the node cannot be reached, or refuses the password.
     pub async fn connect(&self, address: &Address) -> Result<Connection, LinkError> {
         let mut connection = self.connect_raw(address).await?;
-        if let Some(password) = self.shared.target.password() {
-            connection.ask(&["AUTH", password.expose()]).await?;
-        }
+        authenticate(&mut connection, self.shared.target.password().as_ref()).await?;
         Ok(connection)
     }
 
@@ -168,13 +172,11 @@ impl Context {
     /// When the platform cannot be asked which servers there are.
     pub async fn look(&self) -> Result<ClusterView, Stop> {
         let members = self.members().await?;
-        let answers = join_all(members.into_iter().map(|member| async {
-            let answer = async {
-                let mut connection = self.connect(&member.address).await?;
-                NodeView::ask(&mut connection, member.clone()).await
-            };
-            answer.await.map_err(|error| (member, error))
-        }))
+        let answers = join_all(
+            members
+                .into_iter()
+                .map(|member| async { self.look_at(&member).await.map_err(|error| (member, error)) }),
+        )
         .await;
         let mut view = ClusterView::default();
         for answer in answers {
@@ -184,6 +186,29 @@ impl Context {
             }
         }
         Ok(view)
+    }
+
+    /// Asks one server everything, over a connection of an earlier look where there is one.
+    async fn look_at(&self, member: &Member) -> Result<NodeView, LinkError> {
+        let pooled = self.lock_pool().remove(&member.address);
+        if let Some(mut connection) = pooled
+            && let Ok(view) = NodeView::ask(&mut connection, member.clone()).await
+        {
+            self.lock_pool().insert(member.address.clone(), connection);
+            return Ok(view);
+        }
+        // None yet, or an old one that has broken: only a new one says whether the server answers.
+        let mut connection = self.connect(&member.address).await?;
+        let view = NodeView::ask(&mut connection, member.clone()).await?;
+        self.lock_pool().insert(member.address.clone(), connection);
+        Ok(view)
+    }
+
+    fn lock_pool(&self) -> std::sync::MutexGuard<'_, BTreeMap<Address, Connection>> {
+        self.shared
+            .pool
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// [`Self::look`], expecting an answer from every server that the deployment is meant to have.
@@ -328,18 +353,18 @@ impl Context {
             )));
         }
         let copy: Arc<dyn DeployedVariant> = Arc::from(deployment.deploy_variant(variant).await?);
-        self.lock_copies().push(copy.clone());
+        self.lock_copies().push((self.id, copy.clone()));
         let outcome = judge(&*copy).await;
         if matches!(outcome, Err(Stop::Mismatch(_) | Stop::Error(_))) {
             // The runner gathers evidence and then removes it.
             return outcome;
         }
         copy.remove().await?;
-        self.lock_copies().retain(|other| !Arc::ptr_eq(other, &copy));
+        self.lock_copies().retain(|(_, other)| !Arc::ptr_eq(other, &copy));
         outcome
     }
 
-    fn lock_copies(&self) -> std::sync::MutexGuard<'_, Vec<Arc<dyn DeployedVariant>>> {
+    fn lock_copies(&self) -> std::sync::MutexGuard<'_, Vec<(CaseId, Arc<dyn DeployedVariant>)>> {
         self.shared
             .copies
             .lock()
@@ -413,6 +438,26 @@ impl Context {
     }
 }
 
+/// Authenticates a connection where there is a password.
+///
+/// # Errors
+/// When the node refuses the password. A node that has none, and serves all the same, does not refuse: chapter AUTH is
+/// about that.
+pub async fn authenticate(connection: &mut Connection, password: Option<&Secret>) -> Result<(), LinkError> {
+    let Some(password) = password else {
+        return Ok(());
+    };
+    let reply = connection.call(&["AUTH", password.expose()]).await?;
+    let open = reply
+        .error()
+        .is_some_and(|text| text.contains("without any password") || text.contains("no password is set"));
+    if reply.is_ok() || open {
+        Ok(())
+    } else {
+        Err(connection.nonsense("AUTH", reply.to_string()))
+    }
+}
+
 /// To the millisecond: more digits would claim a precision that polling does not have.
 fn round(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
@@ -431,4 +476,160 @@ pub async fn with_cleanup<T>(
     let value = outcome?;
     cleaned?;
     Ok(value)
+}
+
+impl Context {
+    /// Asks every server one question at once, over an authenticated connection each, and expects no findings. A server
+    /// that refuses, hangs up or stays silent is a finding; only a broken way to it is an error.
+    ///
+    /// # Errors
+    /// A mismatch that lists the findings of all servers; an error when a way to one broke.
+    pub async fn judge_every_node<F>(&self, expected: &str, question: F) -> Outcome
+    where
+        F: AsyncFn(&Member, &mut Connection) -> Result<Vec<String>, Stop>,
+    {
+        let members = self.all_members().await?;
+        let answers = members.iter().map(async |member| {
+            let answer = async {
+                let mut connection = self.connect(&member.address).await?;
+                question(member, &mut connection).await
+            };
+            answer_or_finding(member, answer.await)
+        });
+        self.collect_findings(expected, join_all(answers).await)
+    }
+
+    /// [`Self::judge_every_node`] for questions that open their own connections.
+    ///
+    /// # Errors
+    /// As [`Self::judge_every_node`].
+    pub async fn judge_every_member<F>(&self, expected: &str, question: F) -> Outcome
+    where
+        F: AsyncFn(&Member) -> Result<Vec<String>, Stop>,
+    {
+        let members = self.all_members().await?;
+        let answers = members
+            .iter()
+            .map(async |member| answer_or_finding(member, question(member).await));
+        self.collect_findings(expected, join_all(answers).await)
+    }
+
+    fn collect_findings(&self, expected: &str, answers: Vec<Result<Vec<String>, Stop>>) -> Outcome {
+        let mut findings = Vec::new();
+        let mut unsupported = None;
+        for answer in answers {
+            match answer {
+                Ok(found) => findings.extend(found),
+                Err(Stop::Mismatch(mismatch)) => findings.push(mismatch.to_string()),
+                Err(Stop::Unsupported(reason)) => unsupported = Some(reason),
+                Err(Stop::Error(error)) => return Err(Stop::Error(error)),
+            }
+        }
+        if let (Some(reason), true) = (unsupported, findings.is_empty()) {
+            return Err(Stop::Unsupported(reason));
+        }
+        Ok(check::no_findings(expected, &findings)?)
+    }
+
+    /// Sends a command about a key to one server after another, until one does not redirect it: to arrange, never to
+    /// judge.
+    ///
+    /// # Errors
+    /// When every server redirects it, or one cannot be asked.
+    pub async fn call_anywhere(&self, command: &[&str]) -> Result<Reply, Stop> {
+        for member in self.members().await? {
+            let reply = self.connect(&member.address).await?.call(command).await?;
+            if Redirect::parse(&reply).is_none() {
+                return Ok(reply);
+            }
+        }
+        Err(anyhow::anyhow!("every server redirects {}", command.first().unwrap_or(&"a command")).into())
+    }
+
+    /// Deletes keys that the case wrote, on whichever server has them. Servers that cannot be asked are passed over.
+    ///
+    /// # Errors
+    /// When no server deletes one of them.
+    pub async fn remove_keys(&self, keys: &[String]) -> Result<(), Stop> {
+        let mut left: BTreeSet<&String> = keys.iter().collect();
+        for member in self.members().await? {
+            let Ok(mut connection) = self.connect(&member.address).await else {
+                continue;
+            };
+            let commands: Vec<Vec<&str>> = keys.iter().map(|key| vec!["DEL", key]).collect();
+            for (key, reply) in keys.iter().zip(connection.pipeline(&commands).await?) {
+                if reply.integer().is_some() {
+                    left.remove(key);
+                }
+            }
+        }
+        match left.first() {
+            None => Ok(()),
+            Some(key) => Err(anyhow::anyhow!("{} keys could not be removed, {key} among them", left.len()).into()),
+        }
+    }
+
+    /// A client library's connection to the whole cluster, entered at one server, with a password of its own: it learns
+    /// the topology, opens further connections and follows redirections by itself, as users' clients do.
+    ///
+    /// # Errors
+    /// The library's. Its text names addresses and replies, never the password.
+    pub async fn cluster_client(
+        &self,
+        entry: &Address,
+        password: Option<&Secret>,
+    ) -> Result<redis::cluster_async::ClusterConnection, redis::RedisError> {
+        let patience = self.timing().reply();
+        let resolver = ThroughTarget(self.shared.target.clone());
+        let mut builder = redis::cluster::ClusterClientBuilder::new([(entry.host.clone(), entry.port)])
+            .async_dns_resolver(resolver)
+            .connection_timeout(patience)
+            .response_timeout(patience)
+            .overall_response_timeout(Some(patience * 2))
+            .retries(2)
+            .min_retry_wait(10)
+            .max_retry_wait(200);
+        if let Some(password) = password {
+            builder = builder.password(password.expose());
+        }
+        let connecting = builder.build()?;
+        match tokio::time::timeout(patience * 2, connecting.get_async_connection()).await {
+            Ok(connection) => connection,
+            Err(_) => Err((redis::ErrorKind::Io, "no connection in time").into()),
+        }
+    }
+}
+
+/// A server that does not answer as asked has said something; only a broken way to it says nothing.
+fn answer_or_finding(member: &Member, answer: Result<Vec<String>, Stop>) -> Result<Vec<String>, Stop> {
+    match answer {
+        Err(Stop::Error(error)) => match error.downcast_ref::<LinkError>() {
+            Some(
+                LinkError::Refused { .. }
+                | LinkError::Closed { .. }
+                | LinkError::TimedOut { .. }
+                | LinkError::Nonsense { .. },
+            ) => Ok(vec![format!("{}: {error:#}", member.name)]),
+            Some(LinkError::Unreachable { .. }) | None => Err(Stop::Error(error)),
+        },
+        other => other,
+    }
+}
+
+/// Lets a client library reach the addresses that the cluster announces in the way the target does.
+struct ThroughTarget(Arc<dyn Target>);
+
+impl redis::io::AsyncDNSResolver for ThroughTarget {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> redis::RedisFuture<'a, Box<dyn Iterator<Item = std::net::SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            match self.0.dial(&Address::new(host, port)).await {
+                Ok(address) => Ok(Box::new(std::iter::once(address)) as Box<dyn Iterator<Item = _> + Send>),
+                Err(error) => Err(std::io::Error::other(error.to_string()).into()),
+            }
+        })
+    }
 }

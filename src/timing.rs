@@ -129,6 +129,18 @@ pub static TIMINGS: &[Named] = &[
         reason: "the longest wait for one reply",
         compute: |_| 5.0,
     },
+    Named {
+        name: "T_catch_up",
+        formula: "2 s",
+        reason: "once writes stop, an attached replica has them all",
+        compute: |_| 2.0,
+    },
+    Named {
+        name: "T_visible",
+        formula: "1 s",
+        reason: "a write is read on an attached replica",
+        compute: |_| 1.0,
+    },
 ];
 
 impl Timing {
@@ -221,6 +233,8 @@ limits! {
     deployment = "T_deploy",
     hook = "T_hook",
     reply = "T_reply",
+    catch_up = "T_catch_up",
+    visible = "T_visible",
 }
 
 #[cfg(test)]

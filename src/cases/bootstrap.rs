@@ -1,6 +1,418 @@
-//! Chapter (to be written).
+//! Chapter BOOT: from `apply` to a formed cluster, unattended, once, and loudly when it fails.
 
-use crate::case::Case;
+mod copies;
+
+use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::check::{Look, eventually, expect, no_findings, steadily};
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Fault, Pod};
+use crate::verdict::{Mismatch, Outcome, Stop};
+use std::collections::BTreeMap;
 
 /// The cases of this chapter.
-pub static CASES: &[Case] = &[];
+pub static CASES: &[Case] = &[
+    Case {
+        id: CaseId("BOOT-01"),
+        title: "all declared pods are ready without manual steps",
+        requirement: "After `kubectl apply` the deployment MUST reach exactly the declared number of pods Running and Ready without manual steps.",
+        source: "seed lines 105, 317-319; Kubernetes documentation, StatefulSets",
+        level: Level::Must,
+        profile: Profile::Kubernetes,
+        seed: &[Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[Capability::Kubernetes],
+        features: &[],
+        bound: "T_deploy",
+        controls: &[],
+        method: "Compares the workload's declared and ready replicas with the expected number of nodes; every pod must be `Running`, `Ready`, \
+                 and, where the run made the deployment, never restarted.",
+        run: |cx| Box::pin(pods_ready(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-03"),
+        title: "every node says cluster_state:ok, and goes on saying it",
+        requirement: "Every node MUST report `cluster_state:ok`, and keep reporting it for T_stable.",
+        source: "seed line 24; Redis command page CLUSTER INFO; measured (catalogue §4.7)",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A1, Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "T_stable within T_stable + T_fail",
+        controls: &[],
+        method: "Asks every node for `CLUSTER INFO` again and again; a single `ok` is a known false positive, so it counts only when all nodes \
+                 say it for T_stable on end.",
+        run: |cx| Box::pin(state_ok(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-04"),
+        title: "every node knows every node, and the expected masters serve slots",
+        requirement: "Every node MUST know exactly the declared nodes (seed: 6) and slot-serving masters (seed: 3).",
+        source: "seed lines 24, 103; Redis command page CLUSTER INFO",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A2, Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "T_gossip",
+        controls: &[],
+        method: "`cluster_known_nodes` and `cluster_size` in `CLUSTER INFO` of every node.",
+        run: |cx| Box::pin(node_count(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-05"),
+        title: "all nodes have one view of the cluster",
+        requirement: "All nodes MUST agree on every node's id, address, role, master and slots.",
+        source: "Redis Cluster specification, section Configuration propagation; measured",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A1, Seed::A2, Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "T_gossip",
+        controls: &[],
+        method: "Compares `CLUSTER NODES` of every node, without `myself`, ping times and link states; it must list as many nodes as the \
+                 deployment has.",
+        run: |cx| Box::pin(one_view(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-07"),
+        title: "the cluster forms unattended",
+        requirement: "The bootstrap MUST complete without interactive input.",
+        source: "seed line 24 (`echo yes`); Redis Cluster tutorial, option --cluster-yes",
+        level: Level::Must,
+        profile: Profile::Kubernetes,
+        seed: &[Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[Capability::Kubernetes],
+        features: &[],
+        bound: "T_deploy",
+        controls: &[],
+        method: "The run applied the manifest and did nothing else: the cluster must be whole within T_sync of the last pod's readiness.",
+        run: |cx| Box::pin(unattended(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-08"),
+        title: "the bootstrap runs again over a living cluster and changes nothing",
+        requirement: "Running the bootstrap again on a formed cluster MUST NOT change its topology, epochs or data.",
+        source: "Kubernetes documentation, Container hooks (delivery at least once); seed lines 162-164; measured",
+        level: Level::Must,
+        profile: Profile::Kubernetes,
+        seed: &[Seed::A6],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Kubernetes, Capability::Restart],
+        features: &[],
+        bound: "T_sched + T_hook",
+        controls: &[],
+        method: "Deletes the pod whose hook runs the bootstrap (after its node was made a replica), then restarts its container: ids, \
+                 masters, slots, epochs and a key's value must be as before, and the hook must have run each time.",
+        run: |cx| Box::pin(idempotent(cx)),
+    },
+    copies::FAILURE_IS_VISIBLE,
+    copies::ANY_SEARCH_PATH,
+    Case {
+        id: CaseId("BOOT-13"),
+        title: "every node is known by the address that Kubernetes assigned",
+        requirement: "The bootstrap MUST use the address that Kubernetes assigned (`status.podIP`), whatever other addresses a pod has.",
+        source: "seed line 20; measured",
+        level: Level::Must,
+        profile: Profile::Kubernetes,
+        seed: &[Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[Capability::Kubernetes],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "In every node's `CLUSTER NODES` the pod that runs the bootstrap, and every other, must stand with its `status.podIP`.",
+        run: |cx| Box::pin(assigned_addresses(cx)),
+    },
+    copies::NEVER_HANGS,
+    copies::WRONG_PASSWORD,
+];
+
+async fn pods_ready(cx: &Context) -> Outcome {
+    let deployment = cx.deployment()?;
+    let nodes = cx.shape().nodes();
+    let (declared, ready) = deployment.replicas().await?;
+    let pods: Vec<Pod> = deployment.pods().await?;
+    expect(
+        usize::try_from(declared) == Ok(nodes) && declared == ready && pods.len() == nodes,
+        format!("{nodes} pods declared, and as many ready"),
+        format!("{declared} declared, {ready} ready, {} pods", pods.len()),
+    )?;
+    let ours = cx.shared().target.is_ours();
+    let findings: Vec<String> = pods
+        .iter()
+        .filter(|pod| pod.phase != "Running" || !pod.ready || (ours && pod.restarts > 0))
+        .map(|pod| {
+            let trouble = pod.trouble.as_deref().unwrap_or("no reason given");
+            format!(
+                "{}: {}, ready {}, {} restarts: {trouble}",
+                pod.name, pod.phase, pod.ready, pod.restarts
+            )
+        })
+        .collect();
+    no_findings("every pod Running, Ready and never restarted", &findings)?;
+    Ok(())
+}
+
+async fn state_ok(cx: &Context) -> Outcome {
+    let hold = cx.timing().stable();
+    steadily(
+        cx,
+        "cluster_state:ok on every node",
+        hold,
+        hold + cx.timing().fail(),
+        async || {
+            let view = cx.view().await?;
+            let bad: Vec<String> = view
+                .nodes
+                .iter()
+                .filter(|node| node.info("cluster_state") != "ok")
+                .map(|node| format!("{}: cluster_state:{}", node.member.name, node.info("cluster_state")))
+                .collect();
+            Ok(if bad.is_empty() {
+                Look::Reached(())
+            } else {
+                Look::NotYet(bad.join("\n"))
+            })
+        },
+    )
+    .await
+}
+
+async fn node_count(cx: &Context) -> Outcome {
+    let shape = cx.shape();
+    let expected = [("cluster_known_nodes", shape.nodes()), ("cluster_size", shape.masters)];
+    let what = format!(
+        "cluster_known_nodes:{} and cluster_size:{} on every node",
+        shape.nodes(),
+        shape.masters
+    );
+    eventually(cx, &what, cx.timing().gossip(), async || {
+        let view = cx.view().await?;
+        let mut findings = Vec::new();
+        for node in &view.nodes {
+            for (field, count) in expected {
+                if node.info(field) != count.to_string() {
+                    findings.push(format!("{}: {field}:{}", node.member.name, node.info(field)));
+                }
+            }
+        }
+        Ok(if findings.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await
+}
+
+async fn one_view(cx: &Context) -> Outcome {
+    let nodes = cx.shape().nodes();
+    eventually(cx, "one view on all nodes", cx.timing().gossip(), async || {
+        let view = cx.view().await?;
+        let mut findings = view.disagreements();
+        for node in view.nodes.iter().filter(|node| node.nodes.len() != nodes) {
+            findings.push(format!(
+                "{} lists {} nodes of {nodes}",
+                node.member.name,
+                node.nodes.len()
+            ));
+        }
+        Ok(if findings.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await
+}
+
+async fn unattended(cx: &Context) -> Outcome {
+    if !cx.shared().target.is_ours() {
+        return Err(Stop::Unsupported(
+            "the deployment was there before the run, which has not seen its bootstrap".into(),
+        ));
+    }
+    let bound = cx.timing().sync();
+    eventually(cx, "a whole cluster, by the manifest alone", bound, async || {
+        let missing = cx.view().await?.not_whole(cx.shape());
+        Ok(if missing.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(missing.join("\n"))
+        })
+    })
+    .await
+}
+
+/// What must not change: for each id its master, its slots and its epoch (a replica shows its master's).
+fn topology(view: &ClusterView) -> BTreeMap<String, String> {
+    view.nodes
+        .iter()
+        .filter_map(|node| node.myself())
+        .map(|line| {
+            let slots: Vec<String> = line.slots.iter().map(ToString::to_string).collect();
+            let role = line
+                .master
+                .as_ref()
+                .map_or_else(|| "master".into(), |master| format!("replica of {master}"));
+            (
+                line.id.clone(),
+                format!("{role}, slots {}, epoch {}", slots.join(","), line.config_epoch),
+            )
+        })
+        .collect()
+}
+
+async fn idempotent(cx: &Context) -> Outcome {
+    let deployment = cx.deployment()?;
+    let pod = deployment.bootstrap_pod();
+    make_a_replica(cx, &pod).await?;
+    let before = cx.view().await?;
+    let slot = before
+        .masters()
+        .find_map(|node| Some(node.myself()?.slots.first()?.first))
+        .unwrap_or(0);
+    let key = cx.key_in(slot, "kept");
+    let owner = |view: &ClusterView| view.owner_of(slot).map(|node| node.member.address.clone());
+    let no_owner = || Mismatch::new(format!("an owner of slot {slot}"), "none");
+    let address = owner(&before).ok_or_else(no_owner)?;
+    cx.connect(&address).await?.ask(&["SET", &key, "as it was"]).await?;
+    let limit = cx.timing().scheduling() + cx.timing().hook();
+    for again in ["its pod was deleted", "its container was restarted"] {
+        let old = before.of(&pod).map(|node| node.member.clone()).ok_or_else(no_owner)?;
+        if again == "its pod was deleted" {
+            cx.inject(Fault::Restart, &old).await?;
+        } else {
+            deployment.restart_container(&pod, limit).await?;
+        }
+        let what = format!("the cluster as before, after {again}");
+        let expected = topology(&before);
+        eventually(cx, &what, limit, async || unchanged(cx, &pod, &expected).await).await?;
+        let log = deployment.bootstrap_log().await?;
+        expect(
+            !log.trim().is_empty(),
+            format!("a log of the bootstrap's run after {again}"),
+            "an empty log",
+        )?;
+    }
+    let after = cx.view().await?;
+    let mut connection = cx.connect(&owner(&after).ok_or_else(no_owner)?).await?;
+    let value = connection.call(&["GET", &key]).await?;
+    connection.call(&["DEL", &key]).await?;
+    expect(
+        value.text() == Some("as it was"),
+        "the key's value as before",
+        value.to_string(),
+    )?;
+    Ok(())
+}
+
+/// Whether the pod is ready again and every node's topology is what it was.
+async fn unchanged(cx: &Context, pod: &str, expected: &BTreeMap<String, String>) -> Result<Look<()>, Stop> {
+    let pods = cx.deployment()?.pods().await?;
+    let Some(state) = pods.iter().find(|other| other.name == pod) else {
+        return Ok(Look::NotYet(format!("{pod} does not exist")));
+    };
+    if !state.ready {
+        return Ok(Look::NotYet(format!(
+            "{pod}: {}, {}",
+            state.phase,
+            state.trouble.as_deref().unwrap_or("not ready")
+        )));
+    }
+    let view = cx.look().await?;
+    let missing = view.not_whole(cx.shape());
+    if !missing.is_empty() {
+        return Ok(Look::NotYet(missing.join("\n")));
+    }
+    let seen = topology(&view);
+    let changed: Vec<String> = expected
+        .iter()
+        .filter(|(id, was)| seen.get(*id) != Some(was))
+        .map(|(id, was)| {
+            format!(
+                "{}: was {was}, is {}",
+                view.name_of(id),
+                seen.get(id).map_or("gone", String::as_str)
+            )
+        })
+        .collect();
+    Ok(if changed.is_empty() {
+        Look::Reached(())
+    } else {
+        Look::NotYet(changed.join("\n"))
+    })
+}
+
+/// Hands the pod's slots over, so that its restart is no failover: only the bootstrap could then change anything.
+async fn make_a_replica(cx: &Context, pod: &str) -> Outcome {
+    let view = cx.view().await?;
+    let Some(node) = view.of(pod).filter(|node| node.role.is_master()) else {
+        return Ok(());
+    };
+    let id = node.myself().map(|line| line.id.clone()).unwrap_or_default();
+    let Some(replica) = view.replicas_of(&id).next() else {
+        return Err(Mismatch::new(format!("a replica of {pod}"), "none").into());
+    };
+    cx.connect(&replica.member.address)
+        .await?
+        .ask(&["CLUSTER", "FAILOVER"])
+        .await?;
+    let bound = cx.timing().manual_failover() + cx.timing().sync();
+    eventually(
+        cx,
+        &format!("{pod} is a replica in a whole cluster"),
+        bound,
+        async || {
+            let view = cx.look().await?;
+            let mut missing = view.not_whole(cx.shape());
+            if view.of(pod).is_none_or(|node| node.role.is_master()) {
+                missing.push(format!("{pod} is not yet a replica"));
+            }
+            Ok(if missing.is_empty() {
+                Look::Reached(())
+            } else {
+                Look::NotYet(missing.join("\n"))
+            })
+        },
+    )
+    .await
+}
+
+async fn assigned_addresses(cx: &Context) -> Outcome {
+    let pods = cx.deployment()?.pods().await?;
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    for pod in &pods {
+        let Some(address) = &pod.address else {
+            findings.push(format!("{} has no podIP", pod.name));
+            continue;
+        };
+        let id = view
+            .of(&pod.name)
+            .and_then(|node| node.myself())
+            .map(|line| line.id.clone())
+            .unwrap_or_default();
+        for node in &view.nodes {
+            match node.line(&id) {
+                Some(line) if &line.address.host == address => {}
+                Some(line) => findings.push(format!(
+                    "{} knows {} as {}, its podIP is {address}",
+                    node.member.name, pod.name, line.address
+                )),
+                None => findings.push(format!(
+                    "{} does not know {} (podIP {address})",
+                    node.member.name, pod.name
+                )),
+            }
+        }
+    }
+    no_findings("every node known to every node by its status.podIP", &findings)?;
+    Ok(())
+}

@@ -1,6 +1,220 @@
-//! Chapter (to be written).
+//! Chapter HASH: which slot a key belongs to, and what keys of one slot may do together.
 
-use crate::case::Case;
+use crate::case::{Case, CaseId, Impact, Level, Profile, Seed};
+
+mod checks;
+use checks::*;
 
 /// The cases of this chapter.
-pub static CASES: &[Case] = &[];
+pub static CASES: &[Case] = &[
+    Case {
+        id: CaseId("HASH-01"),
+        title: "CLUSTER KEYSLOT is CRC16/XMODEM of the key modulo 16384",
+        requirement: "The slot of a key MUST be CRC16/XMODEM of the key modulo 16384 (polynomial 0x1021, initial \
+                      value 0, nothing reflected, no final xor).",
+        source: "Redis Cluster specification, section Key distribution model and Appendix A; seed line 41",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends every key of the vector table (97 keys: tags, braces, binary, UTF-8, boundary slots) to every \
+                 node as `CLUSTER KEYSLOT`; the reply must be the table's slot, which must be the suite's own CRC16 \
+                 modulo 16384.",
+        run: |cx| Box::pin(all_vectors(cx)),
+    },
+    Case {
+        id: CaseId("HASH-02"),
+        title: "CLUSTER KEYSLOT 123456789 is 12739",
+        requirement: "`CLUSTER KEYSLOT 123456789` MUST be 12739, which is 0x31C3, the check value of the CRC.",
+        source: "Redis Cluster specification, section Appendix A",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT 123456789` to every node and expects `:12739`.",
+        run: |cx| Box::pin(check_value(cx)),
+    },
+    Case {
+        id: CaseId("HASH-03"),
+        title: "only the part between the first { and the next } is hashed",
+        requirement: "If a key holds `{...}` with at least one byte between the first `{` and the first `}` after \
+                      it, only those bytes MUST be hashed.",
+        source: "Redis Cluster specification, section Hash tags; seed line 55",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{bar}{zap}` and `bar` -> `:5061`, `{a}{b}` \
+                 and `a` -> `:15495`.",
+        run: |cx| Box::pin(first_tag(cx)),
+    },
+    Case {
+        id: CaseId("HASH-04"),
+        title: "an empty tag makes the whole key be hashed",
+        requirement: "`{}` directly at the first `{` MUST disable the hash tag for the whole key.",
+        source: "Redis Cluster specification, section Hash tags",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `{}` -> `:15257`, `foo{}{bar}` -> `:8363`, \
+                 `{}{a}` -> `:13650`, `{}{user1000}.following` -> `:8443`, `{user1000}.following` -> `:3443`.",
+        run: |cx| Box::pin(empty_tag(cx)),
+    },
+    Case {
+        id: CaseId("HASH-05"),
+        title: "a brace within the tag is hashed",
+        requirement: "`foo{{bar}}zap` MUST be hashed as `{bar`.",
+        source: "Redis Cluster specification, section Hash tags",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{{bar}}zap` and `{bar` -> `:4015`, `{{}}` \
+                 and `{` -> `:4092`.",
+        run: |cx| Box::pin(nested_brace(cx)),
+    },
+    Case {
+        id: CaseId("HASH-06"),
+        title: "unbalanced braces make no tag",
+        requirement: "With a `{` and no `}` after it the whole key MUST be hashed, and a `}` before the `{` be \
+                      ignored.",
+        source: "Redis Cluster specification, section Hash tags",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{` -> `:7673`, `foo{bar` -> `:15278`, \
+                 `foo}bar{` -> `:11073`, `foo}{bar}` and `bar` -> `:5061`.",
+        run: |cx| Box::pin(unbalanced_braces(cx)),
+    },
+    Case {
+        id: CaseId("HASH-07"),
+        title: "keys are hashed as raw bytes",
+        requirement: "Keys are byte strings: NUL, CR LF, bytes 0x80 to 0xff and UTF-8 MUST be hashed as they are.",
+        source: "Redis Cluster specification, section Key distribution model; Redis documentation, Keys",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `\\x00` -> `:0`, `\\xff` -> `:7920`, `\\r\\n` \
+                 -> `:5910`, `\\x80{\\xff\\x00}z` -> `:1023`, `{用户}:1` -> `:5340`.",
+        run: |cx| Box::pin(binary_safe(cx)),
+    },
+    Case {
+        id: CaseId("HASH-08"),
+        title: "the empty key is legal and in slot 0",
+        requirement: "The empty key MUST be legal and map to slot 0.",
+        source: "Redis Cluster specification, section Key distribution model",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Every node must answer `CLUSTER KEYSLOT \"\"` with `:0`. On the owner of slot 0, `SET \"\" value \
+                 NX` must answer `+OK` and `GET \"\"` the value; where the deployment already has such a key, `SET` \
+                 answers nil and `EXISTS \"\"` must answer `:1`. Only a key of the suite's own is removed.",
+        run: |cx| Box::pin(empty_key(cx)),
+    },
+    Case {
+        id: CaseId("HASH-09"),
+        title: "this{foo}key and another{foo}key share slot 12182",
+        requirement: "`this{foo}key` and `another{foo}key` MUST share slot 12182.",
+        source: "seed line 55; Redis Cluster specification, section Hash tags",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Sends `CLUSTER KEYSLOT` for `this{foo}key`, `another{foo}key` and `foo` to every node and expects \
+                 `:12182` each time.",
+        run: |cx| Box::pin(seed_example(cx)),
+    },
+    Case {
+        id: CaseId("HASH-10"),
+        title: "keys with one tag are stored on one node and usable together",
+        requirement: "Keys with one hash tag MUST be stored on one node and be usable together.",
+        source: "Redis Cluster specification, section Hash tags and Multiple keys operations; seed lines 53-55",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "For `user:1000`'s slot 1649 and a slot of every master, on the owner: `MSET` of two keys with one \
+                 tag -> `+OK`, `MGET` -> both values in order, `CLUSTER COUNTKEYSINSLOT` at least `:2`, and `CLUSTER \
+                 GETKEYSINSLOT` names both.",
+        run: |cx| Box::pin(colocation(cx)),
+    },
+    Case {
+        id: CaseId("HASH-11"),
+        title: "keys of different slots are refused together, even on one node",
+        requirement: "Keys without a common tag (of different slots) MUST NOT be usable together, even on the same \
+                      node.",
+        source: "Redis Cluster specification, section Multiple keys operations; seed line 53",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "On every master: `MSET` of two keys in two of its own slots must answer `-CROSSSLOT` and leave \
+                 neither (`EXISTS` -> `:0`).",
+        run: |cx| Box::pin(cross_slot(cx)),
+    },
+    Case {
+        id: CaseId("HASH-13"),
+        title: "a key is stored on the node that CLUSTER SLOTS names, on no other master",
+        requirement: "A key MUST be stored on the node that `CLUSTER SLOTS` names for its slot.",
+        source: "Redis Cluster specification, section Key distribution model",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[],
+        method: "Writes a key into a slot of every master through whichever node takes it. `CLUSTER GETKEYSINSLOT` \
+                 must name it on the slot's owner by `CLUSTER SLOTS`, and on no other master.",
+        run: |cx| Box::pin(stored_where_mapped(cx)),
+    },
+];

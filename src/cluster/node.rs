@@ -261,6 +261,102 @@ impl NodeView {
     }
 }
 
+impl NodeView {
+    /// The owner of every slot by `CLUSTER SLOTS`: its id, translated from its address where the server gives no id.
+    ///
+    /// # Errors
+    /// When a slot is claimed twice.
+    pub fn owners_by_slots(&self) -> Result<Vec<Option<String>>, String> {
+        let claims: Vec<(SlotRange, String)> = self
+            .slots
+            .iter()
+            .filter_map(|entry| {
+                let (address, id) = entry.nodes.first()?;
+                let by_address = || self.nodes.iter().find(|line| &line.address == address);
+                let known = id.clone().or_else(|| by_address().map(|line| line.id.clone()));
+                Some((entry.range, known.unwrap_or_else(|| address.to_string())))
+            })
+            .collect();
+        named_owners(&claims)
+    }
+
+    /// The owner of every slot by `CLUSTER SHARDS`: the id of its shard's master.
+    ///
+    /// # Errors
+    /// When the server refused the command, when a slot is claimed twice, or when a shard with slots has not one master.
+    pub fn owners_by_shards(&self) -> Result<Vec<Option<String>>, String> {
+        let mut claims = Vec::new();
+        for shard in self.shards.as_ref().map_err(String::clone)? {
+            let masters: Vec<&ShardNode> = shard.nodes.iter().filter(|node| node.role == "master").collect();
+            match (masters.as_slice(), shard.slots.as_slice()) {
+                (_, []) => {}
+                ([master], slots) => claims.extend(slots.iter().map(|range| (*range, master.id.clone()))),
+                (masters, [first, ..]) => {
+                    return Err(format!("the shard of slots {first} has {} masters", masters.len()));
+                }
+            }
+        }
+        named_owners(&claims)
+    }
+
+    /// The slots that the node claims on its own line, in the line's order.
+    pub fn own_slots(&self) -> Vec<u16> {
+        let line = self.myself();
+        line.iter()
+            .flat_map(|line| &line.slots)
+            .flat_map(|range| range.slots())
+            .collect()
+    }
+
+    /// A slot well inside what the node claims, for a key of a case; none where it claims none.
+    pub fn inner_slot(&self) -> Option<u16> {
+        let slots = self.own_slots();
+        slots.get(slots.len() / 2).copied()
+    }
+
+    /// A field of `INFO replication`, empty when absent.
+    pub fn replication(&self, field: &str) -> &str {
+        self.replication.get(field).map_or("", String::as_str)
+    }
+
+    /// The replicas that `INFO replication` lists.
+    pub fn attached(&self) -> Vec<Attached> {
+        self.replication
+            .iter()
+            .filter(|(key, _)| {
+                key.strip_prefix("slave")
+                    .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+            })
+            .filter_map(|(_, value)| Attached::parse(value))
+            .collect()
+    }
+}
+
+/// A replica as its master's `INFO replication` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Where it serves clients.
+    pub address: Address,
+    /// `online`, `wait_bgsave`, `send_bulk`.
+    pub state: String,
+}
+
+impl Attached {
+    /// Parses `ip=…,port=…,state=…,…`.
+    fn parse(value: &str) -> Option<Self> {
+        let fields: BTreeMap<&str, &str> = value.split(',').filter_map(|field| field.split_once('=')).collect();
+        Some(Self {
+            address: Address::new(*fields.get("ip")?, fields.get("port")?.parse().ok()?),
+            state: (*fields.get("state")?).to_owned(),
+        })
+    }
+}
+
+fn named_owners(claims: &[(SlotRange, String)]) -> Result<Vec<Option<String>>, String> {
+    let map = owners(claims.iter().map(|(range, owner)| (*range, owner.as_str())))?;
+    Ok(map.into_iter().map(|owner| owner.map(str::to_owned)).collect())
+}
+
 /// Spreads ranges with an owner each over the 16384 slots.
 ///
 /// # Errors
@@ -541,5 +637,17 @@ mod tests {
         fn parsers_never_panic(line in ".{0,120}") {
             let _ = NodeLine::parse(&line);
         }
+    }
+
+    #[test]
+    fn reads_a_master_s_list_of_replicas() {
+        assert_eq!(
+            Attached::parse("ip=10.0.0.4,port=6379,state=online,offset=98,lag=1"),
+            Some(Attached {
+                address: Address::new("10.0.0.4", 6379),
+                state: "online".into()
+            })
+        );
+        assert_eq!(Attached::parse("0"), None);
     }
 }

@@ -41,6 +41,20 @@ impl Redirect {
         let address = words.next()?.parse().ok()?;
         words.next().is_none().then_some(Self { kind, slot, address })
     }
+
+    /// Whether a reply is exactly `-MOVED <slot> <address>`.
+    pub fn is_moved(reply: &Reply, slot: u16, address: &Address) -> bool {
+        Self::parse(reply).is_some_and(|redirect| {
+            redirect.kind == RedirectKind::Moved && redirect.slot == slot && &redirect.address == address
+        })
+    }
+
+    /// Whether a reply is exactly `-ASK <slot> <address>`.
+    pub fn is_ask(reply: &Reply, slot: u16, address: &Address) -> bool {
+        Self::parse(reply).is_some_and(|redirect| {
+            redirect.kind == RedirectKind::Ask && redirect.slot == slot && &redirect.address == address
+        })
+    }
 }
 
 impl fmt::Display for Redirect {
@@ -71,5 +85,17 @@ mod tests {
     fn parses(#[case] text: &str, #[case] shown: Option<&str>) {
         let redirect = Redirect::parse(&Reply::Error(text.into()));
         assert_eq!(redirect.map(|redirect| redirect.to_string()).as_deref(), shown);
+    }
+
+    #[test]
+    fn a_redirection_is_judged_by_kind_slot_and_address() {
+        let (owner, other) = (Address::new("10.0.0.1", 6379), Address::new("10.0.0.2", 6379));
+        let moved = Reply::Error("MOVED 7 10.0.0.1:6379".into());
+        assert!(Redirect::is_moved(&moved, 7, &owner));
+        assert!(!Redirect::is_moved(&moved, 8, &owner));
+        assert!(!Redirect::is_moved(&moved, 7, &other));
+        assert!(!Redirect::is_ask(&moved, 7, &owner));
+        assert!(Redirect::is_ask(&Reply::Error("ASK 7 10.0.0.1:6379".into()), 7, &owner));
+        assert!(!Redirect::is_moved(&Reply::Nil, 7, &owner));
     }
 }

@@ -5,14 +5,20 @@
 pub mod json;
 pub mod junit;
 pub mod terminal;
+mod text;
+mod words;
 
 use crate::case::{Impact, Level, Profile, Seed};
 use crate::context::Measurement;
-use crate::target::{Phase, TargetDescription};
+use crate::target::{Phase, Secret, TargetDescription};
 use crate::verdict::VerdictName;
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 /// The version of the model of `run.json`.
 pub const SCHEMA_VERSION: &str = "1";
@@ -87,6 +93,16 @@ pub struct Suite {
     pub commit: Option<String>,
 }
 
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.version)?;
+        match &self.commit {
+            Some(commit) => write!(f, " ({})", commit.chars().take(12).collect::<String>()),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The servers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -146,6 +162,13 @@ pub struct CaseResult {
     pub notes: Vec<String>,
 }
 
+impl CaseResult {
+    /// The chapter of the catalogue: `SLOT` of `SLOT-03`.
+    pub fn chapter(&self) -> &str {
+        self.id.split('-').next().unwrap_or(&self.id)
+    }
+}
+
 /// The verdicts of a group of cases, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tally {
@@ -174,7 +197,8 @@ pub enum GroupResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// Whether no `must` failed and nothing broke: `conformant`, `not-conformant` or `undecided` (an error, or an abort).
+    /// Whether no `must` failed and nothing broke: `conformant`, `not-conformant` or `undecided` (an error, an
+    /// abort, or no case that came to a judgement).
     pub verdict: Conformance,
     /// By seed assertion, all six.
     pub seed: BTreeMap<Seed, Tally>,
@@ -182,6 +206,9 @@ pub struct Summary {
     pub profiles: BTreeMap<Profile, Tally>,
     /// All cases.
     pub total: Tally,
+    /// What counted beside a failed `must`: without it the verdict could not be followed from the cases.
+    #[serde(default)]
+    pub counted: Strictness,
 }
 
 /// The answer to the question that the run was for.
@@ -192,12 +219,13 @@ pub enum Conformance {
     Conformant,
     /// A `must` was not met.
     NotConformant,
-    /// The run broke before that could be said.
+    /// The run broke before that could be said, or judged nothing.
     Undecided,
 }
 
 /// What counts beside a failed `must`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Strictness {
     /// A failed `should` counts too (`--strict`).
     pub strict: bool,
@@ -221,6 +249,7 @@ impl Summary {
                 .filter(|(_, tally)| tally.result != GroupResult::None)
                 .collect(),
             total: tally(&|_| true),
+            counted: strictness,
         }
     }
 }
@@ -263,11 +292,68 @@ fn conformance(cases: &[CaseResult], aborted: bool, strictness: Strictness) -> C
         VerdictName::Pass | VerdictName::Error => false,
     });
     let broke = aborted || cases.iter().any(|case| case.verdict == VerdictName::Error);
+    // A run that judged nothing has not found the deployment conformant.
+    let judged = cases
+        .iter()
+        .any(|case| matches!(case.verdict, VerdictName::Pass | VerdictName::Fail));
     if failed {
         Conformance::NotConformant
-    } else if broke {
+    } else if broke || !judged {
         Conformance::Undecided
     } else {
         Conformance::Conformant
     }
+}
+
+impl Run {
+    /// The run with a password taken out of every text that came from outside. A second lock on the door: whoever
+    /// fills a run in has redacted it already.
+    #[must_use]
+    pub fn redacted(mut self, password: &Secret) -> Self {
+        let clean = |text: &mut String| *text = password.redact(text);
+        self.target.descriptor.values_mut().for_each(clean);
+        self.cause.iter_mut().for_each(clean);
+        self.left_behind.iter_mut().for_each(clean);
+        if let Some(abort) = &mut self.aborted {
+            clean(&mut abort.message);
+        }
+        for case in &mut self.cases {
+            case.expected.iter_mut().for_each(clean);
+            case.notes.iter_mut().for_each(clean);
+            for text in [&mut case.actual, &mut case.cause, &mut case.reason] {
+                text.iter_mut().for_each(clean);
+            }
+        }
+        self
+    }
+}
+
+/// Writes `run.json` and `junit.xml` into `folder`, which is made where it is missing. The JSON comes first: every
+/// other report can be made from it.
+///
+/// # Errors
+/// When one cannot be written; the text names it.
+pub fn write(run: &Run, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    json::write(run, folder)?;
+    junit::write(run, folder)?;
+    Ok(())
+}
+
+/// Writes a file whole or not at all: a reader, or a kill at any moment, never meets half of it.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<PathBuf> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let attempt = || -> std::io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        // A temporary file is its maker's alone; a report is for others too.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+        let mut file = builder.prefix(".report-").tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    attempt().with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(path.to_owned())
 }

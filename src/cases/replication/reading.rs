@@ -1,0 +1,217 @@
+//! The bodies of chapter REPL about what replicas hold, serve and refuse.
+
+use super::pairing::{attached_view, pairs};
+use crate::check::{self, Look, eventually};
+use crate::cluster::connection::Connection;
+use crate::cluster::node::{NodeView, parse_fields};
+use crate::cluster::redirect::Redirect;
+use crate::cluster::resp::Reply;
+use crate::context::{Context, with_cleanup};
+use crate::verdict::{Mismatch, Outcome, Stop};
+
+/// A key in a slot of a master.
+fn key_of(cx: &Context, master: &NodeView, name: &str) -> Result<(u16, String), Mismatch> {
+    match master.inner_slot() {
+        Some(slot) => Ok((slot, cx.key_in(slot, name))),
+        None => Err(Mismatch::new(
+            "a master with slots",
+            format!("{} claims none", master.member),
+        )),
+    }
+}
+
+/// Keys in a slot of the master of each pair.
+fn keys_of(cx: &Context, pairs: &[(&NodeView, &NodeView)]) -> Result<Vec<String>, Mismatch> {
+    pairs
+        .iter()
+        .map(|(replica, master)| Ok(key_of(cx, master, &replica.member.name)?.1))
+        .collect()
+}
+
+/// The number in a field of a node's `INFO replication`.
+async fn offset(connection: &mut Connection, field: &str) -> Result<u64, Stop> {
+    let reply = connection.ask(&["INFO", "replication"]).await?;
+    let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO replication", reason))?;
+    let number = fields.get(field).and_then(|value| value.parse().ok());
+    Ok(number.ok_or_else(|| connection.nonsense("INFO replication", format!("no number {field}")))?)
+}
+
+/// How often a shard's key is written before its offsets are compared.
+const WRITES: usize = 1000;
+
+/// Writes 1, 2, … to a key on its master; the offset after the last write, which must be above the one before the first.
+async fn write_a_lot(cx: &Context, master: &NodeView, key: &str) -> Result<u64, Stop> {
+    let mut connection = cx.connect(&master.member.address).await?;
+    let before = offset(&mut connection, "master_repl_offset").await?;
+    let values: Vec<String> = (1..=WRITES).map(|number| number.to_string()).collect();
+    let writes: Vec<Vec<&str>> = values.iter().map(|value| vec!["SET", key, value]).collect();
+    let refused = connection
+        .pipeline(&writes)
+        .await?
+        .into_iter()
+        .find(|reply| !reply.is_ok());
+    if let Some(reply) = refused {
+        return Err(Mismatch::new("SET -> +OK", format!("{}: SET {key} -> {reply}", master.member)).into());
+    }
+    let after = offset(&mut connection, "master_repl_offset").await?;
+    let seen = format!("{}: {before}, then {after}", master.member);
+    check::expect(after > before, "a master_repl_offset that grows with writes", seen)?;
+    Ok(after)
+}
+
+pub(super) async fn offsets_converge(cx: &Context) -> Outcome {
+    let view = attached_view(cx).await?;
+    let pairs = pairs(cx, &view)?;
+    let keys = keys_of(cx, &pairs)?;
+    let judge = async {
+        for ((replica, master), key) in pairs.iter().zip(&keys) {
+            let goal = write_a_lot(cx, master, key).await?;
+            let mut reading = cx.connect(&replica.member.address).await?;
+            eventually(
+                cx,
+                "the replica at its master's offset",
+                cx.timing().catch_up(),
+                async || {
+                    let reached = offset(&mut reading, "slave_repl_offset").await?;
+                    let seen = format!("{}: slave_repl_offset:{reached} of {goal}", replica.member);
+                    Ok(if reached >= goal {
+                        Look::Reached(())
+                    } else {
+                        Look::NotYet(seen)
+                    })
+                },
+            )
+            .await?;
+            reading.ask(&["READONLY"]).await?;
+            let reply = reading.call(&["GET", key.as_str()]).await?;
+            let seen = format!("{}: GET {key} -> {reply}", replica.member);
+            check::expect(
+                reply.text() == Some(&WRITES.to_string()),
+                "the last value on the replica",
+                seen,
+            )?;
+        }
+        Ok(())
+    };
+    with_cleanup(judge, cx.remove_keys(&keys)).await
+}
+
+pub(super) async fn readonly_reads(cx: &Context) -> Outcome {
+    let view = attached_view(cx).await?;
+    let pairs = pairs(cx, &view)?;
+    let keys = keys_of(cx, &pairs)?;
+    let judge = async {
+        for ((replica, master), key) in pairs.iter().zip(&keys) {
+            let mut reading = cx.connect(&replica.member.address).await?;
+            let readonly = reading.call(&["READONLY"]).await?;
+            check::expect(
+                readonly.is_ok(),
+                "READONLY -> +OK",
+                format!("{}: READONLY -> {readonly}", replica.member),
+            )?;
+            let set = cx
+                .connect(&master.member.address)
+                .await?
+                .call(&["SET", key.as_str(), "read me"])
+                .await?;
+            check::expect(
+                set.is_ok(),
+                "SET -> +OK",
+                format!("{}: SET {key} -> {set}", master.member),
+            )?;
+            eventually(cx, "the value on the replica", cx.timing().visible(), async || {
+                let reply = reading.call(&["GET", key.as_str()]).await?;
+                let seen = format!("{}: GET {key} -> {reply}", replica.member);
+                Ok(if reply.bytes() == Some(b"read me") {
+                    Look::Reached(())
+                } else {
+                    Look::NotYet(seen)
+                })
+            })
+            .await?;
+        }
+        Ok(())
+    };
+    with_cleanup(judge, cx.remove_keys(&keys)).await
+}
+
+pub(super) async fn redirects_by_default(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    for (replica, master) in pairs(cx, &view)? {
+        let (slot, key) = key_of(cx, master, "read")?;
+        let reply = cx
+            .connect(&replica.member.address)
+            .await?
+            .call(&["GET", key.as_str()])
+            .await?;
+        let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+        let command = format!("GET {key} (slot {slot} of {})", master.member);
+        findings.extend(check::unless(moved, &replica.member, command, &reply));
+    }
+    Ok(check::no_findings(
+        "-MOVED <slot> <its master> from every replica",
+        &findings,
+    )?)
+}
+
+pub(super) async fn writes_refused(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    for (replica, master) in pairs(cx, &view)? {
+        let (slot, key) = key_of(cx, master, "refused")?;
+        let member = &replica.member;
+        let mut connection = cx.connect(&member.address).await?;
+        connection.ask(&["READONLY"]).await?;
+        // Where a replica wrongly executes the first, it executes the second too: nothing is left behind.
+        for command in [&["SET", &key, "1"] as &[&str], &["DEL", &key]] {
+            let reply = connection.call(command).await?;
+            let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+            findings.extend(check::unless(
+                moved,
+                member,
+                format!("{} {key} (slot {slot})", command[0]),
+                &reply,
+            ));
+        }
+        let read = connection.call(&["GET", &key]).await?;
+        findings.extend(check::unless(
+            read == Reply::Nil,
+            member,
+            format!("GET {key} after them"),
+            &read,
+        ));
+        let swap = connection.call(&["SWAPDB", "0", "0"]).await?;
+        if swap
+            .error()
+            .is_some_and(|text| text.to_lowercase().starts_with("err unknown command"))
+        {
+            cx.note(format!("{member}: SWAPDB -> {swap}; no write without keys was tried"));
+        } else {
+            let refused = swap.error_prefix() == Some("READONLY");
+            findings.extend(check::unless(refused, member, "SWAPDB 0 0", &swap));
+        }
+    }
+    let expected = "SET and DEL -> -MOVED <slot> <its master>, GET -> nil, SWAPDB 0 0 -> -READONLY on every replica";
+    Ok(check::no_findings(expected, &findings)?)
+}
+
+pub(super) async fn foreign_slots_redirected(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    for (replica, master) in pairs(cx, &view)? {
+        let mut connection = cx.connect(&replica.member.address).await?;
+        connection.ask(&["READONLY"]).await?;
+        for other in view.masters().filter(|other| other.member != master.member) {
+            let (slot, key) = key_of(cx, other, "foreign")?;
+            let reply = connection.call(&["GET", key.as_str()]).await?;
+            let moved = Redirect::is_moved(&reply, slot, &other.member.address);
+            let command = format!("GET {key} (slot {slot} of {})", other.member);
+            findings.extend(check::unless(moved, &replica.member, command, &reply));
+        }
+    }
+    Ok(check::no_findings(
+        "-MOVED <slot> <its owner> for every other shard's slots, also after READONLY",
+        &findings,
+    )?)
+}

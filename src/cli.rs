@@ -1,0 +1,446 @@
+//! The command line: parsed here, and what each command prints.
+
+use crate::case::{Case, Impact, Profile};
+use crate::cases;
+use crate::cluster::connection::Address;
+use crate::exit;
+use crate::manifest::parameters::Parameters;
+use crate::progress::Progress;
+use crate::report::{self, Strictness};
+use crate::request::{Request, new_run_id};
+use crate::runner;
+use crate::selection::Selection;
+use crate::surroundings;
+use crate::target::descriptor::PasswordSource;
+use crate::target::{Secret, TargetError, TargetKind, kind};
+use crate::timing::Timing;
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Says, with evidence, whether a Redis Cluster deployment keeps its promises.
+///
+/// Examples:
+///   redis-cluster-conformance run --target processes             a first verdict, in two minutes, without Docker
+///   redis-cluster-conformance run                                the whole suite on a kind cluster of its own
+///   redis-cluster-conformance run A1 AUTH --target kubernetes --namespace shop
+///   redis-cluster-conformance explain FAIL-01
+///
+/// Exit codes: 0 conformant, 1 not conformant, 2 usage, 3 the target or the suite broke, 4 nothing selected.
+#[derive(Parser)]
+#[command(version, verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Judge a deployment.
+    Run(Box<RunArguments>),
+    /// List the cases.
+    List {
+        #[command(flatten)]
+        selection: SelectionArguments,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain a case: its requirement, source, method, bound, and how to run it alone.
+    Explain {
+        /// The case's id: SLOT-03.
+        id: String,
+    },
+    /// Make the kind cluster, with the images loaded, and leave it for runs to come.
+    Up,
+    /// Remove the kind cluster.
+    Down,
+    /// Look whether this machine has what the targets need.
+    Doctor,
+}
+
+#[derive(Args)]
+struct SelectionArguments {
+    /// Ids, beginnings of ids, or seed assertions: SLOT-03, AUTH, A5. Without any: all cases.
+    wanted: Vec<String>,
+    /// Leave these out: ids, beginnings of ids, or seed assertions.
+    #[arg(long, value_name = "ID")]
+    skip: Vec<String>,
+    /// Only cases of these profiles.
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    profile: Vec<ProfileName>,
+    /// Only cases of at most this impact.
+    #[arg(long, value_enum)]
+    impact: Option<ImpactName>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProfileName {
+    Core,
+    Extended,
+    Kubernetes,
+    Chaos,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ImpactName {
+    ReadOnly,
+    Writes,
+    Disruptive,
+}
+
+impl SelectionArguments {
+    fn selection(&self) -> Selection {
+        let profile = |name: &ProfileName| match name {
+            ProfileName::Core => Profile::Core,
+            ProfileName::Extended => Profile::Extended,
+            ProfileName::Kubernetes => Profile::Kubernetes,
+            ProfileName::Chaos => Profile::Chaos,
+        };
+        Selection {
+            wanted: self.wanted.clone(),
+            skipped: self.skip.clone(),
+            profiles: self.profile.iter().map(profile).collect(),
+            at_most: self.impact.map(|impact| match impact {
+                ImpactName::ReadOnly => Impact::ReadOnly,
+                ImpactName::Writes => Impact::Writes,
+                ImpactName::Disruptive => Impact::Disruptive,
+            }),
+        }
+    }
+}
+
+#[derive(Args)]
+struct RunArguments {
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// What is judged.
+    #[arg(long, value_enum, default_value = "kind", env = "RCC_TARGET")]
+    target: TargetKind,
+    /// The description of the deployment; the canonical one without it.
+    #[arg(long, value_name = "FILE")]
+    target_file: Option<PathBuf>,
+    /// Where run.json, junit.xml and the evidence go.
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// processes: the server's binary.
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+    /// addresses: every node, as host:port,host:port.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    addresses: Vec<Address>,
+    /// How many masters there should be.
+    #[arg(long, value_name = "N")]
+    masters: Option<usize>,
+    /// How many replicas each master should have.
+    #[arg(long, value_name = "N")]
+    replicas: Option<usize>,
+    /// The environment variable that holds the password.
+    #[arg(long, value_name = "NAME", conflicts_with = "password_file")]
+    password_env: Option<String>,
+    /// The file whose first line is the password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// kubernetes: the kubeconfig file.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// kubernetes: the context of the kubeconfig.
+    #[arg(long)]
+    context: Option<String>,
+    /// kubernetes: the namespace.
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// kubernetes: apply the description's manifest in the namespace, instead of judging what is there.
+    #[arg(long)]
+    apply: bool,
+    /// The server's image.
+    #[arg(long)]
+    image: Option<String>,
+    /// The storage class of the volumes.
+    #[arg(long, value_name = "NAME")]
+    storage_class: Option<String>,
+    /// The CPU that each server's container requests.
+    #[arg(long, value_name = "QUANTITY")]
+    cpu_request: Option<String>,
+    /// Run disruptive cases also on a deployment that this run did not make.
+    #[arg(long)]
+    allow_disruptive: bool,
+    /// A failed `should` counts too.
+    #[arg(long)]
+    strict: bool,
+    /// Cases that are unsupported, skipped or blocked count as failures.
+    #[arg(long)]
+    require_all: bool,
+    /// Leave what the run made.
+    #[arg(long)]
+    keep: bool,
+    /// Another limit for a wait: T_sched=90. May be given several times; `explain` names them.
+    #[arg(long, value_name = "NAME=SECONDS", value_parser = Timing::parse_override)]
+    timing: Vec<(&'static str, Duration)>,
+}
+
+/// Runs the program: parses the arguments, does what they say, and returns the exit code.
+pub async fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::CONFORMANT
+            };
+            // Nobody is left to be told when the terminal itself is gone.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let done = match cli.command {
+        Command::Run(arguments) => run(&arguments).await,
+        Command::List { selection, json } => list(&selection.selection(), json),
+        Command::Explain { id } => explain(&id),
+        Command::Up => up().await,
+        Command::Down => down().await,
+        Command::Doctor => Ok(doctor().await),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("error: {error:#}");
+            exit::USAGE
+        }
+    }
+}
+
+fn list(selection: &Selection, json: bool) -> anyhow::Result<u8> {
+    let cases = selection.cases().map_err(anyhow::Error::msg)?;
+    if cases.is_empty() {
+        anstream::eprintln!("no case is selected");
+        return Ok(exit::NOTHING_SELECTED);
+    }
+    if json {
+        anstream::println!(
+            "{}",
+            serde_json::to_string_pretty(&cases.iter().map(|case| listed(case)).collect::<Vec<_>>())?
+        );
+        return Ok(exit::CONFORMANT);
+    }
+    for case in &cases {
+        let seed: Vec<String> = case.seed.iter().map(|seed| format!("{seed:?}")).collect();
+        let impact = word(&case.impact);
+        anstream::println!(
+            "{:<9} {:<7} {:<11} {:<17} {}",
+            case.id,
+            word(&case.level),
+            impact,
+            seed.join(","),
+            case.title
+        );
+    }
+    anstream::println!("{} cases", cases.len());
+    Ok(exit::CONFORMANT)
+}
+
+/// A case as `list --json` gives it.
+fn listed(case: &Case) -> serde_json::Value {
+    serde_json::json!({
+        "id": case.id, "title": case.title, "requirement": case.requirement, "source": case.source,
+        "level": case.level, "profile": case.profile, "seed": case.seed, "impact": case.impact,
+        "needs": case.needs, "features": case.features, "controls": case.controls,
+    })
+}
+
+/// The word by which reports write an enumerated value.
+fn word(value: &impl serde::Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().map(str::to_owned).unwrap_or_default()
+}
+
+fn explain(id: &str) -> anyhow::Result<u8> {
+    let Some(case) = cases::find(id) else {
+        bail!("no case has the id \"{id}\"; `list` shows them");
+    };
+    let mut text = format!("{}  {}\n\n{}\n\n", case.id, case.title, case.requirement);
+    let words = |values: Vec<String>| {
+        if values.is_empty() {
+            "nothing special".to_owned()
+        } else {
+            values.join(", ")
+        }
+    };
+    let seed = case
+        .seed
+        .iter()
+        .map(|seed| format!("{seed:?} {}", seed.title()))
+        .collect();
+    for (name, value) in [
+        ("level", word(&case.level)),
+        ("profile", word(&case.profile)),
+        ("seed assertions", words(seed)),
+        ("source", case.source.to_owned()),
+        ("how it is checked", case.method.to_owned()),
+        ("impact", word(&case.impact)),
+        ("needs", words(case.needs.iter().map(word).collect())),
+        ("features", words(case.features.iter().map(word).collect())),
+        ("time limit", case.bound.to_owned()),
+    ] {
+        writeln!(text, "{name}: {value}")?;
+    }
+    let mentioned = crate::timing::TIMINGS.iter().filter(|named| {
+        case.bound
+            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+            .any(|part| part == named.name)
+    });
+    for named in mentioned {
+        writeln!(text, "  {} = {}: {}", named.name, named.formula, named.reason)?;
+    }
+    writeln!(text, "\nredis-cluster-conformance run {} --target processes", case.id)?;
+    anstream::print!("{text}");
+    Ok(exit::CONFORMANT)
+}
+
+impl RunArguments {
+    fn request(&self) -> anyhow::Result<Request> {
+        let password = match (&self.password_env, &self.password_file) {
+            (Some(name), _) => Some(std::env::var(name).with_context(|| format!("the environment variable {name}"))?),
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                Some(text.lines().next().unwrap_or_default().to_owned())
+            }
+            (None, None) => None,
+        }
+        .map(Secret::new);
+        let password_source = match (&self.password_env, &self.password_file) {
+            (Some(name), _) => Some(PasswordSource::Environment(name.clone())),
+            (None, Some(path)) => Some(PasswordSource::File(std::path::absolute(path)?)),
+            (None, None) => None,
+        };
+        Ok(Request {
+            password_source,
+            target_file: self.target_file.clone(),
+            parameters: Parameters {
+                image: self.image.clone(),
+                storage_class: self.storage_class.clone(),
+                cpu_request: self.cpu_request.clone(),
+                password: password.clone(),
+                ..Parameters::default()
+            },
+            password,
+            addresses: self.addresses.clone(),
+            masters: self.masters,
+            replicas_per_master: self.replicas,
+            server: self.server.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+            apply: self.apply,
+            keep: self.keep,
+            overrides: self.timing.clone(),
+            ..Request::new(self.target, new_run_id())
+        })
+    }
+}
+
+async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
+    let cases = arguments.selection.selection().cases().map_err(anyhow::Error::msg)?;
+    if cases.is_empty() {
+        anstream::eprintln!("no case is selected");
+        return Ok(exit::NOTHING_SELECTED);
+    }
+    let request = arguments.request()?;
+    let target = request.target()?;
+    std::fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("{}: the reports' folder", arguments.out.display()))?;
+    let progress = Progress::stderr();
+    progress.line(format!(
+        "run {}: {} cases over target {}",
+        request.run_id,
+        cases.len(),
+        arguments.target
+    ));
+    let options = runner::Options {
+        cases,
+        allow_disruptive: arguments.allow_disruptive,
+        out: Some(arguments.out.clone()),
+        strictness: Strictness {
+            strict: arguments.strict,
+            require_all: arguments.require_all,
+        },
+        run_id: request.run_id.clone(),
+        overrides: arguments.timing.clone(),
+        colour: colour(std::io::stderr().is_terminal()),
+    };
+    let written = std::cell::RefCell::new(Ok(()));
+    let update = |run: &report::Run| {
+        if let Err(error) = report::write(run, &arguments.out) {
+            *written.borrow_mut() = Err(error);
+        }
+    };
+    let run = runner::run(target, &options, &progress, surroundings::interrupted(), &update).await;
+    let text = report::terminal::render(
+        &run,
+        colour(std::io::stdout().is_terminal()),
+        None,
+        Some(&arguments.out),
+    );
+    anstream::print!("{text}");
+    written.into_inner().context("the reports could not be written")?;
+    Ok(exit::of(&run))
+}
+
+/// Whether output to a stream should be coloured: on a terminal, unless NO_COLOR says otherwise.
+fn colour(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+async fn up() -> anyhow::Result<u8> {
+    match kind::up(&Progress::stderr()).await {
+        Ok(kubeconfig) => {
+            anstream::println!(
+                "the kind cluster {} runs; kubeconfig: {}",
+                kind::cluster_name(),
+                kubeconfig.display()
+            );
+            anstream::println!("runs use it and leave it; `redis-cluster-conformance down` removes it");
+            Ok(exit::CONFORMANT)
+        }
+        Err(error) => Ok(broken(&error)),
+    }
+}
+
+async fn down() -> anyhow::Result<u8> {
+    match kind::down(&Progress::stderr()).await {
+        Ok(true) => anstream::println!("the kind cluster {} is gone", kind::cluster_name()),
+        Ok(false) => anstream::println!("there is no kind cluster {}", kind::cluster_name()),
+        Err(error) => return Ok(broken(&error)),
+    }
+    Ok(exit::CONFORMANT)
+}
+
+/// Tells an error of a target, and gives the exit code for it.
+fn broken(error: &TargetError) -> u8 {
+    anstream::eprintln!("error: {error}");
+    match error {
+        TargetError::Usage(_) => exit::USAGE,
+        TargetError::NotDeployed(_) | TargetError::Surroundings(_) | TargetError::Link(_) => exit::BROKEN,
+    }
+}
+
+/// A line for each thing that a target needs; 0 when every target can be used.
+async fn doctor() -> u8 {
+    let mut complete = true;
+    for need in surroundings::needs().await {
+        let target = need.target;
+        match need.found {
+            Ok(found) => anstream::println!("ok       {target:<10} {}: {found}", need.thing),
+            Err(why) => {
+                complete &= need.optional;
+                let word = if need.optional { "absent" } else { "missing" };
+                anstream::println!("{word:<8} {target:<10} {}: {why}; {}", need.thing, need.remedy);
+            }
+        }
+    }
+    if complete { exit::CONFORMANT } else { exit::BROKEN }
+}

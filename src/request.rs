@@ -1,0 +1,172 @@
+//! What a user asks for, made into a target: the one place where the command line and `cargo test` choose among them.
+
+use crate::cluster::connection::Address;
+use crate::cluster::view::Shape;
+use crate::manifest::parameters::Parameters;
+use crate::target::addresses::AddressesTarget;
+use crate::target::descriptor::{Descriptor, PasswordSource};
+use crate::target::kind::{KindOptions, KindTarget};
+use crate::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
+use crate::target::processes::{ProcessesOptions, ProcessesTarget};
+use crate::target::{Secret, Target, TargetError, TargetKind};
+use crate::timing::Timing;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that decides which target a run is over.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The kind of target.
+    pub kind: TargetKind,
+    /// The target's description; the canonical deployment where none is given.
+    pub target_file: Option<PathBuf>,
+    /// Parameters in the place of the description's.
+    pub parameters: Parameters,
+    /// The password in the place of the description's: set in a manifest that is applied, and asked of servers that are
+    /// there.
+    pub password: Option<Secret>,
+    /// Where that password comes from, for a deployment that is only attached to.
+    pub password_source: Option<PasswordSource>,
+    /// For `addresses`: every node.
+    pub addresses: Vec<Address>,
+    /// The shape in the place of the description's.
+    pub masters: Option<usize>,
+    /// Replicas of each master in the place of the description's.
+    pub replicas_per_master: Option<usize>,
+    /// For `processes`: the server's binary.
+    pub server: Option<PathBuf>,
+    /// For `kubernetes`: the kubeconfig file, the context, the namespace.
+    pub kubeconfig: Option<PathBuf>,
+    /// For `kubernetes`: the context of the kubeconfig.
+    pub context: Option<String>,
+    /// For `kubernetes`: the namespace.
+    pub namespace: Option<String>,
+    /// For `kubernetes`: apply the description's manifest there, instead of attaching to what is there.
+    pub apply: bool,
+    /// Leave what was made.
+    pub keep: bool,
+    /// The run's name.
+    pub run_id: String,
+    /// Overridden time limits.
+    pub overrides: Vec<(&'static str, Duration)>,
+}
+
+impl Request {
+    /// A request for the canonical deployment on a kind of target, with nothing else said.
+    pub fn new(kind: TargetKind, run_id: String) -> Self {
+        Self {
+            kind,
+            target_file: None,
+            parameters: Parameters::default(),
+            password: None,
+            password_source: None,
+            addresses: Vec::new(),
+            masters: None,
+            replicas_per_master: None,
+            server: None,
+            kubeconfig: None,
+            context: None,
+            namespace: None,
+            apply: false,
+            keep: false,
+            run_id,
+            overrides: Vec::new(),
+        }
+    }
+
+    /// The target. Nothing is made or asked yet; only files are read.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or options do not go together.
+    pub fn target(&self) -> Result<Arc<dyn Target>, TargetError> {
+        let usage = |error: crate::target::descriptor::DescriptorError| TargetError::Usage(error.to_string());
+        let mut descriptor = match &self.target_file {
+            Some(path) => Descriptor::read(path).map_err(usage)?,
+            None => Descriptor::canonical().map_err(usage)?,
+        };
+        if let Some(masters) = self.masters {
+            descriptor.shape.masters = masters;
+        }
+        if let Some(replicas) = self.replicas_per_master {
+            descriptor.shape.replicas_per_master = replicas;
+        }
+        if descriptor.shape.masters == 0 {
+            return Err(TargetError::Usage("a cluster has at least one master".into()));
+        }
+        // The node-timeout is read from the target once it runs; nothing before that depends on it.
+        let timing = Timing::new(Duration::from_secs(5)).with_overrides(self.overrides.iter().copied());
+        match self.kind {
+            TargetKind::Processes => self.processes(&descriptor, timing),
+            TargetKind::Addresses => Ok(Arc::new(AddressesTarget::new(
+                self.addresses.clone(),
+                self.password.clone(),
+                descriptor.shape(),
+            )?)),
+            TargetKind::Kubernetes => {
+                if !self.apply
+                    && let Some(source) = &self.password_source
+                {
+                    descriptor.password = Some(source.clone());
+                }
+                Ok(Arc::new(KubernetesTarget::new(KubernetesOptions {
+                    descriptor,
+                    parameters: self.parameters.clone(),
+                    kubeconfig: self.kubeconfig.clone(),
+                    context: self.context.clone(),
+                    namespace: self.namespace.clone(),
+                    disposition: if self.apply {
+                        Disposition::Apply
+                    } else {
+                        Disposition::Attach
+                    },
+                    keep: self.keep,
+                    run_id: self.run_id.clone(),
+                    timing,
+                })?))
+            }
+            TargetKind::Kind => Ok(Arc::new(KindTarget::new(KindOptions {
+                descriptor,
+                parameters: self.parameters.clone(),
+                keep: self.keep,
+                run_id: self.run_id.clone(),
+                timing,
+            })?)),
+        }
+    }
+
+    fn processes(&self, descriptor: &Descriptor, timing: Timing) -> Result<Arc<dyn Target>, TargetError> {
+        let usage = |error: &dyn std::fmt::Display| TargetError::Usage(error.to_string());
+        let manifest = descriptor.manifest(&self.parameters).map_err(|error| usage(&error))?;
+        let (Some(manifest), Some(entry)) = (&manifest, &descriptor.redis_conf) else {
+            return Err(TargetError::Usage(format!(
+                "{}: the target `processes` needs a manifest, and redisConf to say where the redis.conf is in it",
+                descriptor.file()
+            )));
+        };
+        let conf = manifest
+            .config_map(&entry.config_map, &entry.key)
+            .map_err(|error| usage(&error))?;
+        let shape: Shape = descriptor.shape();
+        Ok(Arc::new(ProcessesTarget::new(ProcessesOptions {
+            redis_conf: conf.to_owned(),
+            source: format!("ConfigMap {} of {}", entry.config_map, descriptor.file()),
+            server: self.server.clone().unwrap_or_else(|| PathBuf::from("redis-server")),
+            password: match &self.password {
+                Some(password) => Some(password.clone()),
+                None => descriptor.password(Some(manifest)).map_err(|error| usage(&error))?,
+            },
+            shape,
+            run_id: self.run_id.clone(),
+            timing,
+            keep: self.keep,
+        })))
+    }
+}
+
+/// A name for a run: the time, and enough of the process's number that two at once differ. Lower case, digits and
+/// dashes only, since it becomes part of names in Kubernetes.
+pub fn new_run_id() -> String {
+    let now = jiff::Timestamp::now().strftime("%m%d-%H%M%S").to_string();
+    format!("{now}-{:x}", std::process::id() & 0xffff)
+}

@@ -1,0 +1,486 @@
+//! The engine: selects cases, brings the target up, runs them in an order that hurts none, and makes a [`Run`] of it.
+//!
+//! Read-only and writing cases run at once; disruptive ones alone and after them, each followed by a wait for a whole
+//! cluster; altered copies of the deployment come last. The results are handed out after every case, so that a killed
+//! run leaves a report too.
+
+use crate::case::{Capability, Case, CaseId, Impact};
+use crate::context::{Context, Shared};
+use crate::evidence;
+use crate::progress::Progress;
+use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
+use crate::settle;
+use crate::target::{Phase, Target, TargetError};
+use crate::timing::Timing;
+use crate::verdict::{Outcome, Stop, Verdict};
+use futures::{FutureExt, StreamExt};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How many cases that disturb nobody run at once.
+const AT_ONCE: usize = 8;
+/// How many altered copies of the deployment exist at once.
+const COPIES_AT_ONCE: usize = 2;
+/// No case may take longer: a watchdog against a case that waits without a bound, never reached by one that has one.
+const LONGEST_CASE: Duration = Duration::from_secs(900);
+
+/// How long evidence of one case may take to gather, with everything that the platform has to say.
+const LONGEST_GATHERING: Duration = Duration::from_secs(90);
+
+/// What a run is asked for.
+pub struct Options {
+    /// The cases, in the catalogue's order.
+    pub cases: Vec<&'static Case>,
+    /// Whether disruptive cases may run on a deployment that the run did not make.
+    pub allow_disruptive: bool,
+    /// Where evidence goes, as `evidence/<id>/`, where it goes anywhere.
+    pub out: Option<PathBuf>,
+    /// What counts.
+    pub strictness: Strictness,
+    /// The run's name.
+    pub run_id: String,
+    /// The overridden time limits.
+    pub overrides: Vec<(&'static str, Duration)>,
+    /// Whether progress lines are coloured.
+    pub colour: bool,
+}
+
+/// A run in the making.
+struct Recorder<'a> {
+    options: &'a Options,
+    target: Arc<dyn Target>,
+    started: jiff::Timestamp,
+    state: Mutex<State>,
+    update: &'a dyn Fn(&Run),
+}
+
+#[derive(Default)]
+struct State {
+    server: Option<Server>,
+    phases: Vec<Phase>,
+    results: BTreeMap<CaseId, CaseResult>,
+    aborted: Option<Abort>,
+    cause: Option<String>,
+    left_behind: Vec<String>,
+}
+
+/// Runs the cases over the target, from its making to its removal. `interrupt` ends the run early when it completes;
+/// `update` is given the run as it stands after every case.
+pub async fn run(
+    target: Arc<dyn Target>,
+    options: &Options,
+    progress: &Progress,
+    interrupt: impl Future<Output = ()>,
+    update: &dyn Fn(&Run),
+) -> Run {
+    let recorder = Recorder {
+        options,
+        target: target.clone(),
+        started: jiff::Timestamp::now(),
+        state: Mutex::default(),
+        update,
+    };
+    tokio::select! {
+        () = recorder.work(progress) => {}
+        () = interrupt => {
+            progress.line("interrupted: the report is written and what the run made is removed; once more to give up on that");
+            recorder.state().aborted = Some(Abort {
+                kind: AbortKind::Interrupted,
+                message: "the run was interrupted by a signal".into(),
+            });
+        }
+    }
+    recorder.clean_up(progress).await;
+    let run = recorder.snapshot();
+    update(&run);
+    run
+}
+
+impl Recorder<'_> {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn work(&self, progress: &Progress) {
+        (self.update)(&self.snapshot());
+        let timing = Timing::new(Duration::from_secs(5)).with_overrides(self.options.overrides.iter().copied());
+        match self.target.prepare(progress).await {
+            Ok(phases) => self.state().phases.extend(phases),
+            Err(error) => return self.abort(&error).await,
+        }
+        let probe = settle::probe(&*self.target, &timing).await;
+        let timing = match probe {
+            Ok(server) => {
+                let timing = timing.with_node_timeout(Duration::from_millis(server.node_timeout_ms));
+                progress.line(format!(
+                    "{} {} on {} nodes, node-timeout {:.1} s",
+                    server.product,
+                    server.version,
+                    server.nodes.len(),
+                    timing.node_timeout().as_secs_f64()
+                ));
+                self.state().server = Some(server);
+                timing
+            }
+            Err(error) => return self.abort(&error).await,
+        };
+        let shared = Arc::new(Shared {
+            target: self.target.clone(),
+            run_id: self.options.run_id.clone(),
+            timing,
+            progress: progress.clone(),
+            started: Instant::now(),
+            failover: tokio::sync::OnceCell::new(),
+            pool: Mutex::default(),
+            settled: Mutex::default(),
+            copies: Mutex::default(),
+        });
+        self.run_cases(&shared).await;
+        let hints = evidence::hints(&*self.target).await;
+        let failed = self.state().results.values().any(|result| result.actual.is_some());
+        if failed {
+            let view = settle::look(&shared).await.ok();
+            let cause = evidence::cause(view.as_ref(), self.target.description().shape, &hints, "");
+            self.state().cause = cause.map(|cause| self.redact(&cause));
+        }
+    }
+
+    async fn run_cases(&self, shared: &Arc<Shared>) {
+        let capabilities = self.target.capabilities();
+        let mut harmless = Vec::new();
+        let mut disruptive = Vec::new();
+        let mut copies = Vec::new();
+        let mut last = Vec::new();
+        for case in &self.options.cases {
+            let missing: Vec<String> = case
+                .needs
+                .iter()
+                .filter(|need| !capabilities.contains(need))
+                .map(name_of)
+                .collect();
+            if !missing.is_empty() {
+                let reason = format!("the target cannot do this: {}", missing.join(", "));
+                self.record_unrun(case, Verdict::Unsupported(reason));
+            } else if case.impact == Impact::Disruptive && !self.target.is_ours() && !self.options.allow_disruptive {
+                let reason = "disruptive, on a deployment that the run did not make; --allow-disruptive runs it";
+                self.record_unrun(case, Verdict::Skipped(reason.into()));
+            } else if case.id.0 == "OPS-16" {
+                last.push(*case);
+            } else if case.needs.contains(&Capability::Variant) {
+                copies.push(*case);
+            } else if case.impact == Impact::Disruptive {
+                disruptive.push(*case);
+            } else {
+                harmless.push(*case);
+            }
+        }
+        let began = Instant::now();
+        let count = harmless.len();
+        futures::stream::iter(harmless)
+            .for_each_concurrent(AT_ONCE, |case| self.run_one(shared, case))
+            .await;
+        self.phase(&format!("{count} cases that disturb nobody"), began);
+        self.run_disruptive(shared, disruptive).await;
+        let began = Instant::now();
+        let count = copies.len();
+        futures::stream::iter(copies)
+            .for_each_concurrent(COPIES_AT_ONCE, |case| self.run_one(shared, case))
+            .await;
+        if count > 0 {
+            self.phase(&format!("{count} cases on altered copies of the deployment"), began);
+        }
+        for case in last {
+            self.run_one(shared, case).await;
+        }
+    }
+
+    /// Runs disruptive cases one after another; the cluster must be whole before each.
+    async fn run_disruptive(&self, shared: &Arc<Shared>, cases: Vec<&'static Case>) {
+        if cases.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let count = cases.len();
+        let settled = |place: String, wait: Result<Duration, String>| {
+            shared
+                .settled
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push((place, wait));
+        };
+        let mut blocked = settle::until_whole(shared, "a whole cluster before the first disruptive case")
+            .await
+            .err()
+            .map(|missing| {
+                settled("before the first disruptive case".into(), Err(missing.clone()));
+                (
+                    CaseId("OPS-16"),
+                    format!("the cluster was not whole before the first disruptive case: {missing}"),
+                )
+            });
+        for case in cases {
+            if let Some((by, reason)) = &blocked {
+                let verdict = Verdict::Blocked {
+                    by: *by,
+                    reason: reason.clone(),
+                };
+                self.record_unrun(case, verdict);
+                continue;
+            }
+            self.run_one(shared, case).await;
+            if let Err(error) = self.target.undo_faults().await {
+                blocked = Some((case.id, format!("its fault could not be undone: {error}")));
+                continue;
+            }
+            let waited = Instant::now();
+            let whole = settle::until_whole(shared, &format!("a whole cluster after {}", case.id)).await;
+            if let Err(missing) = &whole {
+                blocked = Some((case.id, format!("the cluster was not whole after it: {missing}")));
+            }
+            settled(format!("after {}", case.id), whole.map(|()| waited.elapsed()));
+        }
+        self.phase(
+            &format!("{count} disruptive cases, each until the cluster is whole"),
+            began,
+        );
+    }
+
+    async fn run_one(&self, shared: &Arc<Shared>, case: &'static Case) {
+        let began = Instant::now();
+        let context = Context::new(shared.clone(), case);
+        let body = AssertUnwindSafe((case.run)(&context)).catch_unwind();
+        let outcome: Outcome = match tokio::time::timeout(LONGEST_CASE, body).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
+                "the case panicked: {}",
+                panic_text(&*panic)
+            ))),
+            Err(_) => Err(Stop::Error(anyhow::anyhow!(
+                "the case did not end within {} s",
+                LONGEST_CASE.as_secs()
+            ))),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        let verdict = Verdict::from(outcome);
+        let mut result = self.result(case, &verdict, seconds);
+        let (measured, notes, timeline) = context.into_records();
+        result.measured = measured;
+        result.notes = notes.iter().map(|note| self.redact(note)).collect();
+        if matches!(verdict, Verdict::Fail(_) | Verdict::Error(_)) {
+            self.gather(shared, case, &verdict, &mut result, &timeline).await;
+        }
+        self.record(shared.progress.clone(), result);
+        let left: Vec<_> = {
+            let mut copies = shared.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            copies.extract_if(.., |(owner, _)| *owner == case.id).collect()
+        };
+        for (_, copy) in left {
+            if let Err(error) = copy.remove().await {
+                self.state().left_behind.push(error.to_string());
+            }
+        }
+    }
+
+    /// Gathers the evidence of a case that did not pass, and finds its cause, before anything is cleaned up.
+    async fn gather(
+        &self,
+        shared: &Arc<Shared>,
+        case: &Case,
+        verdict: &Verdict,
+        result: &mut CaseResult,
+        timeline: &[(f64, String)],
+    ) {
+        let gathering = async {
+            let copy = {
+                let copies = shared.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                copies
+                    .iter()
+                    .find(|(owner, _)| *owner == case.id)
+                    .map(|(_, copy)| copy.clone())
+            };
+            let view = settle::look(shared).await.ok();
+            let hints = match &copy {
+                Some(copy) => evidence::hints_of(copy.deployment(), self.target.password().as_ref()).await,
+                None => evidence::hints(&*self.target).await,
+            };
+            let failure = result.actual.clone().or(result.reason.clone()).unwrap_or_default();
+            let seen = if copy.is_some() { None } else { view.as_ref() };
+            let cause = evidence::cause(seen, self.target.description().shape, &hints, &failure);
+            result.cause = cause.map(|cause| self.redact(&cause));
+            if let Some(out) = &self.options.out {
+                let place = format!("evidence/{}", case.id);
+                let folder = out.join(&place);
+                let subject = evidence::Subject {
+                    id: case.id.0,
+                    title: case.title,
+                    requirement: case.requirement,
+                    verdict,
+                    cause: result.cause.as_deref(),
+                    timeline,
+                };
+                let gathered = evidence::gather(&*self.target, view.as_ref(), &folder, &subject).await;
+                if let Some(copy) = copy {
+                    copy.collect_evidence(&folder).await;
+                }
+                result.evidence = gathered.then_some(place);
+            }
+        };
+        // Evidence is worth waiting for, not hanging for.
+        if tokio::time::timeout(LONGEST_GATHERING, gathering).await.is_err() {
+            shared.progress.line(format!(
+                "{}: gathering evidence did not end within {} s",
+                case.id,
+                LONGEST_GATHERING.as_secs()
+            ));
+        }
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.target
+            .password()
+            .map_or_else(|| text.to_owned(), |password| password.redact(text))
+    }
+
+    fn result(&self, case: &Case, verdict: &Verdict, seconds: f64) -> CaseResult {
+        let mut result = CaseResult {
+            id: case.id.to_string(),
+            title: case.title.into(),
+            requirement: case.requirement.into(),
+            level: case.level,
+            profile: case.profile,
+            seed: case.seed.to_vec(),
+            impact: case.impact,
+            verdict: verdict.name(),
+            seconds: (seconds * 1000.0).round() / 1000.0,
+            expected: Vec::new(),
+            actual: None,
+            cause: None,
+            reason: None,
+            evidence: None,
+            measured: Vec::new(),
+            notes: Vec::new(),
+        };
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Fail(mismatch) => {
+                result.expected = mismatch.expected.iter().map(|line| self.redact(line)).collect();
+                result.actual = Some(self.redact(&mismatch.actual));
+            }
+            Verdict::Unsupported(reason) | Verdict::Skipped(reason) | Verdict::Error(reason) => {
+                result.reason = Some(self.redact(reason));
+            }
+            Verdict::Blocked { by, reason } => result.reason = Some(self.redact(&format!("blocked by {by}: {reason}"))),
+        }
+        result
+    }
+
+    fn record_unrun(&self, case: &Case, verdict: Verdict) {
+        let result = self.result(case, &verdict, 0.0);
+        self.state().results.insert(case.id, result);
+        (self.update)(&self.snapshot());
+    }
+
+    fn record(&self, progress: Progress, result: CaseResult) {
+        progress.line(report::terminal::case_line(&result, self.options.colour));
+        if let Some(case) = crate::cases::find(&result.id) {
+            self.state().results.insert(case.id, result);
+        }
+        (self.update)(&self.snapshot());
+    }
+
+    fn phase(&self, name: &str, began: Instant) {
+        self.state().phases.push(Phase {
+            name: name.into(),
+            seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            floor: None,
+        });
+    }
+
+    async fn abort(&self, error: &TargetError) {
+        let kind = match error {
+            TargetError::Usage(_) => AbortKind::Usage,
+            TargetError::NotDeployed(_) | TargetError::Surroundings(_) | TargetError::Link(_) => AbortKind::Target,
+        };
+        let message = self.redact(&error.to_string());
+        self.state().aborted = Some(Abort { kind, message });
+        if let Some(out) = &self.options.out {
+            let folder = out.join("evidence/target");
+            if tokio::fs::create_dir_all(&folder).await.is_ok() {
+                // Bounded: the platform may be what is broken.
+                let _ = tokio::time::timeout(Duration::from_secs(30), self.target.collect_evidence(&folder)).await;
+            }
+        }
+    }
+
+    /// Removes what the run made. A second interrupt ends the program.
+    async fn clean_up(&self, progress: &Progress) {
+        let began = Instant::now();
+        if let Err(error) = self.target.undo_faults().await {
+            self.state().left_behind.push(self.redact(&error.to_string()));
+        }
+        if let Err(error) = self.target.release().await {
+            self.state().left_behind.push(self.redact(&error.to_string()));
+        }
+        for line in &self.state().left_behind {
+            progress.line(format!("left behind: {line}"));
+        }
+        if began.elapsed() > Duration::from_secs(1) {
+            self.phase("clean-up", began);
+        }
+    }
+
+    /// The run as it stands; cases that have not run say so.
+    fn snapshot(&self) -> Run {
+        let state = self.state();
+        let why = match &state.aborted {
+            Some(abort) => format!("never ran: {}", abort.message),
+            None => "never ran: the run had not ended".to_owned(),
+        };
+        let cases: Vec<CaseResult> = self
+            .options
+            .cases
+            .iter()
+            .map(|case| match state.results.get(&case.id) {
+                Some(result) => result.clone(),
+                None => self.result(case, &Verdict::Skipped(why.clone()), 0.0),
+            })
+            .collect();
+        let complete = cases.len() == state.results.len();
+        Run {
+            schema_version: SCHEMA_VERSION.into(),
+            run_id: self.options.run_id.clone(),
+            suite: Suite {
+                version: env!("CARGO_PKG_VERSION").into(),
+                commit: option_env!("RCC_COMMIT").map(Into::into),
+            },
+            target: self.target.description(),
+            server: state.server.clone(),
+            started: self.started,
+            ended: jiff::Timestamp::now(),
+            phases: state.phases.clone(),
+            summary: Summary::of(&cases, state.aborted.is_some() || !complete, self.options.strictness),
+            cases,
+            aborted: state.aborted.clone(),
+            cause: state.cause.clone(),
+            left_behind: state.left_behind.clone(),
+        }
+    }
+}
+
+fn name_of(capability: &Capability) -> String {
+    serde_json::to_value(capability)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no text".into())
+}

@@ -1,0 +1,156 @@
+//! Between the cases: what the servers are, and the wait until the cluster is whole (OPS-16).
+
+use crate::case::{Case, CaseId, Impact, Level, Profile};
+use crate::check::LOOK_AGAIN;
+use crate::cluster::connection::{Connection, LinkError};
+use crate::cluster::node::{Member, parse_fields};
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Shared};
+use crate::report::Server;
+use crate::target::{Target, TargetError};
+use crate::timing::Timing;
+use crate::verdict::Stop;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Asks the servers what they are. Enough that one answers; which ones do not is for the cases.
+///
+/// # Errors
+/// When none does: the text holds each one's answer.
+pub async fn probe(target: &dyn Target, timing: &Timing) -> Result<Server, TargetError> {
+    let members = target.members().await?;
+    let mut versions: Vec<(String, String)> = Vec::new();
+    let mut node_timeout_ms = None;
+    let mut refusals = Vec::new();
+    for member in &members {
+        match ask(target, timing, member).await {
+            Ok((product, version, timeout)) => {
+                node_timeout_ms = node_timeout_ms.max(timeout);
+                if !versions.contains(&(product.clone(), version.clone())) {
+                    versions.push((product, version));
+                }
+            }
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    let Some((product, _)) = versions.first().cloned() else {
+        let hint = if refusals
+            .iter()
+            .any(|text| text.contains("WRONGPASS") || text.contains("invalid password"))
+        {
+            "; the password that the target's description names is not theirs"
+        } else if refusals.iter().any(|text| text.contains("NOAUTH")) {
+            "; they ask for a password, and the target's description names none"
+        } else {
+            ""
+        };
+        return Err(TargetError::NotDeployed(format!(
+            "none of {} servers can be asked{hint}: {}",
+            members.len(),
+            if refusals.is_empty() {
+                "there is none".into()
+            } else {
+                refusals.join("; ")
+            }
+        )));
+    };
+    Ok(Server {
+        product,
+        version: versions
+            .into_iter()
+            .map(|(_, version)| version)
+            .collect::<Vec<_>>()
+            .join(", "),
+        // The default of every implementation, where CONFIG is not allowed.
+        node_timeout_ms: node_timeout_ms.unwrap_or(15000),
+        nodes: members,
+    })
+}
+
+async fn ask(
+    target: &dyn Target,
+    timing: &Timing,
+    member: &Member,
+) -> Result<(String, String, Option<u64>), LinkError> {
+    let stream = tokio::time::timeout(timing.reply(), target.connect(&member.address))
+        .await
+        .map_err(|_| LinkError::TimedOut {
+            address: member.address.clone(),
+            command: "connect".into(),
+            after: timing.reply(),
+        })??;
+    let mut connection = Connection::new(stream, member.address.clone(), timing.reply());
+    crate::context::authenticate(&mut connection, target.password().as_ref()).await?;
+    let reply = connection.ask(&["INFO", "server"]).await?;
+    let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
+    let (product, version) = ["valkey", "redis"]
+        .into_iter()
+        .find_map(|name| Some((name, fields.get(&format!("{name}_version"))?)))
+        .ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
+    let product = match product {
+        "valkey" => "Valkey",
+        _ => "Redis",
+    };
+    let timeout = connection.call(&["CONFIG", "GET", "cluster-node-timeout"]).await?;
+    let timeout = timeout.array().and_then(|items| items.get(1)?.text()?.parse().ok());
+    Ok((product.into(), version.clone(), timeout))
+}
+
+/// A case that stands for the runner itself, where a context is needed between cases.
+static BETWEEN: Case = Case {
+    id: CaseId("OPS-16"),
+    title: "",
+    requirement: "",
+    source: "",
+    level: Level::Must,
+    profile: Profile::Core,
+    seed: &[],
+    impact: Impact::ReadOnly,
+    needs: &[],
+    features: &[],
+    bound: "",
+    controls: &[],
+    method: "",
+    run: |_| Box::pin(async { Ok(()) }),
+};
+
+/// Every server's view, for evidence.
+///
+/// # Errors
+/// When the platform cannot be asked.
+pub async fn look(shared: &Arc<Shared>) -> Result<ClusterView, Stop> {
+    Context::new(shared.clone(), &BETWEEN).look().await
+}
+
+/// Waits until the cluster is whole, for at most T_sched + T_sync + 2·NT (catalogue, OPS-16).
+///
+/// # Errors
+/// What was still missing at the end.
+pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String> {
+    let timing = &shared.timing;
+    let bound = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
+    let shape = shared.target.description().shape;
+    let started = Instant::now();
+    let waiting = async {
+        loop {
+            let missing = match look(shared).await {
+                Ok(view) => view.not_whole(shape),
+                Err(Stop::Mismatch(mismatch)) => vec![mismatch.to_string()],
+                Err(Stop::Error(error)) => vec![format!("{error:#}")],
+                Err(Stop::Unsupported(reason)) => vec![reason],
+            };
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if started.elapsed() >= bound {
+                let mut text = missing.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
+                if missing.len() > 5 {
+                    text.push_str(&format!("; and {} more", missing.len() - 5));
+                }
+                return Err(format!("after {:.0} s: {text}", bound.as_secs_f64()));
+            }
+            tokio::time::sleep(LOOK_AGAIN.max(Duration::from_millis(200))).await;
+        }
+    };
+    shared.progress.during(what, bound, waiting).await
+}

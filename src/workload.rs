@@ -1,0 +1,375 @@
+//! The continuous writer: one ledger a shard, every write timestamped and told apart as acknowledged, refused (definitely
+//! not done) or indeterminate (it may have been done); and the read-back.
+
+use crate::cluster::connection::{Address, Connection, LinkError};
+use crate::cluster::redirect::Redirect;
+use crate::cluster::resp::Reply;
+use crate::context::{Context, authenticate};
+use crate::target::Target;
+use crate::verdict::Stop;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The pause between two writes to a ledger.
+const PACE: Duration = Duration::from_millis(10);
+/// How long one write may take before its fate is unknown. Shorter than any node-timeout in use, longer than a busy
+/// machine's hiccup.
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+/// How a write ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The server said it is done.
+    Acked,
+    /// The server said it is not done, or no connection could be made: the text says which.
+    Refused(String),
+    /// The connection broke, or no reply came, after the write had been sent.
+    Indeterminate(String),
+}
+
+/// One attempt to write one number to a ledger.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The number.
+    pub number: u64,
+    /// When its outcome was known.
+    pub at: Instant,
+    /// How it ended.
+    pub fate: Fate,
+}
+
+/// What the writer did to one ledger.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// The slot that the ledger's key is in.
+    pub slot: u16,
+    /// The key: a list of numbers.
+    pub key: String,
+    /// Every attempt, in order.
+    pub writes: Vec<Write>,
+}
+
+impl Ledger {
+    /// The writes that were acknowledged.
+    pub fn acked(&self) -> impl Iterator<Item = &Write> {
+        self.writes.iter().filter(|write| write.fate == Fate::Acked)
+    }
+
+    /// The writes that were not acknowledged.
+    pub fn failed(&self) -> impl Iterator<Item = &Write> {
+        self.writes.iter().filter(|write| write.fate != Fate::Acked)
+    }
+
+    /// The longest time between two acknowledged writes that follow each other, from `since` on; the time until the
+    /// first one counts, and so does the time since the last one, until `until`.
+    pub fn longest_gap(&self, since: Instant, until: Instant) -> Duration {
+        let mut last = since;
+        let mut longest = Duration::ZERO;
+        for at in self.acked().map(|write| write.at).filter(|at| *at > since) {
+            longest = longest.max(at - last);
+            last = at;
+        }
+        longest.max(until.saturating_duration_since(last))
+    }
+}
+
+/// What the writer did.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// One ledger a slot, in the order asked for.
+    pub ledgers: Vec<Ledger>,
+    /// When the writer began.
+    pub began: Instant,
+    /// When it was stopped.
+    pub ended: Instant,
+}
+
+impl Record {
+    /// The ledger of a slot.
+    pub fn ledger(&self, slot: u16) -> Option<&Ledger> {
+        self.ledgers.iter().find(|ledger| ledger.slot == slot)
+    }
+
+    /// How many writes were acknowledged.
+    pub fn acked(&self) -> usize {
+        self.ledgers.iter().map(|ledger| ledger.acked().count()).sum()
+    }
+
+    /// Every write that was not acknowledged, described; at most one line for each kind and ledger.
+    pub fn failures(&self) -> Vec<String> {
+        let mut told = BTreeSet::new();
+        for ledger in &self.ledgers {
+            for write in ledger.failed() {
+                let text = match &write.fate {
+                    Fate::Acked => continue,
+                    Fate::Refused(text) => format!("refused: {text}"),
+                    Fate::Indeterminate(text) => format!("no reply: {text}"),
+                };
+                told.insert(format!("slot {}: {text}", ledger.slot));
+            }
+        }
+        told.into_iter().collect()
+    }
+
+    /// Reads every ledger back from its owner, and returns the acknowledged writes that are not there, one line a ledger.
+    ///
+    /// # Errors
+    /// When a ledger cannot be read.
+    pub async fn lost(&self, cx: &Context) -> Result<Vec<String>, Stop> {
+        let members = cx.members().await?;
+        let mut lost = Vec::new();
+        for ledger in &self.ledgers {
+            let mut route = Route::new(cx.shared().target.clone());
+            route.entries = members.iter().map(|member| member.address.clone()).collect();
+            route.patience = cx.timing().reply();
+            let reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await?;
+            let there: BTreeSet<u64> = match reply.array() {
+                Some(items) => items.iter().filter_map(|item| item.text()?.parse().ok()).collect(),
+                None => return Err(anyhow::anyhow!("LRANGE {} -> {reply}", ledger.key).into()),
+            };
+            let missing: Vec<String> = ledger
+                .acked()
+                .filter(|write| !there.contains(&write.number))
+                .map(|write| write.number.to_string())
+                .collect();
+            if !missing.is_empty() {
+                lost.push(format!(
+                    "slot {}: {} of {} acknowledged writes are not there: {}",
+                    ledger.slot,
+                    missing.len(),
+                    ledger.acked().count(),
+                    missing[..missing.len().min(10)].join(", ")
+                ));
+            }
+            route.follow(&["DEL", &ledger.key]).await?;
+        }
+        Ok(lost)
+    }
+}
+
+/// A writer at work. When dropped, it ends by itself.
+#[derive(Debug)]
+pub struct Writer {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<Ledger>>,
+    began: Instant,
+}
+
+impl Writer {
+    /// Starts writing to one ledger in each of `slots`, and returns when each has been acknowledged once.
+    ///
+    /// # Errors
+    /// When a ledger's first write is not acknowledged within `T_reply`.
+    pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
+        let (stop, stopped) = watch::channel(false);
+        let entries: Vec<Address> = cx.members().await?.into_iter().map(|member| member.address).collect();
+        let mut writer = Self {
+            stop,
+            tasks: Vec::new(),
+            began: Instant::now(),
+        };
+        let mut firsts = Vec::new();
+        for slot in slots {
+            let (first, acked) = tokio::sync::oneshot::channel();
+            let mut route = Route::new(cx.shared().target.clone());
+            route.entries.clone_from(&entries);
+            let ledger = Ledger {
+                slot: *slot,
+                key: cx.key_in(*slot, "ledger"),
+                writes: Vec::new(),
+            };
+            writer
+                .tasks
+                .push(tokio::spawn(write_on(route, ledger, stopped.clone(), first)));
+            firsts.push(acked);
+        }
+        let patience = cx.timing().reply();
+        for (slot, acked) in slots.iter().zip(firsts) {
+            match tokio::time::timeout(patience, acked).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => {
+                    let record = writer.stop().await;
+                    return Err(anyhow::anyhow!(
+                        "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {}",
+                        patience.as_secs_f64(),
+                        record.failures().join("; ")
+                    )
+                    .into());
+                }
+            }
+        }
+        Ok(writer)
+    }
+
+    /// Stops, and returns what was done.
+    pub async fn stop(self) -> Record {
+        // The receivers may be gone: then the tasks have ended.
+        let _ = self.stop.send(true);
+        let mut ledgers = Vec::new();
+        for task in self.tasks {
+            if let Ok(ledger) = task.await {
+                ledgers.push(ledger);
+            }
+        }
+        Record {
+            ledgers,
+            began: self.began,
+            ended: Instant::now(),
+        }
+    }
+}
+
+async fn write_on(
+    mut route: Route,
+    mut ledger: Ledger,
+    mut stopped: watch::Receiver<bool>,
+    first: tokio::sync::oneshot::Sender<()>,
+) -> Ledger {
+    let mut first = Some(first);
+    for number in 0.. {
+        let fate = match route.follow(&["RPUSH", &ledger.key, &number.to_string()]).await {
+            Ok(Reply::Integer(_)) => Fate::Acked,
+            Ok(reply) => Fate::Refused(reply.to_string()),
+            Err(error @ (LinkError::Refused { .. } | LinkError::Unreachable { .. })) => {
+                Fate::Refused(error.to_string())
+            }
+            Err(error @ (LinkError::Closed { .. } | LinkError::TimedOut { .. } | LinkError::Nonsense { .. })) => {
+                Fate::Indeterminate(error.to_string())
+            }
+        };
+        if fate == Fate::Acked
+            && let Some(first) = first.take()
+        {
+            // Nobody waits for it any more when the start has already failed.
+            let _ = first.send(());
+        }
+        ledger.writes.push(Write {
+            number,
+            at: Instant::now(),
+            fate,
+        });
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(PACE) => {}
+        }
+    }
+    ledger
+}
+
+/// The way of one client to the owner of one slot: it follows redirections, and starts anew at another node when its
+/// own is gone.
+struct Route {
+    target: Arc<dyn Target>,
+    entries: Vec<Address>,
+    next_entry: usize,
+    connection: Option<Connection>,
+    patience: Duration,
+}
+
+impl Route {
+    fn new(target: Arc<dyn Target>) -> Self {
+        Self {
+            target,
+            entries: Vec::new(),
+            next_entry: 0,
+            connection: None,
+            patience: PATIENCE,
+        }
+    }
+
+    /// Sends a command to the owner of its key, following at most five redirections.
+    async fn follow(&mut self, command: &[&str]) -> Result<Reply, LinkError> {
+        let mut reply = self.call(command).await?;
+        for _ in 0..5 {
+            let Some(redirect) = Redirect::parse(&reply) else {
+                break;
+            };
+            self.connection = Some(open(&*self.target, self.patience, &redirect.address).await?);
+            reply = self.call(command).await?;
+        }
+        if reply.error().is_some() {
+            // Another node may know better: a restarted one answers CLUSTERDOWN while the others are whole again.
+            self.connection = None;
+        }
+        Ok(reply)
+    }
+
+    async fn call(&mut self, command: &[&str]) -> Result<Reply, LinkError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                if self.next_entry.is_multiple_of(self.entries.len().max(1))
+                    && let Ok(members) = self.target.members().await
+                    && !members.is_empty()
+                {
+                    self.entries = members.into_iter().map(|member| member.address).collect();
+                }
+                let entry = self.entries[self.next_entry % self.entries.len()].clone();
+                self.next_entry += 1;
+                open(&*self.target, self.patience, &entry).await?
+            }
+        };
+        let reply = connection.call(command).await?;
+        self.connection = Some(connection);
+        Ok(reply)
+    }
+}
+
+/// An authenticated connection for writing.
+async fn open(target: &dyn Target, patience: Duration, address: &Address) -> Result<Connection, LinkError> {
+    let unreachable = |reason: String| LinkError::Unreachable {
+        address: address.clone(),
+        reason,
+    };
+    let stream = tokio::time::timeout(patience, target.connect(address))
+        .await
+        .map_err(|_| unreachable(format!("no connection within {:.1} s", patience.as_secs_f64())))??;
+    let mut connection = Connection::new(stream, address.clone(), patience);
+    // A write has not been sent yet: whatever goes wrong here is a refusal, not an unknown fate.
+    authenticate(&mut connection, target.password().as_ref())
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(began: Instant, fates: &[(u64, Fate)]) -> Ledger {
+        let write = |(number, (after, fate)): (usize, &(u64, Fate))| Write {
+            number: number as u64,
+            at: began + Duration::from_millis(*after),
+            fate: fate.clone(),
+        };
+        Ledger {
+            slot: 0,
+            key: "k".into(),
+            writes: fates.iter().enumerate().map(write).collect(),
+        }
+    }
+
+    #[test]
+    fn the_longest_gap_counts_both_ends() {
+        let began = Instant::now();
+        let after = |millis: u64| began + Duration::from_millis(millis);
+        let refused = || Fate::Refused("-CLUSTERDOWN".into());
+        let ledger = ledger(
+            began,
+            &[
+                (10, Fate::Acked),
+                (20, refused()),
+                (500, Fate::Acked),
+                (600, Fate::Acked),
+            ],
+        );
+        assert_eq!(ledger.longest_gap(began, after(610)), Duration::from_millis(490));
+        assert_eq!(ledger.longest_gap(began, after(2000)), Duration::from_millis(1400));
+        assert_eq!(ledger.longest_gap(after(520), after(610)), Duration::from_millis(80));
+        assert_eq!(ledger.longest_gap(after(700), after(800)), Duration::from_millis(100));
+    }
+}

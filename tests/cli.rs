@@ -1,0 +1,326 @@
+//! The command line as a user meets it: exit codes, messages, and what is left behind.
+
+use assert_cmd::Command;
+use rstest::rstest;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+fn program() -> Command {
+    let mut command = Command::cargo_bin("redis-cluster-conformance").unwrap();
+    command
+        .env_remove("RCC_TARGET")
+        .env("NO_COLOR", "1")
+        .timeout(Duration::from_secs(120));
+    command
+}
+
+/// The exit code, standard output and standard error of a call.
+fn call(arguments: &[&str], folder: &Path) -> (i32, String, String) {
+    let output = program().args(arguments).current_dir(folder).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A machine without a server proves nothing: the test fails there and says why, instead of passing.
+fn needs_redis() {
+    let version = std::process::Command::new("redis-server")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    assert!(version.is_ok(), "redis-server must be installed: scripts/setup does it");
+}
+
+#[rstest]
+#[case(&["--help"], 0, "conformant")]
+#[case(&["list", "SLOT-03"], 0, "1 cases")]
+#[case(&["explain", "fail-01"], 0, "T_fo_hard = 3·NT + 5 s")]
+#[case(&[], 2, "")]
+#[case(&["run", "--no-such-option"], 2, "")]
+#[case(&["run", "--timing", "T_nope=1"], 2, "")]
+#[case(&["list", "SLOT", "--skip", "SLOT"], 4, "")]
+#[case(&["run", "SLOT-03", "--skip", "SLOT", "--target", "processes"], 4, "")]
+fn exit_codes(#[case] arguments: &[&str], #[case] code: i32, #[case] shown: &str) {
+    let (exit, stdout, stderr) = call(arguments, folder().path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stdout.contains(shown), "{stdout}");
+}
+
+#[rstest]
+#[case(&["list", "SOLT"], "\"SOLT\" is no id")]
+#[case(&["explain", "SLOT-99"], "no case has the id \"SLOT-99\"")]
+#[case(&["run", "--target", "addresses", "--addresses", "127.0.0.1:1"], "1 addresses were given")]
+#[case(&["run", "--target", "processes", "--target-file", "nowhere.yaml"], "nowhere.yaml")]
+#[case(&["run", "--target", "processes", "--password-env", "RCC_TEST_UNSET"], "RCC_TEST_UNSET")]
+fn bad_input_is_named(#[case] arguments: &[&str], #[case] named: &str) {
+    let (exit, stdout, stderr) = call(arguments, folder().path());
+    assert_eq!(exit, 2, "{stdout}{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+}
+
+#[test]
+fn a_manifest_that_does_not_parse_is_named_with_its_line() {
+    let folder = folder();
+    let canonical = include_str!("../manifests/targets/canonical.yaml");
+    fs::write(
+        folder.path().join("target.yaml"),
+        canonical.replace("../redis-cluster.yaml", "broken.yaml"),
+    )
+    .unwrap();
+    fs::write(
+        folder.path().join("broken.yaml"),
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: [a\n---\n",
+    )
+    .unwrap();
+    let (exit, _, stderr) = call(
+        &["run", "--target", "processes", "--target-file", "target.yaml"],
+        folder.path(),
+    );
+    assert_eq!(exit, 2, "{stderr}");
+    assert!(stderr.contains("broken.yaml:"), "{stderr}");
+}
+
+#[test]
+fn the_list_for_programs_has_the_documented_fields() {
+    let (exit, stdout, _) = call(&["list", "--json"], folder().path());
+    assert_eq!(exit, 0);
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&stdout).unwrap();
+    assert!(cases.len() >= 60, "{}", cases.len());
+    let fields = [
+        "id",
+        "title",
+        "requirement",
+        "source",
+        "level",
+        "profile",
+        "seed",
+        "impact",
+        "needs",
+        "features",
+        "controls",
+    ];
+    for case in &cases {
+        for field in fields {
+            assert!(case.get(field).is_some(), "{field} in {case}");
+        }
+    }
+}
+
+#[test]
+fn servers_that_are_not_there_are_an_error_of_the_target_and_leave_a_report() {
+    let folder = folder();
+    // Port 1 of loopback: nothing listens there.
+    let addresses = ["127.0.0.1:1"; 6].join(",");
+    let (exit, stdout, _) = call(
+        &[
+            "run",
+            "SLOT",
+            "--target",
+            "addresses",
+            "--addresses",
+            &addresses,
+            "--out",
+            "o",
+        ],
+        folder.path(),
+    );
+    assert_eq!(exit, 3, "{stdout}");
+    assert!(stdout.contains("127.0.0.1:1: does not accept connections"), "{stdout}");
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("o/run.json")).unwrap()).unwrap();
+    assert_eq!(run["summary"]["verdict"], "undecided");
+    assert!(
+        run["cases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|case| case["verdict"] == "skipped")
+    );
+    assert!(
+        fs::read_to_string(folder.path().join("o/junit.xml"))
+            .unwrap()
+            .contains("<error")
+    );
+}
+
+#[test]
+fn a_server_that_talks_nonsense_is_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        use std::io::Write;
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            // The peer may be gone already: then it has its answer.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let addresses = [address.as_str(); 6].join(",");
+    let folder = folder();
+    let (exit, stdout, _) = call(
+        &[
+            "run",
+            "SLOT",
+            "--target",
+            "addresses",
+            "--addresses",
+            &addresses,
+            "--out",
+            "o",
+        ],
+        folder.path(),
+    );
+    assert_eq!(exit, 3, "{stdout}");
+    assert!(
+        stdout.contains("not a RESP reply") || stdout.contains("starts with \"HTTP/1.1"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_server_binary_that_is_not_there_is_named() {
+    let folder = folder();
+    let (exit, stdout, stderr) = call(
+        &[
+            "run",
+            "SLOT",
+            "--target",
+            "processes",
+            "--server",
+            "/no/such/server",
+            "--out",
+            "o",
+        ],
+        folder.path(),
+    );
+    assert_eq!(exit, 2, "{stdout}{stderr}");
+    assert!(
+        stdout.contains("/no/such/server") && stdout.contains("--server"),
+        "{stdout}"
+    );
+}
+
+/// The processes and folders that a run over `processes` has on this machine, found by the run's name.
+fn left_of(run_id: &str) -> Vec<String> {
+    let folder = std::env::temp_dir()
+        .join("redis-cluster-conformance-processes")
+        .join(run_id);
+    let mut left: Vec<String> = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)))
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    if folder.exists() {
+        left.push(folder.display().to_string());
+    }
+    left
+}
+
+/// Starts a run over `processes` and returns it with its name as soon as its servers live.
+fn started(folder: &Path) -> (std::process::Child, String) {
+    let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
+        .args(["run", "BOOT-03", "--target", "processes", "--out", "o"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(folder.join("stderr")).unwrap())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    loop {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the run's servers must start"
+        );
+        let run_id = fs::read_to_string(folder.join("stderr"))
+            .unwrap()
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("run ")?.split(':').next()?.to_owned()));
+        if let Some(run_id) = run_id
+            && left_of(&run_id).len() > 6
+        {
+            return (child, run_id);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_interrupted_run_leaves_a_report_and_nothing_else() {
+    needs_redis();
+    let folder = folder();
+    let (mut child, run_id) = started(folder.path());
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(left_of(&run_id), Vec::<String>::new());
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("o/run.json")).unwrap()).unwrap();
+    assert_eq!(run["aborted"]["kind"], "interrupted");
+    assert_eq!(run["cases"][0]["verdict"], "skipped");
+}
+
+#[test]
+fn what_a_killed_run_leaves_goes_with_the_next_run() {
+    needs_redis();
+    let folder = folder();
+    let (mut child, run_id) = started(folder.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(left_of(&run_id).len() > 6, "servers outlive a suite that is killed");
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("o/run.json")).unwrap()).unwrap();
+    assert_eq!(
+        run["cases"][0]["verdict"], "skipped",
+        "a killed run leaves a report that names what never ran"
+    );
+    let (exit, stdout, stderr) = call(
+        &["run", "SLOT-01", "--target", "processes", "--out", "o2"],
+        folder.path(),
+    );
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    assert_eq!(left_of(&run_id), Vec::<String>::new());
+}
+
+#[test]
+fn the_password_is_in_nothing_that_a_run_leaves() {
+    needs_redis();
+    let folder = folder();
+    let password = "s3cret \"quoted\" $HOME \\x41 *";
+    let output = program()
+        .args([
+            "run",
+            "AUTH",
+            "BOOT-03",
+            "--impact",
+            "read-only",
+            "--target",
+            "processes",
+            "--password-env",
+            "RCC_TEST_PASSWORD",
+        ])
+        .args(["--out", "o"])
+        .env("RCC_TEST_PASSWORD", password)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let mut texts = vec![
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    ];
+    for file in ["run.json", "junit.xml"] {
+        texts.push(fs::read_to_string(folder.path().join("o").join(file)).unwrap());
+    }
+    assert!(texts.iter().all(|text| !text.contains("s3cret")));
+}

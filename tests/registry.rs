@@ -1,0 +1,234 @@
+//! The table of cases is sound, agrees with the catalogue, and the source keeps to its layers. No cluster is needed.
+
+use pretty_assertions::assert_eq;
+use redis_cluster_conformance::case::{Case, Level, Profile};
+use redis_cluster_conformance::cases;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// The catalogue's ids, each with its profile and the seed assertions that it belongs to.
+const CATALOGUE: &str = include_str!("catalogue-ids.csv");
+
+/// The rows of the catalogue by id: profile, seed assertions.
+fn catalogue() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)> {
+    CATALOGUE
+        .lines()
+        .skip(1)
+        .map(|row| match row.split(',').collect::<Vec<_>>()[..] {
+            [id, profile, seed] => (id, (profile, seed.split(' ').filter(|seed| !seed.is_empty()).collect())),
+            _ => panic!("{row}"),
+        })
+        .collect()
+}
+
+fn profile_name(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Core => "core",
+        Profile::Extended => "extended",
+        Profile::Kubernetes => "kubernetes",
+        Profile::Chaos => "chaos",
+    }
+}
+
+/// The complaints about every case.
+fn complaints(about: impl Fn(&Case) -> Option<String>) -> Vec<String> {
+    cases::all()
+        .filter_map(|case| about(case).map(|text| format!("{}: {text}", case.id)))
+        .collect()
+}
+
+#[track_caller]
+fn none(complaints: Vec<String>) {
+    assert_eq!(complaints, Vec::<String>::new());
+}
+
+#[test]
+fn ids_are_unique_and_ascend_within_a_chapter() {
+    for chapter in cases::CHAPTERS {
+        let ids: Vec<&str> = chapter.iter().map(|case| case.id.0).collect();
+        let sorted: BTreeSet<&str> = ids.iter().copied().collect();
+        assert_eq!(ids, sorted.into_iter().collect::<Vec<_>>());
+        let chapters: BTreeSet<&str> = chapter.iter().map(|case| case.id.chapter()).collect();
+        assert!(chapters.len() <= 1, "one file holds the chapters {chapters:?}");
+    }
+    let all: BTreeSet<&str> = cases::all().map(|case| case.id.0).collect();
+    assert_eq!(all.len(), cases::all().count());
+}
+
+#[test]
+fn ids_are_a_chapter_and_two_digits() {
+    none(complaints(|case| {
+        let (chapter, number) = case.id.0.split_once('-')?;
+        let fine = chapter
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+            && number.len() == 2
+            && number.bytes().all(|byte| byte.is_ascii_digit());
+        (!fine).then(|| "not of the form SLOT-03".into())
+    }));
+}
+
+#[test]
+fn every_case_is_the_catalogue_s() {
+    let catalogue = catalogue();
+    none(complaints(|case| {
+        let Some((profile, seed)) = catalogue.get(case.id.0) else {
+            return Some("not in the catalogue".into());
+        };
+        let ours: Vec<String> = case.seed.iter().map(|seed| format!("{seed:?}")).collect();
+        let ours: BTreeSet<&str> = ours.iter().map(String::as_str).collect();
+        ((profile_name(case.profile), &ours) != (*profile, seed)).then(|| {
+            format!(
+                "{} {ours:?}, in the catalogue {profile} {seed:?}",
+                profile_name(case.profile)
+            )
+        })
+    }));
+}
+
+#[test]
+fn titles_are_short_facts() {
+    none(complaints(|case| {
+        let length = case.title.chars().count();
+        let first = case.title.split(' ').next().unwrap_or_default().to_lowercase();
+        if length == 0 || length > 80 {
+            Some(format!("the title has {length} characters"))
+        } else if ["test", "tests", "verify", "verifies", "check", "checks"].contains(&first.as_str()) {
+            Some(format!("the title begins with \"{first}\""))
+        } else {
+            case.title
+                .ends_with('.')
+                .then(|| "the title ends in a full stop".into())
+        }
+    }));
+}
+
+#[test]
+fn a_requirement_is_one_sentence_that_agrees_with_its_level() {
+    none(complaints(|case| {
+        let words: Vec<&str> = case.requirement.split(|at: char| !at.is_ascii_alphabetic()).collect();
+        let found = (words.contains(&"MUST"), words.contains(&"SHOULD"));
+        let expected = match case.level {
+            Level::Must => (true, false),
+            Level::Should => (false, true),
+        };
+        if found != expected {
+            return Some(format!("level {:?}, but: {}", case.level, case.requirement));
+        }
+        let sentences = case.requirement.matches(". ").count() + 1;
+        (sentences != 1 || !case.requirement.ends_with('.')).then(|| format!("not one sentence: {}", case.requirement))
+    }));
+}
+
+#[test]
+fn nothing_is_left_blank() {
+    none(complaints(|case| {
+        let fields = [("source", case.source), ("bound", case.bound), ("method", case.method)];
+        let blank = fields
+            .iter()
+            .find(|(_, text)| text.trim().is_empty() || text.contains("  "));
+        blank.map(|(field, text)| format!("{field} is \"{text}\""))
+    }));
+}
+
+#[test]
+fn an_id_is_found_in_either_case() {
+    assert_eq!(cases::find("slot-01").map(|case| case.id.0), Some("SLOT-01"));
+    assert!(cases::find("SLOT-00").is_none());
+}
+
+/// Every Rust file below a folder of `src`, or one file of it.
+fn sources(place: &str) -> Vec<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(place);
+    if path.is_file() {
+        return vec![path];
+    }
+    let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    entries
+        .flat_map(|entry| {
+            let path = entry.expect("a readable folder").path();
+            let within = path
+                .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+                .unwrap();
+            if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
+                sources(within.to_str().expect("a path in UTF-8"))
+            } else {
+                Vec::new()
+            }
+        })
+        .collect()
+}
+
+/// Where the code (not the comments) below a place of `src` holds one of the words.
+fn uses(place: &str, words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in sources(place) {
+        let text = std::fs::read_to_string(&path).expect("a readable file");
+        for (number, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            let used = words.iter().filter(|word| line.contains(**word));
+            found.extend(used.map(|word| format!("{}:{}: {word}", path.display(), number + 1)));
+        }
+    }
+    found
+}
+
+#[test]
+fn bodies_print_nothing_sleep_nowhere_and_read_no_environment() {
+    none(uses(
+        "cases",
+        &["println!", "print!", "dbg!", "sleep(", "std::env", "env::var"],
+    ));
+}
+
+#[test]
+fn cases_reach_a_deployment_through_their_context_alone() {
+    none(uses(
+        "cases",
+        &[
+            "crate::target",
+            "crate::runner",
+            "crate::report",
+            "crate::evidence",
+            "crate::cli",
+        ],
+    ));
+}
+
+#[test]
+fn redis_knowledge_knows_no_target_and_no_kubernetes() {
+    none(uses(
+        "cluster",
+        &[
+            "crate::target",
+            "crate::cases",
+            "crate::context",
+            "crate::check",
+            "crate::runner",
+            "kube",
+            "k8s",
+        ],
+    ));
+}
+
+#[test]
+fn targets_know_no_cases() {
+    none(uses(
+        "target",
+        &[
+            "crate::cases",
+            "crate::context",
+            "crate::check",
+            "crate::runner",
+            "crate::report",
+        ],
+    ));
+}
+
+#[test]
+fn reports_see_the_finished_run_and_nothing_else() {
+    none(uses("report", &["crate::runner", "crate::cases", "crate::check"]));
+}

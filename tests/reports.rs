@@ -1,0 +1,492 @@
+//! The renderings of a run: golden files for runs that hold everything that can happen, and properties for the rest.
+//!
+//! `RCC_UPDATE=1 cargo test --test reports` writes the golden files and the schema anew; review the difference.
+
+#![allow(clippy::unwrap_used, reason = "a panic in a test is a failed test with a place")]
+
+use pretty_assertions::assert_eq;
+use proptest::prelude::*;
+use quick_xml::events::Event;
+use redis_cluster_conformance::case::{Impact, Level, Profile, Seed};
+use redis_cluster_conformance::cluster::connection::Address;
+use redis_cluster_conformance::cluster::node::Member;
+use redis_cluster_conformance::cluster::view::Shape;
+use redis_cluster_conformance::context::{Measurement, Secret};
+use redis_cluster_conformance::report::{
+    Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json, junit,
+    terminal, write,
+};
+use redis_cluster_conformance::target::{Phase, TargetDescription, TargetKind};
+use redis_cluster_conformance::verdict::VerdictName;
+use rstest::rstest;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
+    CaseResult {
+        id: id.into(),
+        title: format!("what {id} says, in the present tense"),
+        requirement: format!("Every node MUST keep what {id} says."),
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: seed.to_vec(),
+        impact: Impact::ReadOnly,
+        verdict,
+        seconds: 0.031,
+        expected: vec![],
+        actual: None,
+        cause: None,
+        reason: None,
+        evidence: None,
+        measured: vec![],
+        notes: vec![],
+    }
+}
+
+fn figure(name: &str, value: f64, floor: Option<f64>, bound: Option<f64>) -> Measurement {
+    Measurement {
+        name: name.into(),
+        value,
+        unit: "s".into(),
+        floor,
+        bound,
+    }
+}
+
+fn run_of(cases: Vec<CaseResult>, aborted: Option<Abort>, counted: Strictness) -> Run {
+    Run {
+        schema_version: SCHEMA_VERSION.into(),
+        run_id: "k3x9".into(),
+        suite: Suite {
+            version: "0.1.0".into(),
+            commit: Some("5c4fb03aaaabbbbccccdddd".into()),
+        },
+        target: TargetDescription {
+            kind: TargetKind::Kind,
+            descriptor: [("manifest", "manifests/redis-cluster.yaml"), ("namespace", "rcc-k3x9")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            shape: Shape {
+                masters: 3,
+                replicas_per_master: 1,
+            },
+        },
+        server: None,
+        started: "2026-08-22T10:00:00Z".parse().unwrap(),
+        ended: "2026-08-22T10:02:03.5Z".parse().unwrap(),
+        phases: vec![],
+        summary: Summary::of(&cases, aborted.is_some(), counted),
+        cases,
+        aborted,
+        cause: None,
+        left_behind: vec![],
+    }
+}
+
+const CAUSE: &str = "slots 0-5460 unserved: master 10.244.0.4 (redis-cluster-0) unreachable since 12.1 s; its replica \
+                     redis-cluster-4 has its link down: NOAUTH Authentication required.";
+
+/// A run that holds every verdict, figures, notes, evidence, text that is not ASCII, and text that would act.
+fn every_verdict() -> Run {
+    use VerdictName::{Blocked, Error, Fail, Pass, Skipped, Unsupported};
+    let cases = vec![
+        CaseResult {
+            measured: vec![figure("from apply to whole", 49.2, Some(21.0), Some(300.0))],
+            profile: Profile::Kubernetes,
+            ..case("BOOT-01", Pass, &[Seed::A6])
+        },
+        case("SLOT-01", Pass, &[Seed::A1]),
+        CaseResult {
+            expected: vec!["every node reports cluster_slots_ok:16384".into()],
+            actual: Some(
+                "redis-cluster-1 (10.244.0.5:6379): cluster_slots_ok:10923, cluster_slots_pfail:0, \
+                 cluster_slots_fail:5461\nredis-cluster-2 (10.244.0.6:6379): cluster_slots_ok:10923"
+                    .into(),
+            ),
+            cause: Some(CAUSE.into()),
+            evidence: Some("evidence/SLOT-02".into()),
+            seconds: 11.004,
+            ..case("SLOT-02", Fail, &[Seed::A1])
+        },
+        CaseResult {
+            level: Level::Should,
+            requirement: "A cluster of three masters SHOULD be split 5461/5462/5461.".into(),
+            profile: Profile::Extended,
+            expected: vec!["0-5460, 5461-10922, 10923-16383".into()],
+            actual: Some("0-5500, 5501-11000, 11001-16383".into()),
+            ..case("SLOT-05", Fail, &[Seed::A1])
+        },
+        CaseResult {
+            expected: vec!["a reply +PONG".into(), "a reply -LOADING".into()],
+            actual: Some("redis-cluster-3: PING -> -ERR \u{1b}[31m<&>\u{0}\r\n\u{fffe} Schlüssel „ü“ ]]> 鍵".into()),
+            cause: Some("redis-cluster-3 does not ask for a password".into()),
+            evidence: Some("evidence/AUTH-01".into()),
+            ..case("AUTH-01", Fail, &[Seed::A3])
+        },
+        CaseResult {
+            reason: Some("the port-forward to redis-cluster-2 broke: unexpected end of stream".into()),
+            evidence: Some("evidence/REPL-01".into()),
+            ..case("REPL-01", Error, &[Seed::A2])
+        },
+        CaseResult {
+            reason: Some("CLUSTER SHARDS: the server says \"ERR unknown subcommand\"".into()),
+            ..case("SLOT-04", Unsupported, &[Seed::A1])
+        },
+        CaseResult {
+            reason: Some("left out by --skip HASH".into()),
+            ..case("HASH-01", Skipped, &[Seed::A4])
+        },
+        CaseResult {
+            reason: Some("left out by --skip HASH".into()),
+            ..case("HASH-02", Skipped, &[Seed::A4])
+        },
+        CaseResult {
+            measured: vec![
+                figure("write gap", 8.41, Some(5.5), Some(20.0)),
+                Measurement {
+                    unit: "keys".into(),
+                    ..figure("acknowledged writes", 1204.0, None, None)
+                },
+            ],
+            notes: vec!["the replica was promoted; the pod came back as its replica".into()],
+            impact: Impact::Disruptive,
+            seconds: 31.25,
+            profile: Profile::Kubernetes,
+            ..case("FAIL-01", Pass, &[Seed::A5])
+        },
+        CaseResult {
+            reason: Some(
+                "FAIL-01 left the cluster not whole: redis-cluster-0: cluster_state:fail (expected ok)".into(),
+            ),
+            impact: Impact::Disruptive,
+            ..case("FAIL-02", Blocked, &[Seed::A5])
+        },
+    ];
+    Run {
+        server: Some(Server {
+            product: "Redis".into(),
+            version: "7.2.4".into(),
+            node_timeout_ms: 5000,
+            nodes: (0..6)
+                .map(|pod: u8| Member {
+                    name: format!("redis-cluster-{pod}"),
+                    address: Address::new(format!("10.244.0.{}", pod + 4), 6379),
+                })
+                .collect(),
+        }),
+        phases: vec![
+            Phase {
+                name: "kind cluster".into(),
+                seconds: 31.02,
+                floor: None,
+            },
+            Phase {
+                name: "bootstrap".into(),
+                seconds: 12.31,
+                floor: Some(3.0),
+            },
+        ],
+        cause: Some(CAUSE.into()),
+        left_behind: vec!["namespace rcc-k3x9: kubectl delete namespace rcc-k3x9".into()],
+        ..run_of(cases, None, Strictness::default())
+    }
+}
+
+fn aborted() -> Run {
+    let abort = Abort {
+        kind: AbortKind::Target,
+        message:
+            "redis-cluster-5 is Pending: 0/1 nodes are available: 1 Insufficient cpu.\nGive the kind node more CPU."
+                .into(),
+    };
+    let cases = ["SLOT-01", "FAIL-01"].map(|id| CaseResult {
+        reason: Some("the run ended before it".into()),
+        ..case(id, VerdictName::Skipped, &[Seed::A1])
+    });
+    Run {
+        cause: Some("redis-cluster-5 is Pending: 0/1 nodes are available: 1 Insufficient cpu.".into()),
+        ..run_of(cases.into(), Some(abort), Strictness::default())
+    }
+}
+
+fn empty() -> Run {
+    run_of(vec![], None, Strictness::default())
+}
+
+fn conformant() -> Run {
+    let cases = [("SLOT-01", Seed::A1), ("REPL-01", Seed::A2), ("AUTH-01", Seed::A3)];
+    run_of(
+        cases.map(|(id, seed)| case(id, VerdictName::Pass, &[seed])).into(),
+        None,
+        Strictness::default(),
+    )
+}
+
+fn updating() -> bool {
+    std::env::var_os("RCC_UPDATE").is_some()
+}
+
+fn same_as_file(path: PathBuf, text: &str) {
+    if updating() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        kept,
+        text,
+        "{} is stale; RCC_UPDATE=1 cargo test --test reports writes it anew",
+        path.display()
+    );
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+#[rstest]
+#[case("every-verdict", every_verdict())]
+#[case("aborted", aborted())]
+#[case("empty", empty())]
+#[case("conformant", conformant())]
+fn renderings_are_as_kept(#[case] name: &str, #[case] run: Run) {
+    same_as_file(golden(&format!("{name}.json")), &json::render(&run).unwrap());
+    same_as_file(golden(&format!("{name}.junit.xml")), &junit::render(&run).unwrap());
+    let text = terminal::render(&run, false, Some(100), Some(Path::new("out/k3x9")));
+    same_as_file(golden(&format!("{name}.txt")), &text);
+}
+
+#[test]
+fn the_schema_is_as_kept() {
+    same_as_file(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/run.schema.json"),
+        &json::schema().unwrap(),
+    );
+}
+
+#[rstest]
+#[case(every_verdict())]
+#[case(aborted())]
+#[case(empty())]
+fn a_run_comes_back_as_it_was_written(#[case] run: Run) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    write(&run, &out).unwrap();
+    write(&run, &out).unwrap();
+    assert_eq!(json::read(&out.join(json::FILE)).unwrap(), run);
+    let mut names: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["junit.xml", "run.json"], "nothing temporary stays");
+}
+
+#[test]
+fn a_run_of_another_version_or_none_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(json::FILE);
+    for (text, says) in [
+        (r#"{"schemaVersion": "99"}"#, "\"99\""),
+        ("{}", "schemaVersion"),
+        (r#"{"schemaVersion": "1""#, "EOF"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = format!("{:#}", json::read(&path).unwrap_err());
+        assert!(error.contains("run.json") && error.contains(says), "{error}");
+    }
+}
+
+#[rstest]
+#[case::nothing(vec![], false, Strictness::default(), Conformance::Undecided)]
+#[case::nothing_judged(vec![VerdictName::Skipped], false, Strictness::default(), Conformance::Undecided)]
+#[case::aborted(vec![VerdictName::Pass], true, Strictness::default(), Conformance::Undecided)]
+#[case::broke(vec![VerdictName::Pass, VerdictName::Error], false, Strictness::default(), Conformance::Undecided)]
+#[case::all_asked_for(
+    vec![VerdictName::Pass, VerdictName::Unsupported],
+    false,
+    Strictness { strict: false, require_all: true },
+    Conformance::NotConformant
+)]
+#[case::some_unsupported(
+    vec![VerdictName::Pass, VerdictName::Unsupported],
+    false,
+    Strictness::default(),
+    Conformance::Conformant
+)]
+fn junit_is_green_only_where_the_verdict_is(
+    #[case] verdicts: Vec<VerdictName>,
+    #[case] aborted: bool,
+    #[case] counted: Strictness,
+    #[case] expected: Conformance,
+) {
+    let cases = verdicts
+        .into_iter()
+        .map(|verdict| case("SLOT-01", verdict, &[]))
+        .collect();
+    let abort = aborted.then(|| Abort {
+        kind: AbortKind::Interrupted,
+        message: "SIGINT".into(),
+    });
+    let run = run_of(cases, abort, counted);
+    assert_eq!(run.summary.verdict, expected);
+    let counted = parse(&junit::render(&run).unwrap());
+    let red =
+        counted.elements.get("failure").copied().unwrap_or(0) + counted.elements.get("error").copied().unwrap_or(0);
+    assert_eq!(red == 0, expected == Conformance::Conformant, "{counted:?}");
+}
+
+#[test]
+fn colours_are_codes_around_the_same_text() {
+    let run = every_verdict();
+    let plain = terminal::render(&run, false, None, None);
+    let coloured = terminal::render(&run, true, None, None);
+    assert!(!plain.contains('\u{1b}') && coloured.contains('\u{1b}'));
+    let stripped: String = coloured
+        .split('\u{1b}')
+        .enumerate()
+        .map(|(at, part)| if at == 0 { part } else { part.split_once('m').unwrap().1 })
+        .collect();
+    let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    assert_eq!(trimmed(&stripped), trimmed(&plain));
+}
+
+#[rstest]
+#[case(1, "pass         SLOT-01   what SLOT-01 says, in the present tense  0.03 s")]
+#[case(
+    4,
+    "fail         AUTH-01   what AUTH-01 says, in the present tense  0.03 s\n             redis-cluster-3 does not ask for a password"
+)]
+#[case(
+    7,
+    "skipped      HASH-01   what HASH-01 says, in the present tense  0.03 s\n             left out by --skip HASH"
+)]
+fn a_case_has_one_line_of_progress(#[case] at: usize, #[case] line: &str) {
+    assert_eq!(terminal::case_line(&every_verdict().cases[at], false), line);
+}
+
+#[test]
+fn a_password_goes_out_of_every_text() {
+    let mut run = every_verdict();
+    let failed = &mut run.cases[2];
+    for text in [&mut failed.actual, &mut failed.cause, &mut failed.reason] {
+        *text = Some("requirepass hunter2".into());
+    }
+    failed.expected = vec!["hunter2".into()];
+    failed.notes = vec!["hunter2".into()];
+    run.cause = Some("hunter2".into());
+    run.left_behind = vec!["hunter2".into()];
+    run.target.descriptor = BTreeMap::from([("namespace".into(), "hunter2".into())]);
+    run.aborted = Some(Abort {
+        kind: AbortKind::Usage,
+        message: "hunter2".into(),
+    });
+    let run = run.redacted(&Secret::new("hunter2"));
+    assert!(!json::render(&run).unwrap().contains("hunter2"));
+    assert!(json::render(&run).unwrap().contains("<password>"));
+}
+
+/// What a JUnit file says, by a parser that shares nothing with its writer's escaping.
+#[derive(Debug, Default)]
+struct Parsed {
+    elements: BTreeMap<String, usize>,
+    names: Vec<String>,
+    totals: BTreeMap<String, usize>,
+}
+
+fn parse(xml: &str) -> Parsed {
+    let allowed = |character: char| matches!(character, '\t' | '\n' | '\r' | '\u{20}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    assert!(xml.chars().all(allowed), "a character that XML 1.0 does not allow");
+    let mut reader = quick_xml::Reader::from_str(xml);
+    reader.config_mut().check_end_names = true;
+    let mut parsed = Parsed::default();
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(tag) | Event::Empty(tag) => {
+                let element = String::from_utf8(tag.name().as_ref().to_vec()).unwrap();
+                for attribute in tag.attributes() {
+                    let attribute = attribute.unwrap();
+                    let key = String::from_utf8(attribute.key.as_ref().to_vec()).unwrap();
+                    let raw = String::from_utf8(attribute.value.to_vec()).unwrap();
+                    let value = quick_xml::escape::unescape(&raw).unwrap().into_owned();
+                    if element == "testcase" && key == "name" {
+                        parsed.names.push(value.clone());
+                    }
+                    if element == "testsuites"
+                        && let Ok(number) = value.parse()
+                    {
+                        parsed.totals.insert(key, number);
+                    }
+                }
+                *parsed.elements.entry(element).or_default() += 1;
+            }
+            Event::Eof => return parsed,
+            Event::End(_)
+            | Event::Text(_)
+            | Event::CData(_)
+            | Event::Comment(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::DocType(_)
+            | Event::GeneralRef(_) => {}
+        }
+    }
+}
+
+fn any_case() -> impl Strategy<Value = CaseResult> {
+    let text = || proptest::option::of(any::<String>());
+    (
+        ("[A-Z]{3,4}-[0-9]{2}|\\PC{0,6}", any::<String>(), any::<String>()),
+        proptest::sample::select(&VerdictName::ALL[..]),
+        proptest::collection::vec(any::<String>(), 0..3),
+        (text(), text(), text(), text()),
+        proptest::collection::vec(any::<String>(), 0..2),
+    )
+        .prop_map(
+            |((id, title, requirement), verdict, expected, texts, notes)| CaseResult {
+                title,
+                requirement,
+                expected,
+                actual: texts.0,
+                cause: texts.1,
+                reason: texts.2,
+                evidence: texts.3,
+                notes,
+                ..case(&id, verdict, &[Seed::A1])
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_run_is_valid_junit_and_the_counts_agree(
+        cases in proptest::collection::vec(any_case(), 0..8),
+        value in any::<String>(),
+    ) {
+        let mut run = run_of(cases, None, Strictness::default());
+        run.target.descriptor.insert(value.clone(), value);
+        let parsed = parse(&junit::render(&run).unwrap());
+        let total = &run.summary.total;
+        let of = |name: &str| parsed.elements.get(name).copied().unwrap_or(0);
+        let of_run = usize::from(run.summary.verdict == Conformance::Undecided && total.count(VerdictName::Error) == 0);
+        prop_assert_eq!(of("testcase"), run.cases.len() + 1);
+        prop_assert_eq!(of("failure"), total.count(VerdictName::Fail));
+        prop_assert_eq!(of("error"), total.count(VerdictName::Error) + of_run);
+        let skipped = [VerdictName::Unsupported, VerdictName::Skipped, VerdictName::Blocked];
+        prop_assert_eq!(of("skipped"), skipped.into_iter().map(|verdict| total.count(verdict)).sum::<usize>());
+        for (attribute, element) in [
+            ("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped"),
+        ] {
+            prop_assert_eq!(parsed.totals[attribute], of(element));
+        }
+    }
+
+    #[test]
+    fn any_run_comes_back_and_shows_nothing_that_acts(cases in proptest::collection::vec(any_case(), 0..4)) {
+        let run = run_of(cases, None, Strictness::default());
+        prop_assert_eq!(&json::parse(&json::render(&run).unwrap()).unwrap(), &run);
+        let text = terminal::render(&run, false, Some(80), None);
+        prop_assert!(text.chars().all(|character| character == '\n' || !character.is_control()));
+    }
+}

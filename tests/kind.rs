@@ -140,7 +140,14 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
     progress.line(format!("restart_container: {:.1} s", started.elapsed().as_secs_f64()));
     await_ok(target, progress, "after restart_container").await;
 
-    for fault in [Fault::Restart, Fault::Crash, Fault::Pause, Fault::KeepAway] {
+    for fault in [
+        Fault::Restart,
+        Fault::Restart,
+        Fault::Restart,
+        Fault::Crash,
+        Fault::Pause,
+        Fault::KeepAway,
+    ] {
         let members = target.members().await?;
         let started = Instant::now();
         target.inject(fault, &members[2]).await?;

@@ -1,5 +1,7 @@
 //! The command line as a user meets it: exit codes, messages, and what is left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
+
 use assert_cmd::Command;
 use rstest::rstest;
 use std::fs;

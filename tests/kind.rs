@@ -233,7 +233,7 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
             "cannot be had",
         ),
         ("class", with(|p| p.storage_class = Some("nope".into())), "storageclass"),
-        ("cpu", with(|p| p.cpu_request = Some("190m".into())), "Insufficient cpu"),
+        ("cpu", with(|p| p.cpu_request = Some("200m".into())), "Insufficient cpu"),
     ];
     for (name, parameters, expected) in cases {
         let target = target(name, parameters);
@@ -243,7 +243,9 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
             "{name} after {:.0} s: {error}",
             started.elapsed().as_secs_f64()
         ));
+        let started = Instant::now();
         let released = target.release().await;
+        progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
         assert!(
             matches!(&error, TargetError::NotDeployed(text) if text.contains(expected)),
             "{error}"

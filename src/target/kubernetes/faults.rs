@@ -3,6 +3,7 @@
 use super::apply::{RUN_LABEL, fit, lock};
 use super::site::{Site, bounded};
 use super::{NodeAccess, ServerProcess, Signal};
+use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -112,7 +113,27 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let what = format!("deleting pod {name}");
     bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
     let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
-    site.await_end(&name, &uid, bound).await
+    // The API can learn of the end of a container long after it, so the server's own port is asked as well.
+    tokio::select! {
+        ended = site.await_end(&name, &uid, bound) => ended,
+        () = refuses(site, pod) => Ok(()),
+    }
+}
+
+/// Ends when the server of a pod accepts no connection any more; never, where the pod has no address.
+async fn refuses(site: &Site, pod: &Pod) {
+    let host = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    let Some(host) = host else {
+        return std::future::pending().await;
+    };
+    let address = Address::new(host, site.descriptor.client_port);
+    loop {
+        let tried = site.forward_to(&pod.name_any(), &address).await;
+        if matches!(tried, Err(LinkError::Refused { .. })) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// From now on no pod is made in the namespace. Returns when the API server keeps to it.

@@ -289,6 +289,52 @@ async fn the_published_manifest_leaves_servers_that_can_be_judged() {
     assert_eq!(members.len(), 6);
 }
 
+fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
+    KubernetesTarget::new(KubernetesOptions {
+        descriptor: Descriptor::canonical().unwrap(),
+        parameters: Parameters::default(),
+        kubeconfig: Some(kubeconfig().unwrap()),
+        context: None,
+        namespace: Some("default".to_owned()),
+        disposition,
+        keep: false,
+        run_id: run.to_owned(),
+        timing: timing(),
+    })
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kind cluster that up makes, with the image loaded"]
+async fn a_namespace_that_is_there_is_applied_to_attached_to_and_left() {
+    let progress = Progress::stderr();
+    let applied = on_kubernetes("apply", Disposition::Apply);
+    let outcome = applied.prepare(&progress).await;
+    progress.line(format!("{:?} {:?}", outcome, applied.capabilities()));
+
+    let attached = on_kubernetes("attach", Disposition::Attach);
+    let phases = attached.prepare(&progress).await.unwrap();
+    progress.line(format!("{phases:?} {:?}", attached.capabilities()));
+    assert!(!attached.is_ours() && attached.password() == applied.password());
+    assert_eq!(attached.members().await.unwrap().len(), 6);
+    attached.release().await.unwrap();
+    assert_eq!(applied.members().await.unwrap().len(), 6);
+
+    let other = on_kubernetes("other", Disposition::Apply);
+    let error = other.prepare(&progress).await.unwrap_err();
+    progress.line(error.to_string());
+    assert!(matches!(error, TargetError::Usage(_)));
+    other.release().await.unwrap();
+    assert_eq!(applied.members().await.unwrap().len(), 6);
+
+    let started = Instant::now();
+    applied.release().await.unwrap();
+    progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
+    let gone = on_kubernetes("gone", Disposition::Attach);
+    progress.line(gone.prepare(&progress).await.unwrap_err().to_string());
+    outcome.unwrap();
+}
+
 /// By itself, this leaves a cluster for the others to take.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "makes a kind cluster"]

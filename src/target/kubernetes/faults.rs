@@ -169,6 +169,15 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
     )))
 }
 
+/// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
+pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
+    match site.api::<ResourceQuota>().get_opt(QUOTA).await {
+        Ok(Some(_)) => allow_pods(site).await,
+        // Who may not look could not have made it.
+        Ok(None) | Err(_) => Ok(()),
+    }
+}
+
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
 async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");

@@ -40,7 +40,8 @@ impl Lasting {
             Fault::KeepAway => {
                 *lock(&self.quota) = true;
                 refuse_pods(site).await?;
-                stop(site, &pod).await
+                stop(site, &pod).await?;
+                strike(site, &pod).await
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
@@ -117,6 +118,21 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     tokio::select! {
         ended = site.await_end(&name, &uid, bound) => ended,
         () = refuses(site, pod) => Ok(()),
+    }
+}
+
+/// Takes a pod whose server has ended off the API, where it can stay for 20 s more: its successor must not have to wait for
+/// that once it may come.
+async fn strike(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
+        uid: pod.metadata.uid.clone(),
+        resource_version: None,
+    });
+    match site.api::<Pod>().delete(&pod.name_any(), &this_one).await {
+        Ok(_) => Ok(()),
+        // Gone by itself, or another of that name in its place.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(super::client::failed("taking an ended pod off the API", &error)),
     }
 }
 

@@ -185,10 +185,10 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
         features: &[],
-        bound: "0 failed writes; flag `fail` within T_fail",
+        bound: "no refused write, no shard silent for T_reply; flag `fail` within T_fail",
         controls: &[],
-        method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No write \
-                 may fail, every other node must say `cluster_state:ok` throughout, and all of them must flag the \
+        method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No owner \
+                 may refuse a write, no shard may be silent while others are served, every other node must say `cluster_state:ok` throughout, and all of them must flag the \
                  replica `fail` within T_fail.",
         run: |cx| Box::pin(replica_lost(cx)),
     },

@@ -19,7 +19,17 @@ pub static CASES: &[Case] = &[Case {
     needs: &[],
     features: &[],
     bound: "T_sched + T_sync + 2·NT",
-    controls: &[],
+    controls: &[
+        "forgotten",
+        "frozen",
+        "links-down",
+        "master-down",
+        "open-slot",
+        "other-password",
+        "replica-with-slots",
+        "slot-deleted",
+        "uneven-replicas",
+    ],
     method: "After each disruptive case the runner waits until every node answers, says `cluster_state:ok`, agrees with all others, and \
              every replica's link is up. This case comes last: it fails when one of these waits did, and looks once more itself.",
     run: |cx| Box::pin(whole_after_all(cx)),

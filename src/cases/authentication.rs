@@ -38,7 +38,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "open-node", "second-password"],
+        controls: &["any-password", "frozen", "open-node", "second-password"],
         method: "On every node, each on a new connection: AUTH with another password, an empty one, the password in \
                  upper and in lower case (where that differs), with a space before or after it, and without its last \
                  byte must answer `-WRONGPASS` (Redis 5: `-ERR invalid password`), and the next `GET` `-NOAUTH`.",
@@ -108,7 +108,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "open-node", "other-password"],
+        controls: &["any-password", "frozen", "open-node", "other-password"],
         method: "Asks each node at its own address, each question on a new connection: `PING` -> `-NOAUTH`, AUTH \
                  with another password -> refused, AUTH with the password -> `+OK`. All nodes must give the same \
                  three answers.",

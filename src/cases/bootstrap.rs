@@ -40,7 +40,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_stable within T_stable + T_fail",
-        controls: &["frozen", "master-down", "other-password"],
+        controls: &["frozen", "master-down", "other-password", "state-fail"],
         method: "Asks every node for `CLUSTER INFO` again and again; a single `ok` is a known false positive, so it counts only when all nodes \
                  say it for T_stable on end.",
         run: |cx| Box::pin(state_ok(cx)),

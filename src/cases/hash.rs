@@ -153,7 +153,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["crc-off-by-one", "frozen", "master-down", "other-password"],
+        controls: &[
+            "crc-off-by-one",
+            "empty-key-refused",
+            "frozen",
+            "master-down",
+            "other-password",
+        ],
         method: "Every node must answer `CLUSTER KEYSLOT \"\"` with `:0`. On the owner of slot 0, `SET \"\" value \
                  NX` must answer `+OK` and `GET \"\"` the value; where the deployment already has such a key, `SET` \
                  answers nil and `EXISTS \"\"` must answer `:1`. Only a key of the suite's own is removed.",
@@ -188,7 +194,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "keys-unnamed", "master-down", "other-password"],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "keys-refused",
+            "keys-unnamed",
+            "master-down",
+            "other-password",
+        ],
         method: "For `user:1000`'s slot 1649 and a slot of every master, on the owner: `MSET` of two keys with one \
                  tag -> `+OK`, `MGET` -> both values in order, `CLUSTER COUNTKEYSINSLOT` at least `:2`, and `CLUSTER \
                  GETKEYSINSLOT` names both.",
@@ -207,7 +220,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["cross-slot-taken", "frozen", "master-down", "other-password"],
+        controls: &["cross-slot-taken", "frozen", "hang-up", "master-down", "other-password"],
         method: "On every master: `MSET` of two keys in two of its own slots must answer `-CROSSSLOT` and leave \
                  neither (`EXISTS` -> `:0`).",
         run: |cx| Box::pin(cross_slot(cx)),
@@ -224,7 +237,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "keys-unnamed", "master-down", "other-password"],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "keys-refused",
+            "keys-unnamed",
+            "master-down",
+            "other-password",
+        ],
         method: "Writes a key into a slot of every master through whichever node takes it. `CLUSTER GETKEYSINSLOT` \
                  must name it on the slot's owner by `CLUSTER SLOTS`, and on no other master.",
         run: |cx| Box::pin(stored_where_mapped(cx)),

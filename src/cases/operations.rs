@@ -28,6 +28,7 @@ pub static CASES: &[Case] = &[Case {
         "other-password",
         "replica-with-slots",
         "slot-deleted",
+        "state-fail",
         "uneven-replicas",
     ],
     method: "After each disruptive case the runner waits until every node answers, says `cluster_state:ok`, agrees with all others, and \

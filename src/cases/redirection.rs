@@ -22,8 +22,10 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "hang-up",
             "master-down",
             "moved-astray",
+            "moved-other-slot",
             "no-endpoint",
             "other-password",
             "replica-redirects-nothing",
@@ -48,6 +50,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "hang-up",
             "master-down",
             "moved-astray",
             "no-endpoint",
@@ -96,6 +99,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "hang-up",
             "master-down",
             "no-endpoint",
             "other-password",

@@ -112,11 +112,14 @@ pub static CASES: &[Case] = &[
         bound: "T_catch_up",
         controls: &[
             "frozen",
+            "hang-up",
             "links-down",
             "master-down",
             "no-readonly",
+            "offset-missing",
             "offset-stuck",
             "other-password",
+            "replica-holds-nothing",
         ],
         method: "Writes 1000 times to one key of every shard (each `+OK`), reads `master_repl_offset`, which must \
                  have grown, and asks each replica until `slave_repl_offset` is at least that, for at most \
@@ -135,7 +138,15 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_visible",
-        controls: &["frozen", "links-down", "master-down", "no-readonly", "other-password"],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "links-down",
+            "master-down",
+            "no-readonly",
+            "other-password",
+            "replica-holds-nothing",
+        ],
         method: "On every replica: `READONLY` -> `+OK`; a key is written on its master, and `GET` on the replica \
                  must give the value within T_visible of the write's reply.",
         run: |cx| Box::pin(readonly_reads(cx)),
@@ -154,6 +165,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "moved-other-slot",
             "no-endpoint",
             "other-password",
             "replica-redirects-nothing",
@@ -178,6 +190,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "moved-other-slot",
             "no-endpoint",
             "no-readonly",
             "other-password",
@@ -205,6 +218,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "moved-other-slot",
             "no-endpoint",
             "no-readonly",
             "other-password",

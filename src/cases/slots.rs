@@ -40,7 +40,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "master-down", "other-password", "slot-deleted"],
+        controls: &[
+            "frozen",
+            "master-down",
+            "other-password",
+            "slot-deleted",
+            "slot-failing",
+        ],
         method: "Asks every node for `CLUSTER INFO` and expects the three lines `cluster_slots_ok:16384`, \
                  `cluster_slots_pfail:0`, `cluster_slots_fail:0`.",
         run: |cx| Box::pin(all_slots_ok(cx)),
@@ -106,7 +112,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_reply",
-        controls: &["frozen", "master-down", "other-password"],
+        controls: &["frozen", "hang-up", "last-slot-lost", "master-down", "other-password"],
         method: "For slots 0, 5460, 5461, 10922, 10923, 16383 and both ends of every range that a master owns: `SET` on \
                  the owner must answer `+OK`, and `GET` the value, each within T_reply.",
         run: |cx| Box::pin(boundary_slots_served(cx)),

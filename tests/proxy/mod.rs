@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use redis_cluster_conformance::cluster::connection::{Address, BoxedStream};
 use redis_cluster_conformance::cluster::resp::{Reply, RespCodec};
+use std::cell::Cell;
 use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio_util::codec::Framed;
@@ -28,6 +29,7 @@ pub(crate) struct Exchange<'a> {
     /// Whether `READONLY` was sent.
     pub(crate) readonly: bool,
     command: &'a [Bytes],
+    hung_up: Cell<bool>,
 }
 
 impl Exchange<'_> {
@@ -39,6 +41,11 @@ impl Exchange<'_> {
                 .next()
                 .is_some_and(|given| given.eq_ignore_ascii_case(word.as_bytes()))
         })
+    }
+
+    /// Closes the connection in the reply's place.
+    pub(crate) fn hang_up(&self) {
+        self.hung_up.set(true);
     }
 
     /// An argument of the request; its name is the first.
@@ -76,13 +83,15 @@ async fn relay(near: DuplexStream, far: BoxedStream, node: usize, addresses: Arc
             authenticated,
             readonly,
             command: &command,
+            hung_up: Cell::new(false),
         };
         authenticated |= exchange.is("AUTH") && reply.is_ok();
         readonly |= exchange.is("READONLY") && reply.is_ok();
         (exchange.authenticated, exchange.readonly) = (authenticated, readonly);
         let mut bytes = Vec::new();
         encode(&alter(&exchange, reply), &mut bytes);
-        if client.get_mut().write_all(&bytes).await.is_err() {
+        let hung_up = exchange.hung_up.get();
+        if hung_up || client.get_mut().write_all(&bytes).await.is_err() {
             return;
         }
     }

@@ -255,4 +255,76 @@ pub(crate) static CONTROLS: &[Control] = &[
         fails: Fails::Only(&["REPL-05"]),
         ..GOOD
     },
+    Control {
+        name: "state-fail",
+        what: "a replica says cluster_state:fail",
+        wrong: Wrong::Replies(replies::state_fail),
+        fails: Fails::Only(&["BOOT-03", "OPS-16"]),
+        ..GOOD
+    },
+    Control {
+        name: "slot-failing",
+        what: "a replica counts a slot as possibly failing",
+        wrong: Wrong::Replies(replies::slot_failing),
+        fails: Fails::Only(&["SLOT-02"]),
+        ..GOOD
+    },
+    Control {
+        name: "last-slot-lost",
+        what: "a master has nothing of what is written to slot 16383",
+        wrong: Wrong::Replies(replies::last_slot_lost),
+        fails: Fails::Only(&["SLOT-06"]),
+        ..GOOD
+    },
+    Control {
+        name: "empty-key-refused",
+        what: "a master refuses the empty key",
+        wrong: Wrong::Replies(replies::empty_key_refused),
+        fails: Fails::Only(&["HASH-08"]),
+        ..GOOD
+    },
+    Control {
+        name: "replica-holds-nothing",
+        what: "a replica in READONLY mode finds no key",
+        wrong: Wrong::Replies(replies::replica_holds_nothing),
+        fails: Fails::Only(&["REPL-05", "REPL-06"]),
+        ..GOOD
+    },
+    Control {
+        name: "any-password",
+        what: "a replica answers OK to any password",
+        wrong: Wrong::Replies(replies::any_password),
+        fails: Fails::Only(&["AUTH-02", "AUTH-14"]),
+        ..GOOD
+    },
+    Control {
+        name: "moved-other-slot",
+        what: "a replica's MOVED names another slot than the key's",
+        wrong: Wrong::Replies(replies::moved_other_slot),
+        fails: Fails::Only(&["REPL-07", "REPL-09", "REPL-10", "REDIR-01"]),
+        ..GOOD
+    },
+    Control {
+        name: "keys-refused",
+        what: "a master refuses CLUSTER GETKEYSINSLOT and COUNTKEYSINSLOT",
+        wrong: Wrong::Replies(replies::keys_refused),
+        fails: Fails::Only(&["HASH-10", "HASH-13"]),
+        ..GOOD
+    },
+    Control {
+        name: "offset-missing",
+        what: "a master's INFO replication has no offset",
+        wrong: Wrong::Replies(replies::offset_missing),
+        fails: Fails::Only(&["REPL-05"]),
+        ..GOOD
+    },
+    Control {
+        name: "hang-up",
+        what: "a master hangs up on commands about keys",
+        wrong: Wrong::Replies(replies::hang_up),
+        fails: Fails::Only(&[
+            "SLOT-06", "REPL-05", "REPL-06", "HASH-10", "HASH-11", "HASH-13", "REDIR-01", "REDIR-02", "REDIR-19",
+        ]),
+        ..GOOD
+    },
 ];

@@ -141,11 +141,95 @@ pub(crate) fn offset_stuck(at: &Exchange<'_>, reply: Reply) -> Reply {
     if at.node != 3 || !at.is("INFO replication") {
         return reply;
     }
+    field(reply, "slave_repl_offset", "1")
+}
+
+/// A field of `INFO` or `CLUSTER INFO` with another value.
+fn field(reply: Reply, name: &str, value: &str) -> Reply {
     reworded(reply, |text| {
         let line = |line: &str| match line.split_once(':') {
-            Some(("slave_repl_offset", _)) => "slave_repl_offset:1\r\n".to_owned(),
+            Some((field, _)) if field == name => format!("{name}:{value}\r\n"),
             _ => format!("{}\r\n", line.trim_end()),
         };
         text.lines().map(line).collect()
     })
+}
+
+pub(crate) fn offset_missing(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node != 2 || !at.is("INFO replication") {
+        return reply;
+    }
+    reworded(reply, |text| text.replace("master_repl_offset:", "offset:"))
+}
+
+pub(crate) fn state_fail(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 4 && at.is("CLUSTER INFO") {
+        field(reply, "cluster_state", "fail")
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn slot_failing(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 5 && at.is("CLUSTER INFO") {
+        field(reply, "cluster_slots_pfail", "1")
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn last_slot_lost(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 2 && at.is("GET") && slot_of(at.argument(1)) == SLOT_COUNT - 1 {
+        Reply::Nil
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn empty_key_refused(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 0 && (at.is("SET") || at.is("GET")) && at.argument(1).is_empty() {
+        Reply::Error("ERR the key is empty".into())
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn replica_holds_nothing(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 4 && at.readonly && at.is("GET") && reply.bytes().is_some() {
+        Reply::Nil
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn any_password(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 3 && at.is("AUTH") {
+        Reply::Simple("OK".into())
+    } else {
+        reply
+    }
+}
+
+pub(crate) fn moved_other_slot(at: &Exchange<'_>, reply: Reply) -> Reply {
+    match Redirect::parse(&reply).filter(|_| at.node == 5 && is_moved(&reply)) {
+        Some(moved) => Reply::Error(format!("MOVED {} {}", moved.slot ^ 1, moved.address)),
+        None => reply,
+    }
+}
+
+pub(crate) fn keys_refused(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 1 && (at.is("CLUSTER GETKEYSINSLOT") || at.is("CLUSTER COUNTKEYSINSLOT")) {
+        Reply::Error("ERR unknown subcommand".into())
+    } else {
+        reply
+    }
+}
+
+/// Not a reply at all: the proxy closes the connection in its place.
+pub(crate) fn hang_up(at: &Exchange<'_>, reply: Reply) -> Reply {
+    let about_keys = ["GET", "SET", "MSET", "MGET"].iter().any(|name| at.is(name));
+    if at.node == 1 && at.authenticated && about_keys {
+        at.hang_up();
+    }
+    reply
 }

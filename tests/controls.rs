@@ -9,7 +9,7 @@ mod proxy;
 mod wrong;
 
 use broken::Broken;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libtest_mimic::{Arguments, Failed, Trial};
 use redis_cluster_conformance::case::{Case, Impact, Profile};
 use redis_cluster_conformance::cases;
@@ -44,7 +44,7 @@ const OVERRIDES: [(&str, Duration); 2] = [("T_sched", Duration::from_secs(1)), (
 /// How many clusters exist at once.
 const AT_ONCE: usize = 3;
 
-/// Why a control could not be judged, or its run.
+/// The run over a control, or why there is none.
 type Judged = Result<Run, String>;
 
 fn main() -> ExitCode {
@@ -139,6 +139,8 @@ fn judge(selected: &[&'static Control]) -> BTreeMap<&'static str, Judged> {
             return all.collect();
         }
         let run_id = new_run_id();
+        // One for all: a run that begins after the signal ends at once.
+        let interrupted = surroundings::interrupted().boxed_local().shared();
         let starting = Arc::new(tokio::sync::Mutex::new(()));
         let (lending, own): (Vec<&Control>, Vec<&Control>) = selected.iter().partition(|control| control.lends());
         let lent = async {
@@ -156,13 +158,13 @@ fn judge(selected: &[&'static Control]) -> BTreeMap<&'static str, Judged> {
                 judged.push((
                     control.name,
                     match &prepared {
-                        Ok(_) => Ok(run(control, target, &run_id).await),
+                        Ok(_) => Ok(run(control, target, &run_id, interrupted.clone()).await),
                         Err(error) => Err(format!("the cluster could not be made: {error}")),
                     },
                 ));
             }
-            if let Err(error) = base.release().await {
-                judged.push(("left behind", Err(error.to_string())));
+            if let (Err(error), Some((_, last))) = (base.release().await, judged.last_mut()) {
+                *last = Err(error.to_string());
             }
             judged
         };
@@ -171,8 +173,8 @@ fn judge(selected: &[&'static Control]) -> BTreeMap<&'static str, Judged> {
                 let options = options(&format!("{run_id}-{}", control.name), control.conf);
                 let inner = Arc::new(ProcessesTarget::new(options));
                 let target = Broken::new(inner, control.wrong, false, starting.clone());
-                let run_id = &run_id;
-                async move { (control.name, Ok(run(control, target, run_id).await)) }
+                let (run_id, interrupted) = (&run_id, interrupted.clone());
+                async move { (control.name, Ok(run(control, target, run_id, interrupted).await)) }
             })
             .buffer_unordered(AT_ONCE - 1)
             .collect::<Vec<_>>();
@@ -205,7 +207,7 @@ fn options(run_id: &str, conf: &[(usize, &str)]) -> ProcessesOptions {
     }
 }
 
-async fn run(control: &Control, target: Broken, run_id: &str) -> Run {
+async fn run(control: &Control, target: Broken, run_id: &str, interrupted: impl Future<Output = ()>) -> Run {
     let began = Instant::now();
     let mut overrides = OVERRIDES.to_vec();
     overrides.extend_from_slice(control.overrides);
@@ -218,14 +220,7 @@ async fn run(control: &Control, target: Broken, run_id: &str) -> Run {
         overrides,
         colour: false,
     };
-    let run = runner::run(
-        Arc::new(target),
-        &options,
-        &Progress::silent(),
-        surroundings::interrupted(),
-        &|_| {},
-    )
-    .await;
+    let run = runner::run(Arc::new(target), &options, &Progress::silent(), interrupted, &|_| {}).await;
     eprintln!("{}: {:.1} s", control.name, began.elapsed().as_secs_f64());
     run
 }

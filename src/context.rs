@@ -54,8 +54,8 @@ pub struct Shared {
     pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
     /// Connections that looks at the cluster use again: opening one can cost far more than the question itself.
     pub pool: Mutex<BTreeMap<Address, Connection>>,
-    /// How the waits for a whole cluster after disruptive cases ended: the time, or what was still missing.
-    pub settled: Mutex<Vec<(CaseId, Result<Duration, String>)>>,
+    /// How the waits for a whole cluster ended, each with its place (`after FAIL-01`): the time, or what was missing.
+    pub settled: Mutex<Vec<(String, Result<Duration, String>)>>,
     /// The copies that cases made and have not yet removed; the runner removes what is left.
     pub copies: Mutex<Vec<(CaseId, Arc<dyn DeployedVariant>)>>,
 }

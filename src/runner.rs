@@ -205,10 +205,18 @@ impl Recorder<'_> {
         }
         let began = Instant::now();
         let count = cases.len();
+        let settled = |place: String, wait: Result<Duration, String>| {
+            shared
+                .settled
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push((place, wait));
+        };
         let mut blocked = settle::until_whole(shared, "a whole cluster before the first disruptive case")
             .await
             .err()
             .map(|missing| {
+                settled("before the first disruptive case".into(), Err(missing.clone()));
                 (
                     CaseId("OPS-16"),
                     format!("the cluster was not whole before the first disruptive case: {missing}"),
@@ -229,16 +237,11 @@ impl Recorder<'_> {
                 continue;
             }
             let waited = Instant::now();
-            let settled = settle::until_whole(shared, &format!("a whole cluster after {}", case.id)).await;
-            if let Err(missing) = &settled {
+            let whole = settle::until_whole(shared, &format!("a whole cluster after {}", case.id)).await;
+            if let Err(missing) = &whole {
                 blocked = Some((case.id, format!("the cluster was not whole after it: {missing}")));
             }
-            let settled = settled.map(|()| waited.elapsed());
-            shared
-                .settled
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push((case.id, settled));
+            settled(format!("after {}", case.id), whole.map(|()| waited.elapsed()));
         }
         self.phase(
             &format!("{count} disruptive cases, each until the cluster is whole"),

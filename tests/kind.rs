@@ -10,7 +10,7 @@ use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::manifest::Parameters;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::target::descriptor::Descriptor;
-use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, kubeconfig};
+use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, down, kubeconfig, up};
 use redis_cluster_conformance::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use redis_cluster_conformance::target::{Fault, Target, TargetError, Variant};
 use redis_cluster_conformance::timing::Timing;
@@ -97,7 +97,9 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         let reply = ask(target, member, &["PING"]).await?;
         progress.line(format!("{member}: {reply} in {} ms", started.elapsed().as_millis()));
     }
-    let refused = target.connect(&Address::new(members[0].address.host.clone(), 6380)).await;
+    let refused = target
+        .connect(&Address::new(members[0].address.host.clone(), 6380))
+        .await;
     progress.line(format!("closed port: {:?}", refused.err()));
     let nobody = target.connect(&Address::new("10.244.9.9", 6379)).await;
     progress.line(format!("no pod: {:?}", nobody.err()));
@@ -111,14 +113,30 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
     let deployment = target.deployment().unwrap();
     progress.line(format!("replicas {:?}", deployment.replicas().await?));
     let log = deployment.bootstrap_log().await?;
-    progress.line(format!("bootstrap log ends: {}", log.lines().last().unwrap_or_default()));
-    let done = deployment.exec("redis-cluster-0", &["sh", "-c", "echo out; echo err >&2; exit 7"], REPLY).await?;
-    assert_eq!((done.stdout.as_str(), done.stderr.as_str(), done.status), ("out\n", "err\n", 7));
+    progress.line(format!(
+        "bootstrap log ends: {}",
+        log.lines().last().unwrap_or_default()
+    ));
+    let done = deployment
+        .exec(
+            "redis-cluster-0",
+            &["sh", "-c", "echo out; echo err >&2; exit 7"],
+            REPLY,
+        )
+        .await?;
+    assert_eq!(
+        (done.stdout.as_str(), done.stderr.as_str(), done.status),
+        ("out\n", "err\n", 7)
+    );
     assert_eq!(deployment.exec("redis-cluster-0", &["true"], REPLY).await?.status, 0);
-    let slow = deployment.exec("redis-cluster-0", &["sleep", "9"], Duration::from_secs(1)).await;
+    let slow = deployment
+        .exec("redis-cluster-0", &["sleep", "9"], Duration::from_secs(1))
+        .await;
     progress.line(format!("slow command: {}", slow.unwrap_err()));
     let started = Instant::now();
-    deployment.restart_container("redis-cluster-1", Duration::from_secs(60)).await?;
+    deployment
+        .restart_container("redis-cluster-1", Duration::from_secs(60))
+        .await?;
     progress.line(format!("restart_container: {:.1} s", started.elapsed().as_secs_f64()));
     await_ok(target, progress, "after restart_container").await;
 
@@ -126,7 +144,11 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         let members = target.members().await?;
         let started = Instant::now();
         target.inject(fault, &members[2]).await?;
-        progress.line(format!("{fault:?} of {}: {:.2} s", members[2], started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{fault:?} of {}: {:.2} s",
+            members[2],
+            started.elapsed().as_secs_f64()
+        ));
         if fault == Fault::KeepAway {
             tokio::time::sleep(Duration::from_secs(12)).await;
             let left: Vec<String> = target.members().await?.iter().map(ToString::to_string).collect();
@@ -140,7 +162,10 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
         if fault == Fault::Crash {
             let started = Instant::now();
             let first = ask(target, &members[2], &["PING"]).await;
-            progress.line(format!("after the crash: {first:?} after {} ms", started.elapsed().as_millis()));
+            progress.line(format!(
+                "after the crash: {first:?} after {} ms",
+                started.elapsed().as_millis()
+            ));
         }
         let started = Instant::now();
         target.undo_faults().await?;
@@ -181,7 +206,10 @@ async fn variants(target: &dyn Target, progress: &Progress) -> Result<(), Target
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let end: Vec<&str> = log.lines().rev().take(3).collect();
-        progress.line(format!("{variant:?} after {:.0} s: {end:?}", started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{variant:?} after {:.0} s: {end:?}",
+            started.elapsed().as_secs_f64()
+        ));
         let started = Instant::now();
         copy.remove().await?;
         progress.line(format!("removed in {:.0} s", started.elapsed().as_secs_f64()));
@@ -199,17 +227,29 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
         parameters
     };
     let cases = [
-        ("image", with(|p| p.image = Some("localhost:1/nope:1".into())), "cannot be had"),
+        (
+            "image",
+            with(|p| p.image = Some("localhost:1/nope:1".into())),
+            "cannot be had",
+        ),
         ("class", with(|p| p.storage_class = Some("nope".into())), "storageclass"),
-        ("cpu", with(|p| p.cpu_request = Some("190m".into())), "Insufficient cpu"),
+        ("cpu", with(|p| p.cpu_request = Some("200m".into())), "Insufficient cpu"),
     ];
     for (name, parameters, expected) in cases {
         let target = target(name, parameters);
         let started = Instant::now();
         let error = target.prepare(&progress).await.unwrap_err();
-        progress.line(format!("{name} after {:.0} s: {error}", started.elapsed().as_secs_f64()));
+        progress.line(format!(
+            "{name} after {:.0} s: {error}",
+            started.elapsed().as_secs_f64()
+        ));
+        let started = Instant::now();
         let released = target.release().await;
-        assert!(matches!(&error, TargetError::NotDeployed(text) if text.contains(expected)), "{error}");
+        progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
+        assert!(
+            matches!(&error, TargetError::NotDeployed(text) if text.contains(expected)),
+            "{error}"
+        );
         released.unwrap();
     }
     for (context, expected) in [(Some("nope"), "does not exist in"), (None, "does not exist: make it")] {
@@ -249,6 +289,70 @@ async fn the_published_manifest_leaves_servers_that_can_be_judged() {
     assert_eq!(members.len(), 6);
 }
 
+fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
+    KubernetesTarget::new(KubernetesOptions {
+        descriptor: Descriptor::canonical().unwrap(),
+        parameters: Parameters::default(),
+        kubeconfig: Some(kubeconfig().unwrap()),
+        context: None,
+        namespace: Some("default".to_owned()),
+        disposition,
+        keep: false,
+        run_id: run.to_owned(),
+        timing: timing(),
+    })
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kind cluster that up makes, with the image loaded"]
+async fn a_namespace_that_is_there_is_applied_to_attached_to_and_left() {
+    let progress = Progress::stderr();
+    let applied = on_kubernetes("apply", Disposition::Apply);
+    let outcome = applied.prepare(&progress).await;
+    progress.line(format!("{:?} {:?}", outcome, applied.capabilities()));
+
+    let attached = on_kubernetes("attach", Disposition::Attach);
+    let phases = attached.prepare(&progress).await.unwrap();
+    progress.line(format!("{phases:?} {:?}", attached.capabilities()));
+    assert!(!attached.is_ours() && attached.password() == applied.password());
+    assert_eq!(attached.members().await.unwrap().len(), 6);
+    attached.release().await.unwrap();
+    assert_eq!(applied.members().await.unwrap().len(), 6);
+
+    let other = on_kubernetes("other", Disposition::Apply);
+    let error = other.prepare(&progress).await.unwrap_err();
+    progress.line(error.to_string());
+    assert!(matches!(error, TargetError::Usage(_)));
+    other.release().await.unwrap();
+    assert_eq!(applied.members().await.unwrap().len(), 6);
+
+    let started = Instant::now();
+    applied.release().await.unwrap();
+    progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
+    let gone = on_kubernetes("gone", Disposition::Attach);
+    progress.line(gone.prepare(&progress).await.unwrap_err().to_string());
+    outcome.unwrap();
+}
+
+/// By itself, this leaves a cluster for the others to take.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "makes a kind cluster"]
+async fn up_makes_a_cluster_that_stays() {
+    let progress = Progress::stderr();
+    let first = up(&progress).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(up(&progress).await.unwrap(), first);
+    progress.line(format!("taken in {:.1} s", started.elapsed().as_secs_f64()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "deletes a kind cluster"]
+async fn down_deletes_it() {
+    down(&Progress::stderr()).await.unwrap();
+    assert!(!down(&Progress::stderr()).await.unwrap());
+}
+
 #[tokio::test]
 async fn an_api_server_that_is_not_there_is_told_with_its_address() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,15 +374,32 @@ async fn an_api_server_that_is_not_there_is_told_with_its_address() {
     let target = KubernetesTarget::new(options.clone()).unwrap();
     let error = target.prepare(&Progress::silent()).await.unwrap_err();
     assert!(matches!(error, TargetError::Surroundings(_)));
-    assert!(error.to_string().contains("127.0.0.1:1") && error.to_string().contains("refused"), "{error}");
+    assert!(
+        error.to_string().contains("127.0.0.1:1") && error.to_string().contains("refused"),
+        "{error}"
+    );
     target.release().await.unwrap();
 
-    let other = KubernetesOptions { context: Some("d".to_owned()), ..options.clone() };
-    let error = KubernetesTarget::new(other).unwrap().prepare(&Progress::silent()).await.unwrap_err();
+    let other = KubernetesOptions {
+        context: Some("d".to_owned()),
+        ..options.clone()
+    };
+    let error = KubernetesTarget::new(other)
+        .unwrap()
+        .prepare(&Progress::silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, TargetError::Usage(_)));
     assert!(error.to_string().ends_with("there are: c"), "{error}");
 
-    let nowhere = KubernetesOptions { kubeconfig: Some(folder.path().join("none")), ..options };
-    let error = KubernetesTarget::new(nowhere).unwrap().prepare(&Progress::silent()).await.unwrap_err();
+    let nowhere = KubernetesOptions {
+        kubeconfig: Some(folder.path().join("none")),
+        ..options
+    };
+    let error = KubernetesTarget::new(nowhere)
+        .unwrap()
+        .prepare(&Progress::silent())
+        .await
+        .unwrap_err();
     assert!(matches!(error, TargetError::Usage(_)), "{error}");
 }

@@ -1,5 +1,7 @@
 //! The table of cases is sound, agrees with the catalogue, and the source keeps to its layers. No cluster is needed.
 
+#![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
+
 use pretty_assertions::assert_eq;
 use redis_cluster_conformance::case::{Case, Level, Profile};
 use redis_cluster_conformance::cases;
@@ -146,12 +148,12 @@ fn sources(place: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     entries
         .flat_map(|entry| {
-            let path = entry.unwrap().path();
+            let path = entry.expect("a readable folder").path();
             let within = path
                 .strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
                 .unwrap();
             if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
-                sources(within.to_str().unwrap())
+                sources(within.to_str().expect("a path in UTF-8"))
             } else {
                 Vec::new()
             }
@@ -163,7 +165,7 @@ fn sources(place: &str) -> Vec<PathBuf> {
 fn uses(place: &str, words: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for path in sources(place) {
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(&path).expect("a readable file");
         for (number, line) in text
             .lines()
             .enumerate()

@@ -45,7 +45,7 @@ async fn whole_after_all(cx: &Context) -> Outcome {
         .clone();
     let missed: Vec<String> = settled
         .iter()
-        .filter_map(|(id, wait)| wait.as_ref().err().map(|missing| format!("after {id}: {missing}")))
+        .filter_map(|(place, wait)| wait.as_ref().err().map(|missing| format!("{place}: {missing}")))
         .collect();
     no_findings("a whole cluster after every disruptive case", &missed)?;
     let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();

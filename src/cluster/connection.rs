@@ -229,6 +229,13 @@ impl Connection {
         let address = self.address.clone();
         match result {
             Ok(Ok(Some(value))) => Ok(value),
+            // A port-forward tells a refusal only after it has been opened.
+            Ok(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Err(LinkError::Refused {
+                    address,
+                    reason: error.to_string(),
+                })
+            }
             Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed { address, command }),
             Ok(Err(ProtocolError::Nonsense(reason))) => Err(LinkError::Nonsense {
                 address,

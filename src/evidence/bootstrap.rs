@@ -117,12 +117,10 @@ pub(super) fn last_error(log: &str) -> Option<&str> {
             .filter(|line| !line.is_empty() && !line.starts_with("Warning:") && !line.starts_with(";;"))
     };
     TELLING.into_iter().find_map(|marks| {
-        lines()
-            .filter(|line| {
-                let lower = line.to_lowercase();
-                marks.iter().any(|mark| lower.contains(mark))
-            })
-            .next_back()
+        lines().rfind(|line| {
+            let lower = line.to_lowercase();
+            marks.iter().any(|mark| lower.contains(mark))
+        })
     })
 }
 
@@ -141,7 +139,7 @@ pub(super) fn error_about<'a>(log: &'a str, address: &str) -> Option<&'a str> {
 
 /// The last line of a log that is not empty.
 pub(super) fn last_line(log: &str) -> Option<&str> {
-    log.lines().map(str::trim).filter(|line| !line.is_empty()).next_back()
+    log.lines().map(str::trim).rfind(|line| !line.is_empty())
 }
 
 #[cfg(test)]

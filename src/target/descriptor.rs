@@ -241,7 +241,18 @@ impl Descriptor {
     fn beside(&self, path: &Path) -> PathBuf {
         match &self.source {
             Source::Embedded => path.to_owned(),
-            Source::File(file) => file.parent().unwrap_or(Path::new("")).join(path),
+            Source::File(file) => {
+                let mut folder = file.parent().unwrap_or(Path::new(""));
+                let mut path = path;
+                // `targets/../x.yaml` is told as `x.yaml`, where that is the same.
+                while let (Ok(rest), Some(parent)) = (path.strip_prefix(".."), folder.parent())
+                    && folder.file_name().is_some()
+                    && !folder.is_symlink()
+                {
+                    (path, folder) = (rest, parent);
+                }
+                folder.join(path)
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod deployment;
 mod evidence;
 mod faults;
 mod forward;
+mod ownership;
 mod site;
 
 pub use apply::RUN_LABEL;
@@ -22,14 +23,16 @@ use crate::cluster::node::Member;
 use crate::manifest::{Manifest, Parameters};
 use crate::progress::Progress;
 use crate::timing::Timing;
-use apply::{Made, fit, lock, make_namespace, namespaces, remove_namespaces};
+use apply::{Made, fit, lock, make_namespace};
 use async_trait::async_trait;
 use client::reach;
 use deployment::SharedSite;
-use faults::{Lasting, allowed};
+use faults::{Lasting, allowed, take_back_leftovers};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
-use site::{Site, bounded, unusable};
+use ownership::remove_run;
+pub(crate) use ownership::{is_alive, remove_leftovers};
+use site::{Site, unusable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -79,11 +82,22 @@ pub(crate) enum Signal {
     Continue,
 }
 
+/// Where a server's process is. The container's id is not part of it: for a while after a crash the API shows the old one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerProcess {
+    /// The cluster's node.
+    pub(crate) node: String,
+    /// The pod, by uid.
+    pub(crate) pod: String,
+    /// The container, by the name that it has in the pod.
+    pub(crate) container: String,
+}
+
 /// What only the owner of a cluster's nodes can do.
 #[async_trait]
 pub(crate) trait NodeAccess: Send + Sync {
-    /// Sends a signal to the first process of a container.
-    async fn signal(&self, node: &str, container: &str, signal: Signal) -> Result<(), TargetError>;
+    /// Sends a signal to the first process of a pod's container. To let go what has ended meanwhile is no error.
+    async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError>;
 
     /// Drops every packet to a port of a pod's address, until [`Self::unblock`] of the same tag.
     async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError>;
@@ -278,6 +292,7 @@ impl KubernetesTarget {
     async fn attach(&self, site: &Arc<Site>) -> Result<Vec<Phase>, TargetError> {
         let started = Instant::now();
         site.workload().await?;
+        take_back_leftovers(site).await?;
         if site.members().await?.is_empty() {
             return Err(TargetError::NotDeployed(format!(
                 "no pod in namespace {} has the labels {} and runs",
@@ -395,60 +410,5 @@ impl Target for KubernetesTarget {
                 .and(outcome);
         }
         outcome
-    }
-}
-
-/// Removes the namespaces of a run: its own, and those of the copies that are left.
-async fn remove_run(client: &Client, run_id: &str, own: Option<String>) -> Result<(), TargetError> {
-    let of_run = namespaces(client).await.unwrap_or_default();
-    let mut names: BTreeSet<String> = own.into_iter().collect();
-    names.extend(
-        of_run
-            .into_iter()
-            .filter(|(_, run)| *run == fit(run_id))
-            .map(|(name, _)| name),
-    );
-    let names: Vec<String> = names.into_iter().collect();
-    remove_namespaces(client, &names, &Progress::silent()).await
-}
-
-/// Removes the namespaces of runs that have ended without doing so. The caller knows that no other run is going on.
-pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
-    let reached = reach(Some(kubeconfig), None).await?;
-    let left: Vec<String> = namespaces(&reached.client)
-        .await?
-        .into_iter()
-        .filter(|(_, run)| *run != fit(run_id))
-        .map(|(name, _)| name)
-        .collect();
-    if !left.is_empty() {
-        progress.line(format!(
-            "  removing what an earlier run left: namespace {}",
-            left.join(", ")
-        ));
-    }
-    remove_namespaces(&reached.client, &left, progress).await
-}
-
-/// Whether the API server answers and every node is Ready.
-pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
-    let reached = reach(Some(kubeconfig), None).await.map_err(|error| error.to_string())?;
-    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(reached.client);
-    let nodes = bounded("listing the nodes", nodes.list(&kube::api::ListParams::default()))
-        .await
-        .map_err(|error| error.to_string())?;
-    let unready = nodes.iter().find(|node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        !conditions
-            .into_iter()
-            .flatten()
-            .any(|it| it.type_ == "Ready" && it.status == "True")
-    });
-    match unready {
-        Some(node) => Err(format!(
-            "its node {} is not Ready",
-            node.metadata.name.as_deref().unwrap_or("?")
-        )),
-        None => Ok(()),
     }
 }

@@ -135,6 +135,9 @@ pub(super) async fn no_empty_endpoint(cx: &Context) -> Outcome {
     )?)
 }
 
+/// What is asked, of which two keys, and which reply is right.
+type Question<'a> = (&'a str, [&'a str; 2], &'a dyn Fn(&Reply) -> bool);
+
 /// A slot that is open between two masters, with keys of the case: the first two moved, the next two left, the last two
 /// never written.
 struct Migration<'a> {
@@ -213,7 +216,7 @@ impl Migration<'_> {
         // Before Redis 7.0 (no CLUSTER SHARDS) the source asks to go on; the destination says the rest.
         let old = self.source.shards.is_err();
         let again_or_ask = |reply: &Reply| again(reply) || (old && asks(reply));
-        let questions: [(&str, [&str; 2], &dyn Fn(&Reply) -> bool); 3] = [
+        let questions: [Question<'_>; 3] = [
             ("MGET of a moved and a left key", [moved, left], &again_or_ask),
             ("MGET of two left keys", [left, left2], &served),
             ("MGET of two absent keys", [none, none2], &asks),
@@ -230,7 +233,7 @@ impl Migration<'_> {
             "MGET of two moved keys without ASKING",
             &reply,
         ));
-        let questions: [(&str, [&str; 2], &dyn Fn(&Reply) -> bool); 2] = [
+        let questions: [Question<'_>; 2] = [
             ("MGET of two moved keys after ASKING", [moved, moved2], &served),
             ("MGET of a moved and a left key after ASKING", [moved, left], &again),
         ];

@@ -3,7 +3,7 @@
 
 use super::children::ask;
 use crate::target::TargetError;
-use crate::target::kubernetes::{NodeAccess, Signal};
+use crate::target::kubernetes::{NodeAccess, ServerProcess, Signal};
 use async_trait::async_trait;
 use std::time::Duration;
 
@@ -13,12 +13,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Every rule of the suite has a comment that begins so.
 const PREFIX: &str = "rcc-";
 
-/// Arguments: the container's id, the signal's name. A kill is done when the process has gone.
+/// Arguments: the pod's uid, the container's name, the signal's name. Of the containers that a pod has had under a name
+/// one runs at most. A kill is done when the process has gone.
 const SIGNAL: &str = r#"
-pid=$(ctr --namespace k8s.io task ls | while read -r id pid state; do [ "$id" = "$1" ] && echo "$pid"; done)
-[ -n "$pid" ] || { echo "container $1 runs no process" >&2; exit 3; }
-kill -s "$2" "$pid" || exit 4
-[ "$2" = KILL ] || exit 0
+labels="labels.\"io.kubernetes.pod.uid\"==$1,labels.\"io.kubernetes.container.name\"==$2"
+ids=" $(ctr --namespace k8s.io containers ls -q "$labels" | tr '\n' ' ')"
+pid=$(ctr --namespace k8s.io task ls | while read -r id pid state; do
+    case "$ids" in *" $id "*) [ "$state" = RUNNING ] && echo "$pid" ;; esac
+done)
+if [ -z "$pid" ]; then
+    [ "$3" = CONT ] && exit 0
+    echo "container $2 of pod $1 runs no process" >&2
+    exit 3
+fi
+kill -s "$3" "$pid" || exit 4
+[ "$3" = KILL ] || exit 0
 for look in $(seq 200); do
     [ -d "/proc/$pid" ] || exit 0
     sleep 0.05
@@ -80,13 +89,13 @@ async fn run(node: &str, script: &str, arguments: &[&str]) -> Result<(), TargetE
 
 #[async_trait]
 impl NodeAccess for DockerNodes {
-    async fn signal(&self, node: &str, container: &str, signal: Signal) -> Result<(), TargetError> {
+    async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError> {
         let name = match signal {
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
         };
-        run(node, SIGNAL, &[container, name]).await
+        run(&process.node, SIGNAL, &[&process.pod, &process.container, name]).await
     }
 
     async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError> {

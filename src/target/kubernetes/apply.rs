@@ -5,6 +5,7 @@ use super::site::{Site, bounded};
 use crate::manifest::Document;
 use crate::progress::Progress;
 use crate::target::TargetError;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
 use kube::api::{DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
@@ -21,6 +22,12 @@ const MANAGER: &str = "redis-cluster-conformance";
 
 /// How long a namespace may take to be gone: its pods have their own grace periods.
 const REMOVAL: Duration = Duration::from_secs(150);
+
+/// How long a namespace may take to be emptied before it is left to its controller.
+const EMPTYING: Duration = Duration::from_secs(30);
+
+/// How long servers have to end, once they have been told with a grace period of a second.
+const SERVERS_END: Duration = Duration::from_secs(4);
 
 /// How often a state is looked at again that is not watched.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -95,11 +102,12 @@ pub(super) async fn remove_namespaces(
         return Ok(());
     }
     let api: Api<Namespace> = Api::all(client.clone());
-    for name in names {
-        delete(&api, name, &format!("removing namespace {name}")).await?;
-    }
     let what = format!("namespace {} and its volumes to be removed", names.join(", "));
     let gone = async {
+        futures::future::join_all(names.iter().map(|name| empty(client, name))).await;
+        for name in names {
+            delete(&api, name, &format!("removing namespace {name}")).await?;
+        }
         let started = Instant::now();
         loop {
             let left = left_of(client, &api, names).await?;
@@ -119,6 +127,36 @@ pub(super) async fn remove_namespaces(
         left.join(", "),
         names.join(" ")
     )))
+}
+
+/// Empties a namespace that is about to go, in the order in which it goes fastest: what makes pods, the pods, their
+/// claims. The namespace's own controller would give the servers their grace, which nobody needs any more, and looks again
+/// at what is left ever more rarely. What does not work here is left to that controller.
+async fn empty(client: &Client, namespace: &str) {
+    let all = ListParams::default();
+    let workloads: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let emptied = async {
+        workloads.delete_collection(&DeleteParams::background(), &all).await?;
+        pods.delete_collection(&DeleteParams::background().grace_period(1), &all)
+            .await?;
+        // A node tells the end of its pods up to 20 s late. By then they have long ended, so they are not waited for.
+        let told = Instant::now();
+        while !pods.list(&all).await?.items.is_empty() && told.elapsed() < SERVERS_END {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        pods.delete_collection(&DeleteParams::background().grace_period(0), &all)
+            .await?;
+        claims.delete_collection(&DeleteParams::background(), &all).await?;
+        while !claims.list(&all).await?.items.is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok::<_, kube::Error>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(EMPTYING, emptied).await {
+        tracing::debug!(%error, namespace, "the namespace was not emptied beforehand");
+    }
 }
 
 /// What there still is of namespaces that are being removed.

@@ -31,15 +31,15 @@ struct Watched {
 }
 
 enum Seen {
-    Pod(watcher::Result<watcher::Event<Pod>>),
-    Event(watcher::Result<watcher::Event<Event>>),
+    Pod(Box<watcher::Result<watcher::Event<Pod>>>),
+    Event(Box<watcher::Result<watcher::Event<Event>>>),
 }
 
 impl Watched {
     fn take(&mut self, seen: Seen) {
         let trouble = match seen {
-            Seen::Pod(change) => keep(&mut self.pods, change),
-            Seen::Event(change) => keep(&mut self.events, change),
+            Seen::Pod(change) => keep(&mut self.pods, *change),
+            Seen::Event(change) => keep(&mut self.events, *change),
         };
         self.trouble = trouble;
     }
@@ -124,9 +124,8 @@ impl Site {
             // One wait as long as it is the same that is waited for; its bound is what is left of the whole.
             let change = async {
                 while watched.assess(expected) == Assessment::Waiting(text.clone()) && started.elapsed() < bound {
-                    match tokio::time::timeout(TICK, stream.next()).await {
-                        Ok(Some(seen)) => watched.take(seen),
-                        Ok(None) | Err(_) => {}
+                    if let Ok(Some(seen)) = tokio::time::timeout(TICK, stream.next()).await {
+                        watched.take(seen);
                     }
                 }
             };
@@ -139,10 +138,12 @@ impl Site {
 
     fn watch(&self) -> impl Stream<Item = Seen> + use<> {
         let pods = Config::default().labels(&self.descriptor.selector());
-        let pods = watcher(self.api::<Pod>(), pods).default_backoff().map(Seen::Pod);
+        let pods = watcher(self.api::<Pod>(), pods)
+            .default_backoff()
+            .map(|seen| Seen::Pod(Box::new(seen)));
         let events = watcher(self.api::<Event>(), Config::default())
             .default_backoff()
-            .map(Seen::Event);
+            .map(|seen| Seen::Event(Box::new(seen)));
         futures::stream::select(pods.boxed(), events.boxed())
     }
 

@@ -1,8 +1,9 @@
 //! Faults: a pod deleted, a pod kept away, and, where the node's own processes can be reached, a crash and a pause.
 
 use super::apply::{RUN_LABEL, fit, lock};
-use super::site::{Site, bounded, containers};
-use super::{NodeAccess, Signal};
+use super::site::{Site, bounded};
+use super::{NodeAccess, ServerProcess, Signal};
+use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -27,12 +28,7 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Lasting {
     quota: Mutex<bool>,
-    frozen: Mutex<Vec<Frozen>>,
-}
-
-struct Frozen {
-    node: String,
-    container: String,
+    frozen: Mutex<Vec<ServerProcess>>,
 }
 
 impl Lasting {
@@ -44,7 +40,8 @@ impl Lasting {
             Fault::KeepAway => {
                 *lock(&self.quota) = true;
                 refuse_pods(site).await?;
-                stop(site, &pod).await
+                stop(site, &pod).await?;
+                strike(site, &pod).await
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
@@ -55,22 +52,18 @@ impl Lasting {
 
     async fn signal(&self, site: &Site, pod: &Pod, signal: Signal) -> Result<(), TargetError> {
         let nodes = node_access(site)?;
-        let (node, container) = process(site, pod)?;
+        let process = process(site, pod)?;
         if signal == Signal::Stop {
-            lock(&self.frozen).push(Frozen {
-                node: node.clone(),
-                container: container.clone(),
-            });
+            lock(&self.frozen).push(process.clone());
         }
-        nodes.signal(&node, &container, signal).await
+        nodes.signal(&process, signal).await
     }
 
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
         let mut first = Ok(());
-        let frozen: Vec<Frozen> = std::mem::take(&mut *lock(&self.frozen));
-        for Frozen { node, container } in frozen {
-            let nodes = node_access(site)?;
-            let undone = nodes.signal(&node, &container, Signal::Continue).await;
+        let frozen = std::mem::take(&mut *lock(&self.frozen));
+        for process in frozen {
+            let undone = node_access(site)?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
         if std::mem::take(&mut *lock(&self.quota)) {
@@ -89,21 +82,19 @@ fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
     })
 }
 
-/// The node of a pod, and the id of its server's container in the container runtime.
-pub(super) fn process(site: &Site, pod: &Pod) -> Result<(String, String), TargetError> {
-    let name = pod.name_any();
+/// Where a pod's server runs.
+fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let container = containers(pod)
-        .iter()
-        .find(|container| container.name == site.descriptor.container)
-        .and_then(|container| container.container_id.as_deref())
-        .and_then(|id| id.split_once("://"))
-        .map(|(_, id)| id.to_owned());
-    match (node, container) {
-        (Some(node), Some(container)) => Ok((node, container)),
-        (Some(_), None) | (None, _) => Err(TargetError::Surroundings(format!(
-            "pod {name} runs no container at present"
-        ))),
+    match (node, pod.metadata.uid.clone()) {
+        (Some(node), Some(pod)) => Ok(ServerProcess {
+            node,
+            pod,
+            container: site.descriptor.container.clone(),
+        }),
+        (Some(_), None) | (None, _) => {
+            let name = pod.name_any();
+            Err(TargetError::Surroundings(format!("pod {name} has no node at present")))
+        }
     }
 }
 
@@ -123,7 +114,42 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let what = format!("deleting pod {name}");
     bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
     let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
-    site.await_end(&name, &uid, bound).await
+    // The API can learn of the end of a container long after it, so the server's own port is asked as well.
+    tokio::select! {
+        ended = site.await_end(&name, &uid, bound) => ended,
+        () = refuses(site, pod) => Ok(()),
+    }
+}
+
+/// Takes a pod whose server has ended off the API, where it can stay for 20 s more: its successor must not have to wait for
+/// that once it may come.
+async fn strike(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
+        uid: pod.metadata.uid.clone(),
+        resource_version: None,
+    });
+    match site.api::<Pod>().delete(&pod.name_any(), &this_one).await {
+        Ok(_) => Ok(()),
+        // Gone by itself, or another of that name in its place.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(super::client::failed("taking an ended pod off the API", &error)),
+    }
+}
+
+/// Ends when the server of a pod accepts no connection any more; never, where the pod has no address.
+async fn refuses(site: &Site, pod: &Pod) {
+    let host = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    let Some(host) = host else {
+        return std::future::pending().await;
+    };
+    let address = Address::new(host, site.descriptor.client_port);
+    loop {
+        let tried = site.forward_to(&pod.name_any(), &address).await;
+        if matches!(tried, Err(LinkError::Refused { .. })) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// From now on no pod is made in the namespace. Returns when the API server keeps to it.
@@ -157,6 +183,15 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
         "ResourceQuota {QUOTA} was not counted within {} s, so the pod would come back",
         QUOTA_COUNTED.as_secs()
     )))
+}
+
+/// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
+pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
+    match site.api::<ResourceQuota>().get_opt(QUOTA).await {
+        Ok(Some(_)) => allow_pods(site).await,
+        // Who may not look could not have made it.
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.

@@ -4,7 +4,6 @@ use super::client::chain;
 use super::site::Site;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use k8s_openapi::api::core::v1::Pod;
-use kube::client::UpgradeConnectionError;
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -46,32 +45,42 @@ impl Site {
                 self.namespace
             )));
         };
-        let opened = self.api::<Pod>().portforward(&pod, &[address.port]).await;
-        let mut forwarder = match opened {
-            Ok(forwarder) => forwarder,
-            Err(error) => {
+        match self.forward_to(&pod, address).await {
+            // A pod that was there a moment ago and is not there now says something about the node, not about the way.
+            Err(LinkError::Unreachable { reason, .. }) => {
                 self.forget_addresses();
-                let gone = matches!(
-                    error,
-                    kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status))
-                        if status.is_client_error() || status.is_server_error()
-                );
-                // A pod that was there a moment ago and is not there now says something about the node, not about the way.
-                if gone && matches!(self.pod_at(address).await, Ok(None)) {
-                    return Err(refused(format!("pod {pod} has just gone")));
+                match self.pod_at(address).await {
+                    Ok(None) => Err(refused(format!("pod {pod} has just gone ({reason})"))),
+                    Ok(Some(_)) | Err(_) => Err(unreachable(reason)),
                 }
-                return Err(unreachable(format!("port-forward to pod {pod}: {}", chain(&error))));
             }
+            forwarded => forwarded,
+        }
+    }
+
+    /// A stream to the port of a pod of that name; the address is for messages.
+    pub(super) async fn forward_to(&self, pod: &str, address: &Address) -> Result<BoxedStream, LinkError> {
+        let unreachable = |reason: String| LinkError::Unreachable {
+            address: address.clone(),
+            reason: format!("port-forward to pod {pod}: {reason}"),
         };
+        let mut forwarder = self
+            .api::<Pod>()
+            .portforward(pod, &[address.port])
+            .await
+            .map_err(|error| unreachable(chain(&error)))?;
         let (Some(stream), Some(refusal)) = (forwarder.take_stream(address.port), forwarder.take_error(address.port))
         else {
-            return Err(unreachable(format!("port-forward to pod {pod} gave no stream")));
+            return Err(unreachable("it gave no stream".to_owned()));
         };
         let mut refusal: Refusal = Box::pin(refusal);
         match tokio::time::timeout(REFUSAL, &mut refusal).await {
-            Ok(Some(message)) if is_refusal(&message) => Err(refused(short(&message))),
-            Ok(Some(message)) => Err(unreachable(format!("port-forward to pod {pod}: {}", short(&message)))),
-            Ok(None) => Err(unreachable(format!("port-forward to pod {pod} ended at once"))),
+            Ok(Some(message)) if is_refusal(&message) => Err(LinkError::Refused {
+                address: address.clone(),
+                reason: short(&message),
+            }),
+            Ok(Some(message)) => Err(unreachable(short(&message))),
+            Ok(None) => Err(unreachable("it ended at once".to_owned())),
             Err(_) => Ok(Box::new(Forwarded {
                 stream,
                 refusal: Some(refusal),
@@ -88,7 +97,13 @@ fn is_refusal(message: &str) -> bool {
 /// The end of the kubelet's message, which is the system's: the rest repeats ids.
 fn short(message: &str) -> String {
     match message.find("dial tcp") {
-        Some(at) => message[at..].trim().to_owned(),
+        // Both families are tried; what the first one said is enough.
+        Some(at) => message[at..]
+            .split(" IPv6 dial")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
         None => message.trim().to_owned(),
     }
 }

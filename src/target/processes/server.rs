@@ -141,24 +141,26 @@ impl Server {
         }
     }
 
-    /// SIGTERM, and waits until the process has ended.
+    /// SIGTERM, and waits until the process has ended; SIGKILL when it has not within `patience`, as Kubernetes does after
+    /// the grace period. The signal is sent again every second: Redis drops one that comes while it writes its first
+    /// append-only file after a synchronisation ("Writing initial AOF, can't exit").
     pub(super) async fn terminate(&mut self, patience: Duration) -> Result<(), TargetError> {
-        self.signal(Signal::SIGTERM)?;
-        let Some(child) = &mut self.child else {
-            return Ok(());
-        };
-        match tokio::time::timeout(patience, child.wait()).await {
-            Ok(Ok(_)) => {
-                self.child = None;
-                Ok(())
+        let started = Instant::now();
+        while started.elapsed() < patience {
+            self.signal(Signal::SIGTERM)?;
+            let Some(child) = &mut self.child else {
+                return Ok(());
+            };
+            match tokio::time::timeout(Duration::from_secs(1), child.wait()).await {
+                Ok(Ok(_)) => {
+                    self.child = None;
+                    return Ok(());
+                }
+                Ok(Err(error)) => return Err(TargetError::Surroundings(format!("{}: {error}", self.name))),
+                Err(_) => {}
             }
-            Ok(Err(error)) => Err(TargetError::Surroundings(format!("{}: {error}", self.name))),
-            Err(_) => Err(TargetError::Surroundings(format!(
-                "{} has not ended {:.0} s after SIGTERM",
-                self.name,
-                patience.as_secs_f64()
-            ))),
         }
+        self.kill().await
     }
 
     /// SIGKILL, and waits until the process has ended.

@@ -1,0 +1,65 @@
+//! Whose a namespace is: those of a run go with it, those of runs that were killed with the next.
+
+use super::apply::{fit, namespaces, remove_namespaces};
+use super::client::reach;
+use super::site::bounded;
+use crate::progress::Progress;
+use crate::target::TargetError;
+use kube::{Api, Client};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Removes the namespaces of a run: its own, and those of the copies that are left.
+pub(super) async fn remove_run(client: &Client, run_id: &str, own: Option<String>) -> Result<(), TargetError> {
+    let of_run = namespaces(client).await.unwrap_or_default();
+    let mut names: BTreeSet<String> = own.into_iter().collect();
+    names.extend(
+        of_run
+            .into_iter()
+            .filter(|(_, run)| *run == fit(run_id))
+            .map(|(name, _)| name),
+    );
+    let names: Vec<String> = names.into_iter().collect();
+    remove_namespaces(client, &names, &Progress::silent()).await
+}
+
+/// Removes the namespaces of runs that have ended without doing so. The caller knows that no other run is going on.
+pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
+    let reached = reach(Some(kubeconfig), None).await?;
+    let left: Vec<String> = namespaces(&reached.client)
+        .await?
+        .into_iter()
+        .filter(|(_, run)| *run != fit(run_id))
+        .map(|(name, _)| name)
+        .collect();
+    if !left.is_empty() {
+        progress.line(format!(
+            "  removing what an earlier run left: namespace {}",
+            left.join(", ")
+        ));
+    }
+    remove_namespaces(&reached.client, &left, progress).await
+}
+
+/// Whether the API server answers and every node is Ready.
+pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
+    let reached = reach(Some(kubeconfig), None).await.map_err(|error| error.to_string())?;
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(reached.client);
+    let nodes = bounded("listing the nodes", nodes.list(&kube::api::ListParams::default()))
+        .await
+        .map_err(|error| error.to_string())?;
+    let unready = nodes.iter().find(|node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+        !conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Ready" && it.status == "True")
+    });
+    match unready {
+        Some(node) => Err(format!(
+            "its node {} is not Ready",
+            node.metadata.name.as_deref().unwrap_or("?")
+        )),
+        None => Ok(()),
+    }
+}

@@ -159,7 +159,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_gossip",
-        controls: &[],
+        controls: &["frozen", "other-password", "role-denied"],
         method: "Compares the nodes whose `ROLE` is master with those that every node's `CLUSTER NODES` flags as masters and gives slots.",
         run: |cx| Box::pin(roles_by_discovery(cx)),
     },

@@ -21,6 +21,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How wide the report is, whatever the terminal: it is read in logs too.
+const WIDTH: usize = 110;
+
 /// Says, with evidence, whether a Redis Cluster deployment keeps its promises.
 ///
 /// Examples:
@@ -382,7 +385,7 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
     let text = report::terminal::render(
         &run,
         colour(std::io::stdout().is_terminal()),
-        None,
+        Some(WIDTH),
         Some(&arguments.out),
     );
     anstream::print!("{text}");

@@ -160,6 +160,7 @@ impl Request {
             run_id: self.run_id.clone(),
             timing,
             keep: self.keep,
+            alterations: Vec::new(),
         })))
     }
 }

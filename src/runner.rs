@@ -5,6 +5,7 @@
 //! run leaves a report too.
 
 use crate::case::{Capability, Case, CaseId, Impact};
+use crate::cluster::connection::LinkError;
 use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::progress::Progress;
@@ -12,7 +13,7 @@ use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Ser
 use crate::settle;
 use crate::target::{Phase, Target, TargetError};
 use crate::timing::Timing;
-use crate::verdict::{Outcome, Stop, Verdict};
+use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -253,7 +254,7 @@ impl Recorder<'_> {
         let context = Context::new(shared.clone(), case);
         let body = AssertUnwindSafe((case.run)(&context)).catch_unwind();
         let outcome: Outcome = match tokio::time::timeout(LONGEST_CASE, body).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => judged(case, outcome),
             Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
                 "the case panicked: {}",
                 panic_text(&*panic)
@@ -467,6 +468,23 @@ impl Recorder<'_> {
             cause: state.cause.clone(),
             left_behind: state.left_behind.clone(),
         }
+    }
+}
+
+/// A server that hangs up, stays silent or answers nonsense has said something of itself, as in
+/// [`Context::judge_every_node`]: where the case does nothing to it, that is a mismatch. A broken way to it says nothing.
+fn judged(case: &Case, outcome: Outcome) -> Outcome {
+    match outcome {
+        Err(Stop::Error(error)) if case.impact != Impact::Disruptive => match error.downcast_ref::<LinkError>() {
+            Some(
+                LinkError::Refused { .. }
+                | LinkError::Closed { .. }
+                | LinkError::TimedOut { .. }
+                | LinkError::Nonsense { .. },
+            ) => Err(Mismatch::new("a reply of the documented form from every server", format!("{error:#}")).into()),
+            Some(LinkError::Unreachable { .. }) | None => Err(Stop::Error(error)),
+        },
+        other => other,
     }
 }
 

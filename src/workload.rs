@@ -24,8 +24,10 @@ const PATIENCE: Duration = Duration::from_millis(1000);
 pub enum Fate {
     /// The server said it is done.
     Acked,
-    /// The server said it is not done, or no connection could be made: the text says which.
+    /// The owner of the key, or the node that the last owner redirected to, said it is not done.
     Refused(String),
+    /// No owner was found: no connection could be made, or a node that was asked without knowing better refused.
+    Unsent(String),
     /// The connection broke, or no reply came, after the write had been sent.
     Indeterminate(String),
 }
@@ -58,11 +60,6 @@ impl Ledger {
         self.writes.iter().filter(|write| write.fate == Fate::Acked)
     }
 
-    /// The writes that were not acknowledged.
-    pub fn failed(&self) -> impl Iterator<Item = &Write> {
-        self.writes.iter().filter(|write| write.fate != Fate::Acked)
-    }
-
     /// The longest time between two acknowledged writes that follow each other, from `since` on; the time until the
     /// first one counts, and so does the time since the last one, until `until`.
     pub fn longest_gap(&self, since: Instant, until: Instant) -> Duration {
@@ -74,7 +71,34 @@ impl Ledger {
         }
         longest.max(until.saturating_duration_since(last))
     }
+
+    /// The times longer than `limit` without an acknowledged write.
+    fn gaps(&self, since: Instant, until: Instant, limit: Duration) -> Vec<(Instant, Instant)> {
+        let instants = std::iter::once(since)
+            .chain(self.acked().map(|write| write.at))
+            .chain(std::iter::once(until));
+        let instants: Vec<Instant> = instants.collect();
+        let pairs = instants.windows(2).map(|pair| (pair[0], pair[1]));
+        pairs
+            .filter(|(from, until)| until.saturating_duration_since(*from) > limit)
+            .collect()
+    }
+
+    /// What the last attempt within a gap met.
+    fn last_words(&self, from: Instant, until: Instant) -> String {
+        let within = self
+            .writes
+            .iter()
+            .rfind(|write| write.at > from && write.at <= until && write.fate != Fate::Acked);
+        match within.map(|write| &write.fate) {
+            Some(Fate::Refused(text) | Fate::Unsent(text) | Fate::Indeterminate(text)) => text.clone(),
+            Some(Fate::Acked) | None => "no attempt ended in it".into(),
+        }
+    }
 }
+
+/// What is cut off both ends of a gap before others are looked for in it: a stall that ends ends not for all at once.
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// What the writer did.
 #[derive(Clone, Debug)]
@@ -98,20 +122,49 @@ impl Record {
         self.ledgers.iter().map(|ledger| ledger.acked().count()).sum()
     }
 
-    /// Every write that was not acknowledged, described; at most one line for each kind and ledger.
-    pub fn failures(&self) -> Vec<String> {
+    /// What interrupted the writing: refusals by a key's owner, and times longer than `limit` in which one ledger had no
+    /// acknowledged write while others had. At most one line for each kind and ledger.
+    ///
+    /// A write that takes longer than the writer's patience is sent again, and is no interruption by itself: on some
+    /// targets the way to the nodes leads through an API server that can be slow for a moment.
+    ///
+    /// # Errors
+    /// When no ledger had an acknowledged write for longer than `limit`, with nobody refusing: then the way to the nodes
+    /// was gone, and nothing can be said of them.
+    pub fn interruptions(&self, limit: Duration) -> Result<Vec<String>, Stop> {
         let mut told = BTreeSet::new();
+        let mut stall = Duration::ZERO;
         for ledger in &self.ledgers {
-            for write in ledger.failed() {
-                let text = match &write.fate {
-                    Fate::Acked => continue,
-                    Fate::Refused(text) => format!("refused: {text}"),
-                    Fate::Indeterminate(text) => format!("no reply: {text}"),
-                };
-                told.insert(format!("slot {}: {text}", ledger.slot));
+            for write in &ledger.writes {
+                if let Fate::Refused(text) = &write.fate {
+                    told.insert(format!("slot {}: refused: {text}", ledger.slot));
+                }
+            }
+            for (from, until) in ledger.gaps(self.began, self.ended, limit) {
+                let others = self.ledgers.iter().filter(|other| other.slot != ledger.slot);
+                let served = others
+                    .flat_map(Ledger::acked)
+                    .any(|write| write.at > from + MARGIN && write.at + MARGIN < until);
+                if served || self.ledgers.len() == 1 {
+                    told.insert(format!(
+                        "slot {}: no acknowledged write for {:.1} s while others were written: {}",
+                        ledger.slot,
+                        (until - from).as_secs_f64(),
+                        ledger.last_words(from, until)
+                    ));
+                } else {
+                    stall = stall.max(until - from);
+                }
             }
         }
-        told.into_iter().collect()
+        if told.is_empty() && stall > Duration::ZERO {
+            return Err(anyhow::anyhow!(
+                "no write to any shard was answered for {:.1} s, and none refused: the suite's own way to the nodes had stalled",
+                stall.as_secs_f64()
+            )
+            .into());
+        }
+        Ok(told.into_iter().collect())
     }
 
     /// Reads every ledger back from its owner, and returns the acknowledged writes that are not there, one line a ledger.
@@ -195,7 +248,12 @@ impl Writer {
                     return Err(anyhow::anyhow!(
                         "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {}",
                         patience.as_secs_f64(),
-                        record.failures().join("; ")
+                        record
+                            .ledgers
+                            .iter()
+                            .map(|ledger| ledger.last_words(record.began, record.ended))
+                            .collect::<Vec<_>>()
+                            .join("; ")
                     )
                     .into());
                 }
@@ -232,10 +290,9 @@ async fn write_on(
     for number in 0.. {
         let fate = match route.follow(&["RPUSH", &ledger.key, &number.to_string()]).await {
             Ok(Reply::Integer(_)) => Fate::Acked,
-            Ok(reply) => Fate::Refused(reply.to_string()),
-            Err(error @ (LinkError::Refused { .. } | LinkError::Unreachable { .. })) => {
-                Fate::Refused(error.to_string())
-            }
+            Ok(reply) if route.knows_owner => Fate::Refused(reply.to_string()),
+            Ok(reply) => Fate::Unsent(reply.to_string()),
+            Err(error @ (LinkError::Refused { .. } | LinkError::Unreachable { .. })) => Fate::Unsent(error.to_string()),
             Err(error @ (LinkError::Closed { .. } | LinkError::TimedOut { .. } | LinkError::Nonsense { .. })) => {
                 Fate::Indeterminate(error.to_string())
             }
@@ -267,6 +324,8 @@ struct Route {
     entries: Vec<Address>,
     next_entry: usize,
     connection: Option<Connection>,
+    /// Whether the connection leads to the key's owner: it has executed a command, or was redirected to.
+    knows_owner: bool,
     patience: Duration,
 }
 
@@ -277,6 +336,7 @@ impl Route {
             entries: Vec::new(),
             next_entry: 0,
             connection: None,
+            knows_owner: false,
             patience: PATIENCE,
         }
     }
@@ -289,8 +349,10 @@ impl Route {
                 break;
             };
             self.connection = Some(open(&*self.target, self.patience, &redirect.address).await?);
+            self.knows_owner = true;
             reply = self.call(command).await?;
         }
+        self.knows_owner |= reply.error().is_none();
         if reply.error().is_some() {
             // Another node may know better: a restarted one answers CLUSTERDOWN while the others are whole again.
             self.connection = None;
@@ -310,6 +372,7 @@ impl Route {
                 }
                 let entry = self.entries[self.next_entry % self.entries.len()].clone();
                 self.next_entry += 1;
+                self.knows_owner = false;
                 open(&*self.target, self.patience, &entry).await?
             }
         };
@@ -351,6 +414,83 @@ mod tests {
             key: "k".into(),
             writes: fates.iter().enumerate().map(write).collect(),
         }
+    }
+
+    fn record(began: Instant, ledgers: Vec<Ledger>, millis: u64) -> Record {
+        let slots = ledgers.into_iter().enumerate().map(|(slot, ledger)| Ledger {
+            slot: slot as u16,
+            ..ledger
+        });
+        Record {
+            ledgers: slots.collect(),
+            began,
+            ended: began + Duration::from_millis(millis),
+        }
+    }
+
+    fn steady(began: Instant, except: std::ops::Range<u64>, fate: &Fate) -> Ledger {
+        let at = |millis: u64| {
+            (
+                millis,
+                if except.contains(&millis) {
+                    fate.clone()
+                } else {
+                    Fate::Acked
+                },
+            )
+        };
+        ledger(began, &(0..200).map(|step| at(step * 50)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn one_silent_shard_is_an_interruption_and_a_stall_of_all_is_an_error_of_the_suite() {
+        let began = Instant::now();
+        let limit = Duration::from_secs(5);
+        let silence = Fate::Indeterminate("no reply".into());
+        let whole = || steady(began, 0..0, &silence);
+        let stalled = || steady(began, 2000..8000, &silence);
+        let short = || steady(began, 2000..5000, &silence);
+        assert!(
+            record(began, vec![whole(), whole()], 10000)
+                .interruptions(limit)
+                .unwrap()
+                .is_empty()
+        );
+        assert!(
+            record(began, vec![short(), whole()], 10000)
+                .interruptions(limit)
+                .unwrap()
+                .is_empty()
+        );
+        let told = record(began, vec![stalled(), whole()], 10000)
+            .interruptions(limit)
+            .unwrap();
+        assert_eq!(
+            told,
+            ["slot 0: no acknowledged write for 6.0 s while others were written: no reply"]
+        );
+        assert!(matches!(
+            record(began, vec![stalled(), stalled()], 10000).interruptions(limit),
+            Err(Stop::Error(_))
+        ));
+    }
+
+    #[test]
+    fn a_refusal_by_the_owner_is_an_interruption_and_a_blind_one_is_not() {
+        let began = Instant::now();
+        let refused = steady(began, 2000..2050, &Fate::Refused("-CLUSTERDOWN".into()));
+        let told = record(began, vec![refused, steady(began, 0..0, &Fate::Acked)], 10000);
+        assert_eq!(
+            told.interruptions(Duration::from_secs(5)).unwrap(),
+            ["slot 0: refused: -CLUSTERDOWN"]
+        );
+        let blind = steady(began, 2000..2050, &Fate::Unsent("-CLUSTERDOWN".into()));
+        assert!(
+            record(began, vec![blind], 10000)
+                .interruptions(Duration::from_secs(5))
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]

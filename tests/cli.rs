@@ -1,5 +1,7 @@
 //! The command line as a user meets it: exit codes, messages, and what is left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
+
 use assert_cmd::Command;
 use rstest::rstest;
 use std::fs;
@@ -223,6 +225,10 @@ fn left_of(run_id: &str) -> Vec<String> {
 }
 
 /// Starts a run over `processes` and returns it with its name as soon as its servers live.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the caller waits; a panic before that ends the test binary"
+)]
 fn started(folder: &Path) -> (std::process::Child, String) {
     let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
         .args(["run", "BOOT-03", "--target", "processes", "--out", "o"])

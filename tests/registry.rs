@@ -1,5 +1,7 @@
 //! The table of cases is sound, agrees with the catalogue, and the source keeps to its layers. No cluster is needed.
 
+#![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
+
 use pretty_assertions::assert_eq;
 use redis_cluster_conformance::case::{Case, Level, Profile};
 use redis_cluster_conformance::cases;

@@ -20,7 +20,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "open-command", "open-node"],
         method: "On every node, each on a new connection without AUTH: PING, GET, SET, INFO, CLUSTER INFO, CLUSTER \
                  NODES, CLUSTER SLOTS, CONFIG GET, SUBSCRIBE, ECHO must answer `-NOAUTH`.",
         run: |cx| Box::pin(everything_needs_a_password(cx)),
@@ -38,7 +38,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["any-password", "frozen", "open-node", "second-password"],
         method: "On every node, each on a new connection: AUTH with another password, an empty one, the password in \
                  upper and in lower case (where that differs), with a space before or after it, and without its last \
                  byte must answer `-WRONGPASS` (Redis 5: `-ERR invalid password`), and the next `GET` `-NOAUTH`.",
@@ -56,7 +56,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "open-node", "other-password"],
         method: "On every node: `AUTH <password>` -> `+OK`, then `PING` -> `+PONG`.",
         run: |cx| Box::pin(right_password_accepted(cx)),
     },
@@ -91,7 +91,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "links-down", "no-masterauth", "other-password"],
         method: "Asks every node for `CONFIG GET masterauth`: the value must be the password. Neither is shown.",
         run: |cx| Box::pin(masterauth_everywhere(cx)),
     },
@@ -108,7 +108,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["any-password", "frozen", "open-node", "other-password"],
         method: "Asks each node at its own address, each question on a new connection: `PING` -> `-NOAUTH`, AUTH \
                  with another password -> refused, AUTH with the password -> `+OK`. All nodes must give the same \
                  three answers.",
@@ -126,7 +126,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "open-node", "other-password"],
         method: "Asks every node for `CONFIG GET protected-mode`; where the value is `no`, `PING` on a new \
                  connection without AUTH must answer `-NOAUTH`.",
         run: |cx| Box::pin(protected_mode(cx)),
@@ -144,7 +144,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "master-down", "open-node", "other-password"],
         method: "Starts a cluster client library at each node in turn, with the password: it must write and read a \
                  key of every shard. With another password, or none, it must get nothing.",
         run: |cx| Box::pin(redirects_need_own_auth(cx)),

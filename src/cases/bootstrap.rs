@@ -40,7 +40,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_stable within T_stable + T_fail",
-        controls: &[],
+        controls: &["frozen", "master-down", "other-password", "state-fail"],
         method: "Asks every node for `CLUSTER INFO` again and again; a single `ok` is a known false positive, so it counts only when all nodes \
                  say it for T_stable on end.",
         run: |cx| Box::pin(state_ok(cx)),
@@ -57,7 +57,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_gossip",
-        controls: &[],
+        controls: &["forgotten", "frozen", "other-password"],
         method: "`cluster_known_nodes` and `cluster_size` in `CLUSTER INFO` of every node.",
         run: |cx| Box::pin(node_count(cx)),
     },
@@ -73,7 +73,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_gossip",
-        controls: &[],
+        controls: &[
+            "forgotten",
+            "frozen",
+            "master-down",
+            "other-password",
+            "replica-with-slots",
+            "slot-deleted",
+        ],
         method: "Compares `CLUSTER NODES` of every node, without `myself`, ping times and link states; it must list as many nodes as the \
                  deployment has.",
         run: |cx| Box::pin(one_view(cx)),

@@ -20,7 +20,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "crc-off-by-one",
+            "empty-tag-hashed",
+            "frozen",
+            "other-password",
+            "tags-ignored",
+        ],
         method: "Sends every key of the vector table (97 keys: tags, braces, binary, UTF-8, boundary slots) to every \
                  node as `CLUSTER KEYSLOT`; the reply must be the table's slot, which must be the suite's own CRC16 \
                  modulo 16384.",
@@ -38,7 +44,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password"],
         method: "Sends `CLUSTER KEYSLOT 123456789` to every node and expects `:12739`.",
         run: |cx| Box::pin(check_value(cx)),
     },
@@ -55,7 +61,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password", "tags-ignored"],
         method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{bar}{zap}` and `bar` -> `:5061`, `{a}{b}` \
                  and `a` -> `:15495`.",
         run: |cx| Box::pin(first_tag(cx)),
@@ -72,7 +78,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "crc-off-by-one",
+            "empty-tag-hashed",
+            "frozen",
+            "other-password",
+            "tags-ignored",
+        ],
         method: "Sends `CLUSTER KEYSLOT` for each key to every node: `{}` -> `:15257`, `foo{}{bar}` -> `:8363`, \
                  `{}{a}` -> `:13650`, `{}{user1000}.following` -> `:8443`, `{user1000}.following` -> `:3443`.",
         run: |cx| Box::pin(empty_tag(cx)),
@@ -89,7 +101,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password", "tags-ignored"],
         method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{{bar}}zap` and `{bar` -> `:4015`, `{{}}` \
                  and `{` -> `:4092`.",
         run: |cx| Box::pin(nested_brace(cx)),
@@ -107,7 +119,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password", "tags-ignored"],
         method: "Sends `CLUSTER KEYSLOT` for each key to every node: `foo{` -> `:7673`, `foo{bar` -> `:15278`, \
                  `foo}bar{` -> `:11073`, `foo}{bar}` and `bar` -> `:5061`.",
         run: |cx| Box::pin(unbalanced_braces(cx)),
@@ -124,7 +136,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password", "tags-ignored"],
         method: "Sends `CLUSTER KEYSLOT` for each key to every node: `\\x00` -> `:0`, `\\xff` -> `:7920`, `\\r\\n` \
                  -> `:5910`, `\\x80{\\xff\\x00}z` -> `:1023`, `{用户}:1` -> `:5340`.",
         run: |cx| Box::pin(binary_safe(cx)),
@@ -141,7 +153,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "crc-off-by-one",
+            "empty-key-refused",
+            "frozen",
+            "master-down",
+            "other-password",
+        ],
         method: "Every node must answer `CLUSTER KEYSLOT \"\"` with `:0`. On the owner of slot 0, `SET \"\" value \
                  NX` must answer `+OK` and `GET \"\"` the value; where the deployment already has such a key, `SET` \
                  answers nil and `EXISTS \"\"` must answer `:1`. Only a key of the suite's own is removed.",
@@ -159,7 +177,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["crc-off-by-one", "frozen", "other-password", "tags-ignored"],
         method: "Sends `CLUSTER KEYSLOT` for `this{foo}key`, `another{foo}key` and `foo` to every node and expects \
                  `:12182` each time.",
         run: |cx| Box::pin(seed_example(cx)),
@@ -176,7 +194,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "keys-refused",
+            "keys-unnamed",
+            "master-down",
+            "other-password",
+        ],
         method: "For `user:1000`'s slot 1649 and a slot of every master, on the owner: `MSET` of two keys with one \
                  tag -> `+OK`, `MGET` -> both values in order, `CLUSTER COUNTKEYSINSLOT` at least `:2`, and `CLUSTER \
                  GETKEYSINSLOT` names both.",
@@ -195,7 +220,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["cross-slot-taken", "frozen", "hang-up", "master-down", "other-password"],
         method: "On every master: `MSET` of two keys in two of its own slots must answer `-CROSSSLOT` and leave \
                  neither (`EXISTS` -> `:0`).",
         run: |cx| Box::pin(cross_slot(cx)),
@@ -212,7 +237,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "keys-refused",
+            "keys-unnamed",
+            "master-down",
+            "other-password",
+        ],
         method: "Writes a key into a slot of every master through whichever node takes it. `CLUSTER GETKEYSINSLOT` \
                  must name it on the slot's owner by `CLUSTER SLOTS`, and on no other master.",
         run: |cx| Box::pin(stored_where_mapped(cx)),

@@ -20,7 +20,17 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "master-down",
+            "moved-astray",
+            "moved-other-slot",
+            "no-endpoint",
+            "other-password",
+            "replica-redirects-nothing",
+            "second-address",
+        ],
         method: "Sends `GET` of a key in a slot of every master to every other node, replicas too: the reply must be \
                  exactly `-MOVED <slot> <owner's address>`, the slot that of the suite's own CRC16, the port the \
                  client port.",
@@ -38,7 +48,15 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "master-down",
+            "moved-astray",
+            "no-endpoint",
+            "other-password",
+            "second-address",
+        ],
         method: "For a key in each boundary slot (0, 5460, 5461, 10922, 10923, 16383, both ends of every range) and \
                  each node as entry: `GET` is executed there, or answers MOVED to a server of the deployment, where \
                  the same `GET` is executed.",
@@ -79,7 +97,15 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "master-down",
+            "no-endpoint",
+            "other-password",
+            "replica-redirects-nothing",
+            "second-address",
+        ],
         method: "Reads every address in `CLUSTER NODES`, `CLUSTER SLOTS` and `CLUSTER SHARDS` of every node, and the \
                  MOVED for a key of every range from every node: the latter must be the address of a server of the \
                  deployment.",

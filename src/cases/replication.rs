@@ -24,7 +24,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["forgotten", "frozen", "other-password", "uneven-replicas"],
         method: "Counts on every node's `CLUSTER NODES`, leaving out lines flagged `fail`, `noaddr` or `handshake`: \
                  lines flagged `master` with slots, lines flagged `slave`, and how often each master's id is named \
                  as a master.",
@@ -42,7 +42,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "links-down",
+            "other-password",
+            "role-denied",
+            "second-address",
+        ],
         method: "Asks every node for `ROLE`. As many as the deployment has replicas must answer `[\"slave\", ip, \
                  port, \"connected\", offset]`, and the server at that address must answer `ROLE` as a master.",
         run: |cx| Box::pin(no_chains(cx)),
@@ -60,7 +66,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_sync",
-        controls: &[],
+        controls: &["frozen", "links-down", "other-password", "uneven-replicas"],
         method: "Asks every node for `INFO replication` until all show it, for at most T_sync: \
                  `master_link_status:up` on replicas; `connected_slaves` and as many lines `slaveN:...,state=online` \
                  on masters.",
@@ -78,7 +84,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "forgotten",
+            "frozen",
+            "links-down",
+            "other-password",
+            "role-denied",
+            "second-address",
+        ],
         method: "Takes each replica's master from its own line of `CLUSTER NODES`. Every other node's `CLUSTER \
                  NODES`, the replica's `ROLE` and `master_host:master_port`, and the master's `ROLE` and `slaveN` \
                  lines must name the same pair, and no other.",
@@ -97,7 +110,17 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_catch_up",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "links-down",
+            "master-down",
+            "no-readonly",
+            "offset-missing",
+            "offset-stuck",
+            "other-password",
+            "replica-holds-nothing",
+        ],
         method: "Writes 1000 times to one key of every shard (each `+OK`), reads `master_repl_offset`, which must \
                  have grown, and asks each replica until `slave_repl_offset` is at least that, for at most \
                  T_catch_up; the last value must be read there (`READONLY`, `GET`).",
@@ -115,7 +138,15 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_visible",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "hang-up",
+            "links-down",
+            "master-down",
+            "no-readonly",
+            "other-password",
+            "replica-holds-nothing",
+        ],
         method: "On every replica: `READONLY` -> `+OK`; a key is written on its master, and `GET` on the replica \
                  must give the value within T_visible of the write's reply.",
         run: |cx| Box::pin(readonly_reads(cx)),
@@ -132,7 +163,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "moved-other-slot",
+            "no-endpoint",
+            "other-password",
+            "replica-redirects-nothing",
+            "second-address",
+        ],
         method: "On every replica, over a new connection: `GET` of a key in a slot of its master must answer exactly \
                  `-MOVED <slot> <master's address>`.",
         run: |cx| Box::pin(redirects_by_default(cx)),
@@ -150,7 +188,16 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "moved-other-slot",
+            "no-endpoint",
+            "no-readonly",
+            "other-password",
+            "readonly-takes-all",
+            "replica-redirects-nothing",
+            "second-address",
+        ],
         method: "On every replica, after `READONLY`: `SET` and `DEL` of a key in a slot of its master -> `-MOVED \
                  <slot> <master's address>`, `GET` of it -> nil, and `SWAPDB 0 0` -> `-READONLY`: a write without \
                  keys that changes nothing where it is wrongly executed, unlike FLUSHALL. Where the server does not \
@@ -169,7 +216,16 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "moved-other-slot",
+            "no-endpoint",
+            "no-readonly",
+            "other-password",
+            "readonly-takes-all",
+            "replica-redirects-nothing",
+            "second-address",
+        ],
         method: "On every replica, after `READONLY`: `GET` of a key in a slot of each other master must answer \
                  exactly `-MOVED <slot> <that master's address>`.",
         run: |cx| Box::pin(foreign_slots_redirected(cx)),
@@ -185,10 +241,10 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
         features: &[],
-        bound: "0 failed writes; flag `fail` within T_fail",
+        bound: "no refused write, no shard silent for T_reply; flag `fail` within T_fail",
         controls: &[],
-        method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No write \
-                 may fail, every other node must say `cluster_state:ok` throughout, and all of them must flag the \
+        method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No owner \
+                 may refuse a write, no shard may be silent while others are served, every other node must say `cluster_state:ok` throughout, and all of them must flag the \
                  replica `fail` within T_fail.",
         run: |cx| Box::pin(replica_lost(cx)),
     },

@@ -23,7 +23,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "master-down", "other-password", "slot-deleted"],
         method: "Asks every node for `CLUSTER INFO` and expects the line `cluster_slots_assigned:16384`.",
         run: |cx| Box::pin(all_slots_assigned(cx)),
     },
@@ -40,7 +40,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "master-down",
+            "other-password",
+            "slot-deleted",
+            "slot-failing",
+        ],
         method: "Asks every node for `CLUSTER INFO` and expects the three lines `cluster_slots_ok:16384`, \
                  `cluster_slots_pfail:0`, `cluster_slots_fail:0`.",
         run: |cx| Box::pin(all_slots_ok(cx)),
@@ -57,7 +63,13 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "master-down",
+            "other-password",
+            "slot-deleted",
+            "slots-cut-short",
+        ],
         method: "Spreads the reply of `CLUSTER SLOTS` of every node over an array of 16384 entries; each entry must be \
                  set exactly once. The ranges that each master claims on its own line of `CLUSTER NODES` likewise.",
         run: |cx| Box::pin(exact_partition(cx)),
@@ -75,7 +87,14 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &[
+            "frozen",
+            "master-down",
+            "other-password",
+            "replica-with-slots",
+            "slot-deleted",
+            "slots-cut-short",
+        ],
         method: "Makes an array of 16384 owners of each of the three replies of every node; all arrays must be equal. \
                  The order of the replies does not count. Where the server does not know `CLUSTER SHARDS`, the other \
                  two are compared, and a note says so.",
@@ -93,7 +112,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_reply",
-        controls: &[],
+        controls: &["frozen", "hang-up", "last-slot-lost", "master-down", "other-password"],
         method: "For slots 0, 5460, 5461, 10922, 10923, 16383 and both ends of every range that a master owns: `SET` on \
                  the owner must answer `+OK`, and `GET` the value, each within T_reply.",
         run: |cx| Box::pin(boundary_slots_served(cx)),
@@ -110,7 +129,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["forgotten", "frozen", "other-password", "replica-with-slots"],
         method: "Reads every line of `CLUSTER NODES` on every node: only lines flagged `master` may end in slots, and as \
                  many lines as the deployment has replicas must be flagged `slave`.",
         run: |cx| Box::pin(only_masters_own_slots(cx)),
@@ -127,7 +146,7 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &[],
+        controls: &["frozen", "open-slot", "other-password"],
         method: "Reads the line flagged `myself` of `CLUSTER NODES` on every node, since open slots are known to their \
                  own node only; it must hold no entry in brackets.",
         run: |cx| Box::pin(no_open_slots(cx)),

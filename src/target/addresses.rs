@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Servers at known addresses.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct AddressesTarget {
     addresses: Vec<Address>,
     password: Option<Secret>,
     shape: Shape,
+    /// The servers with the addresses that their names stand for: a cluster announces addresses, and cases compare them.
+    members: OnceLock<Vec<Member>>,
 }
 
 impl AddressesTarget {
@@ -39,6 +42,7 @@ impl AddressesTarget {
             addresses,
             password,
             shape,
+            members: OnceLock::new(),
         })
     }
 }
@@ -63,9 +67,16 @@ impl Target for AddressesTarget {
     }
 
     async fn prepare(&self, _progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let mut members = Vec::new();
         for address in &self.addresses {
-            self.connect(address).await?;
+            let resolved = resolve(address).await?;
+            members.push(Member {
+                name: address.to_string(),
+                address: Address::new(resolved.ip().to_string(), resolved.port()),
+            });
         }
+        // Which of them answer is for the cases; that at least one does is seen when the run asks what they are.
+        self.members.get_or_init(|| members);
         Ok(Vec::new())
     }
 
@@ -74,11 +85,7 @@ impl Target for AddressesTarget {
     }
 
     async fn members(&self) -> Result<Vec<Member>, TargetError> {
-        let member = |address: &Address| Member {
-            name: address.to_string(),
-            address: address.clone(),
-        };
-        Ok(self.addresses.iter().map(member).collect())
+        Ok(self.members.get().cloned().unwrap_or_default())
     }
 
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {

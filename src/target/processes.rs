@@ -45,6 +45,17 @@ pub struct ProcessesOptions {
     pub timing: Timing,
     /// Leave servers and folder behind.
     pub keep: bool,
+    /// What single servers' redis.conf says otherwise: for deployments that are wrong on purpose.
+    pub alterations: Vec<Alteration>,
+}
+
+/// Directives that one server alone is started with.
+#[derive(Clone, Debug)]
+pub struct Alteration {
+    /// The server, counted from 0 in the order of its port: masters first, then the first replica of each, and so on.
+    pub node: usize,
+    /// Lines of redis.conf. They come last, and so take the place of the target's own.
+    pub directives: Vec<String>,
 }
 
 /// Servers on loopback.
@@ -140,8 +151,8 @@ impl Target for ProcessesTarget {
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
         let mut slots = Vec::new();
-        for port in free_ports(self.options.shape.nodes())? {
-            let server = Server::new(&self.options, &path, port);
+        for (node, port) in free_ports(self.options.shape.nodes())?.into_iter().enumerate() {
+            let server = Server::new(&self.options, &path, port, node);
             server.write_configuration()?;
             slots.push(Slot {
                 member: server.member(),

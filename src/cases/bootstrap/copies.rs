@@ -191,7 +191,9 @@ async fn visible_failure(cx: &Context, copy: &dyn DeployedVariant, bound: Durati
             if let Some(event) = events.iter().find(|event| event.reason == "FailedPostStartHook") {
                 return Ok(Look::Reached(format!(
                     "{} of {}: {}",
-                    event.reason, event.object, event.message
+                    event.reason,
+                    event.object,
+                    brief(&event.message)
                 )));
             }
             let pods = copy.deployment().pods().await?;
@@ -217,6 +219,18 @@ async fn visible_failure(cx: &Context, copy: &dyn DeployedVariant, bound: Durati
         },
     )
     .await
+}
+
+/// What a hook itself said, out of an event's message: kubelet puts its command before it and its output once more
+/// behind it.
+fn brief(message: &str) -> String {
+    let said = message.rsplit_once(" exited with ").map_or(message, |(_, said)| said);
+    let said = said.split(", message: ").next().unwrap_or(said);
+    let line = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().rev().nth(399) {
+        Some((start, _)) if start > 0 => format!("…{}", &line[start..]),
+        Some(_) | None => line,
+    }
 }
 
 /// Which pods of the copy are not ready, or missing.
@@ -250,4 +264,18 @@ async fn look_at(cx: &Context, copy: &dyn DeployedVariant) -> Result<ClusterView
         }
     }
     Ok(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::brief;
+
+    #[test]
+    fn a_hook_s_own_words_are_found_in_the_event() {
+        let message = "Exec lifecycle hook ([/bin/bash -c x]) for Container \"redis\" failed - error: command '/bin/bash -c x\n' \
+                       exited with 1: init FAILED:  no peer\n, message: \"init FAILED: no peer\\n\"";
+        assert_eq!(brief(message), "1: init FAILED: no peer");
+        assert_eq!(brief("another\n  text"), "another text");
+        assert_eq!(brief(&"ä".repeat(1000)).chars().count(), 401);
+    }
 }

@@ -91,9 +91,13 @@ pub(super) async fn replica_lost(cx: &Context) -> Outcome {
     let lost = record.lost(cx).await;
     cx.count("writes acknowledged", record.acked(), "writes");
     outcome?;
-    let findings: Vec<String> = record.failures().into_iter().chain(lost?).collect();
+    let findings: Vec<String> = record
+        .interruptions(cx.timing().reply())?
+        .into_iter()
+        .chain(lost?)
+        .collect();
     Ok(check::no_findings(
-        "every write acknowledged, and there, while a replica was away",
+        "no interruption of writes, and every acknowledged one there, while a replica was away",
         &findings,
     )?)
 }

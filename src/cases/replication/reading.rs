@@ -36,6 +36,13 @@ async fn offset(connection: &mut Connection, field: &str) -> Result<u64, Stop> {
     Ok(number.ok_or_else(|| connection.nonsense("INFO replication", format!("no number {field}")))?)
 }
 
+/// Sends `READONLY`, which every replica takes: one that refuses it serves no reads at all.
+async fn enter_readonly(connection: &mut Connection, replica: &NodeView) -> Result<(), Stop> {
+    let reply = connection.call(&["READONLY"]).await?;
+    let seen = format!("{}: READONLY -> {reply}", replica.member);
+    Ok(check::expect(reply.is_ok(), "READONLY -> +OK", seen)?)
+}
+
 /// How often a shard's key is written before its offsets are compared.
 const WRITES: usize = 1000;
 
@@ -82,7 +89,7 @@ pub(super) async fn offsets_converge(cx: &Context) -> Outcome {
                 },
             )
             .await?;
-            reading.ask(&["READONLY"]).await?;
+            enter_readonly(&mut reading, replica).await?;
             let reply = reading.call(&["GET", key.as_str()]).await?;
             let seen = format!("{}: GET {key} -> {reply}", replica.member);
             check::expect(
@@ -103,12 +110,7 @@ pub(super) async fn readonly_reads(cx: &Context) -> Outcome {
     let judge = async {
         for ((replica, master), key) in pairs.iter().zip(&keys) {
             let mut reading = cx.connect(&replica.member.address).await?;
-            let readonly = reading.call(&["READONLY"]).await?;
-            check::expect(
-                readonly.is_ok(),
-                "READONLY -> +OK",
-                format!("{}: READONLY -> {readonly}", replica.member),
-            )?;
+            enter_readonly(&mut reading, replica).await?;
             let set = cx
                 .connect(&master.member.address)
                 .await?
@@ -162,7 +164,7 @@ pub(super) async fn writes_refused(cx: &Context) -> Outcome {
         let (slot, key) = key_of(cx, master, "refused")?;
         let member = &replica.member;
         let mut connection = cx.connect(&member.address).await?;
-        connection.ask(&["READONLY"]).await?;
+        enter_readonly(&mut connection, replica).await?;
         // Where a replica wrongly executes the first, it executes the second too: nothing is left behind.
         for command in [&["SET", &key, "1"] as &[&str], &["DEL", &key]] {
             let reply = connection.call(command).await?;
@@ -201,7 +203,7 @@ pub(super) async fn foreign_slots_redirected(cx: &Context) -> Outcome {
     let mut findings = Vec::new();
     for (replica, master) in pairs(cx, &view)? {
         let mut connection = cx.connect(&replica.member.address).await?;
-        connection.ask(&["READONLY"]).await?;
+        enter_readonly(&mut connection, replica).await?;
         for other in view.masters().filter(|other| other.member != master.member) {
             let (slot, key) = key_of(cx, other, "foreign")?;
             let reply = connection.call(&["GET", key.as_str()]).await?;

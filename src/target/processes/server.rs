@@ -23,6 +23,8 @@ pub(super) struct Server {
     name: String,
     password: Option<Secret>,
     redis_conf: String,
+    /// What comes after everything else in this server's redis.conf.
+    altered: Vec<String>,
     child: Option<Child>,
 }
 
@@ -43,7 +45,8 @@ const REPLACED: [&str; 12] = [
 ];
 
 impl Server {
-    pub(super) fn new(options: &ProcessesOptions, parent: &Path, port: u16) -> Self {
+    pub(super) fn new(options: &ProcessesOptions, parent: &Path, port: u16, node: usize) -> Self {
+        let alterations = options.alterations.iter().filter(|altered| altered.node == node);
         Self {
             binary: options.server.clone(),
             folder: parent.join(port.to_string()),
@@ -51,6 +54,7 @@ impl Server {
             name: format!("127.0.0.1:{port}"),
             password: options.password.clone(),
             redis_conf: options.redis_conf.clone(),
+            altered: alterations.flat_map(|altered| altered.directives.clone()).collect(),
             child: None,
         }
     }
@@ -70,7 +74,8 @@ impl Server {
     pub(super) fn write_configuration(&self) -> Result<(), TargetError> {
         let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", self.folder.display()));
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let text = configuration(&self.redis_conf, &self.folder, self.port, self.password.as_ref());
+        let mut text = configuration(&self.redis_conf, &self.folder, self.port, self.password.as_ref());
+        text.extend(self.altered.iter().flat_map(|line| [line, "\n"]));
         std::fs::OpenOptions::new()
             .write(true)
             .create(true)

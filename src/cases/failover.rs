@@ -1,14 +1,14 @@
 //! Chapter FAIL: a master that goes away is replaced, within the protocol's time, and comes back as a replica.
 
+mod losing;
+mod swapping;
+
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually, expect, no_findings, steadily};
-use crate::cluster::node::Role;
-use crate::cluster::view::ClusterView;
-use crate::context::{Context, Fault, with_cleanup};
-use crate::failover::{self, Shard, highest_epoch, pick_shard};
-use crate::verdict::{Mismatch, Outcome, Stop};
-use crate::workload::Writer;
-use std::time::{Duration, Instant};
+use crate::check::{Look, eventually, expect, no_findings};
+use crate::context::Context;
+use crate::failover::{self, highest_epoch};
+use crate::verdict::{Mismatch, Outcome};
+use std::time::Duration;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -28,7 +28,7 @@ pub static CASES: &[Case] = &[
         method: "Finds a master by `ROLE`, writes to every shard all the time, and stops it as its platform does. Two outcomes are \
                  legal, and the report says which was seen: its replica was promoted with a higher epoch, or it came back in time and \
                  is the master under the same id and epoch. `cluster_state:ok` counts when it holds for T_stable on every node.",
-        run: |cx| Box::pin(deleting_a_master(cx)),
+        run: |cx| Box::pin(losing::deleting_a_master(cx)),
     },
     Case {
         id: CaseId("FAIL-02"),
@@ -112,7 +112,7 @@ pub static CASES: &[Case] = &[
         controls: &[],
         method: "Writes to the shard all the time, sends `CLUSTER FAILOVER` to the replica (`+OK`), waits until the roles are swapped, \
                  reads every acknowledged write back, and swaps the roles again.",
-        run: |cx| Box::pin(manual_failover(cx)),
+        run: |cx| Box::pin(swapping::manual_failover(cx)),
     },
     Case {
         id: CaseId("FAIL-21"),
@@ -145,7 +145,7 @@ pub static CASES: &[Case] = &[
         controls: &[],
         method: "Writes to every shard all the time while a replica is stopped and comes back: no owner may refuse a write, no shard \
                  may be silent while others are served, and every other node must say `cluster_state:ok` at every look.",
-        run: |cx| Box::pin(deleting_a_replica(cx)),
+        run: |cx| Box::pin(losing::deleting_a_replica(cx)),
     },
     Case {
         id: CaseId("FAIL-30"),
@@ -190,122 +190,6 @@ fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(),
         ),
         format!("{:.1} s", gap.as_secs_f64()),
     )
-}
-
-async fn deleting_a_master(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
-    let before = cx.view().await?;
-    let epoch = before
-        .by_id(&shard.master_id)
-        .and_then(|view| view.myself())
-        .map_or(0, |line| line.config_epoch);
-    let writer = Writer::start(cx, &shard.slots()).await?;
-    let fault = Instant::now();
-    cx.inject(Fault::Restart, &shard.master).await?;
-    let (_, bound) = gap_bounds(cx);
-    eventually(cx, "every slot is writable again", bound, async || {
-        writable_again(cx, &shard).await
-    })
-    .await?;
-    let hold = cx.timing().stable();
-    steadily(
-        cx,
-        "cluster_state:ok on every node that answers",
-        hold,
-        hold + bound,
-        async || all_ok(cx).await,
-    )
-    .await?;
-    let record = writer.stop().await;
-    let gap = record
-        .ledgers
-        .first()
-        .map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
-    cx.count("acknowledged writes", record.acked(), "writes");
-    cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
-    let after = cx.look().await?;
-    let Some(owner) = after.owner_of(shard.slot).and_then(|view| view.myself()) else {
-        return Err(Mismatch::new("an owner of the shard's slots", "none says it owns them").into());
-    };
-    let promoted = owner.id != shard.master_id;
-    if !promoted {
-        cx.note(format!(
-            "outcome: {} came back before it was replaced, and is the master as before",
-            shard.master.name
-        ));
-        expect(
-            owner.config_epoch == epoch,
-            format!("epoch {epoch}, as before"),
-            owner.config_epoch.to_string(),
-        )?;
-    } else {
-        cx.note(format!("outcome: {} was promoted", after.name_of(&owner.id)));
-        expect(
-            owner.config_epoch > epoch,
-            format!("an epoch above {epoch}"),
-            owner.config_epoch.to_string(),
-        )?;
-        expect(
-            owner.id == shard.replica_id,
-            format!("the replica {} promoted", shard.replica.name),
-            format!("{} owns the slots", after.name_of(&owner.id)),
-        )?;
-    }
-    Ok(judge_gap(cx, gap, promoted.then(|| cx.timing().failover_floor()))?)
-}
-
-/// Whether all nodes that answer agree who owns the shard, say ok, and the owner takes a write.
-async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
-    for node in &view.nodes {
-        if node.info("cluster_state") != "ok" {
-            return Ok(Look::NotYet(format!(
-                "{}: cluster_state:{}",
-                node.member.name,
-                node.info("cluster_state")
-            )));
-        }
-    }
-    for slot in shard.slots() {
-        let claims: Vec<&str> = view
-            .nodes
-            .iter()
-            .filter_map(|node| node.owners().ok()?[usize::from(slot)].map(str::to_owned))
-            .filter_map(|id| view.by_id(&id).map(|owner| owner.member.name.as_str()))
-            .collect();
-        let agreed = claims.len() == view.nodes.len() && claims.windows(2).all(|pair| pair[0] == pair[1]);
-        let Some(owner) = claims.first().filter(|_| agreed).and_then(|name| view.of(name)) else {
-            return Ok(Look::NotYet(format!(
-                "the nodes do not agree on a living owner of slot {slot}: {}",
-                claims.join(", ")
-            )));
-        };
-        let mut connection = cx.connect(&owner.member.address).await?;
-        let key = cx.key_in(slot, "probe");
-        let reply = connection.call(&["SET", &key, "1", "EX", "60"]).await?;
-        if !reply.is_ok() {
-            return Ok(Look::NotYet(format!(
-                "{}: SET in slot {slot} -> {reply}",
-                owner.member.name
-            )));
-        }
-        connection.call(&["DEL", &key]).await?;
-    }
-    Ok(Look::Reached(()))
-}
-
-async fn all_ok(cx: &Context) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
-    let bad = view.nodes.iter().find(|node| node.info("cluster_state") != "ok");
-    Ok(match bad {
-        None if view.nodes.len() >= cx.shape().nodes() - 1 => Look::Reached(()),
-        None => Look::NotYet(format!("only {} nodes answer", view.nodes.len())),
-        Some(node) => Look::NotYet(format!(
-            "{}: cluster_state:{}",
-            node.member.name,
-            node.info("cluster_state")
-        )),
-    })
 }
 
 async fn promotion(cx: &Context) -> Outcome {
@@ -389,151 +273,6 @@ async fn data_kept(cx: &Context) -> Outcome {
     let count = failover.data.clone()?;
     cx.count("keys read by value", count, "keys");
     Ok(())
-}
-
-async fn manual_failover(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
-    let writer = Writer::start(cx, &[shard.slot]).await?;
-    let began = Instant::now();
-    let swapped = swap(cx, &shard.replica, &shard.replica_id).await;
-    if let Ok(took) = &swapped {
-        cx.measure("handover", *took, None, Some(cx.timing().manual_failover()));
-    }
-    let settled = eventually(
-        cx,
-        "the old master follows, as every node knows",
-        cx.timing().sync(),
-        async || follows(cx, &shard).await,
-    )
-    .await;
-    let record = writer.stop().await;
-    let gap = record
-        .ledgers
-        .first()
-        .map_or(Duration::ZERO, |ledger| ledger.longest_gap(began, record.ended));
-    let lost = with_cleanup(record.lost(cx), async {
-        // The roles as they were: the next case finds the deployment as it was made.
-        swap(cx, &shard.master, &shard.master_id).await.map(|_| ())
-    });
-    let lost = if swapped.is_ok() && settled.is_ok() {
-        lost.await?
-    } else {
-        Vec::new()
-    };
-    swapped?;
-    settled?;
-    cx.measure("write gap", gap, None, Some(cx.timing().manual_failover()));
-    no_findings("every acknowledged write", &lost)?;
-    let bound = cx.timing().manual_failover();
-    expect(
-        gap <= bound,
-        format!("a pause of at most {:.1} s", bound.as_secs_f64()),
-        format!("{:.1} s", gap.as_secs_f64()),
-    )?;
-    Ok(())
-}
-
-/// Sends `CLUSTER FAILOVER` to a replica and waits until every node says that it is the master.
-async fn swap(cx: &Context, replica: &crate::cluster::node::Member, id: &str) -> Result<Duration, Stop> {
-    let began = Instant::now();
-    let reply = cx
-        .connect(&replica.address)
-        .await?
-        .call(&["CLUSTER", "FAILOVER"])
-        .await?;
-    expect(reply.is_ok(), "+OK", format!("{replica}: CLUSTER FAILOVER -> {reply}"))?;
-    let what = format!("{} is the master", replica.name);
-    eventually(
-        cx,
-        &what,
-        cx.timing().manual_failover() + cx.timing().gossip(),
-        async || {
-            let view = cx.look().await?;
-            let unaware: Vec<&str> = view
-                .nodes
-                .iter()
-                .filter(|node| {
-                    node.line(id)
-                        .is_none_or(|line| !line.is_master() || line.slots.is_empty())
-                })
-                .map(|node| node.member.name.as_str())
-                .collect();
-            Ok(if unaware.is_empty() && view.silent.is_empty() {
-                Look::Reached(began.elapsed())
-            } else {
-                Look::NotYet(format!("not yet known to {unaware:?}"))
-            })
-        },
-    )
-    .await
-}
-
-/// Whether the old master follows the new one and every node knows it. A failover that is asked for before the master
-/// knows its replica is accepted and then times out: the specification wants the replica known by the majority.
-async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
-    let mut missing = view.not_whole(cx.shape());
-    if view.of(&shard.master.name).is_none_or(|node| node.role.is_master()) {
-        missing.push(format!("{} is not yet a replica", shard.master.name));
-    }
-    Ok(if missing.is_empty() {
-        Look::Reached(())
-    } else {
-        Look::NotYet(missing.join("\n"))
-    })
-}
-
-async fn deleting_a_replica(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
-    let writer = Writer::start(cx, &shard.slots()).await?;
-    let began = Instant::now();
-    let bound = cx.timing().shutdown() + cx.timing().scheduling() + cx.timing().sync();
-    let what = format!("{} is back with its link up", shard.replica.name);
-    let (injected, back) = futures::join!(
-        cx.inject(Fault::Restart, &shard.replica),
-        eventually(cx, &what, bound, async || replica_back(cx, &shard, began).await)
-    );
-    let record = writer.stop().await;
-    injected?;
-    let back = back?;
-    cx.measure("replica back with its link up", back, None, Some(bound));
-    cx.count("acknowledged writes", record.acked(), "writes");
-    let interruptions = record.interruptions(cx.timing().reply());
-    record.lost(cx).await?;
-    no_findings("no interruption of writes to any shard", &interruptions?)?;
-    Ok(())
-}
-
-/// Whether the replica has been away and is back; a mismatch when another node stopped serving meanwhile.
-async fn replica_back(cx: &Context, shard: &Shard, began: Instant) -> Result<Look<Duration>, Stop> {
-    let view: ClusterView = cx.look().await?;
-    for node in view.nodes.iter().filter(|node| node.member.name != shard.replica.name) {
-        let state = node.info("cluster_state");
-        expect(
-            state == "ok",
-            "cluster_state:ok on every other node",
-            format!("{}: cluster_state:{state}", node.member.name),
-        )?;
-    }
-    let Some(node) = view.of(&shard.replica.name) else {
-        return Ok(Look::NotYet(format!("{} does not answer", shard.replica.name)));
-    };
-    let uptime = {
-        let mut connection = cx.connect(&node.member.address).await?;
-        let info = connection.ask_text(&["INFO", "server"]).await?;
-        let seconds = info
-            .lines()
-            .find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse::<u64>().ok());
-        Duration::from_secs(seconds.unwrap_or(u64::MAX))
-    };
-    Ok(match &node.role {
-        // One second of tolerance: the server's uptime counts whole seconds.
-        _ if uptime > began.elapsed() + Duration::from_secs(1) => {
-            Look::NotYet(format!("{} has not been stopped yet", shard.replica.name))
-        }
-        Role::Replica { link, .. } if link == "connected" => Look::Reached(began.elapsed()),
-        role => Look::NotYet(format!("{}: {role:?}", shard.replica.name)),
-    })
 }
 
 async fn roles_by_discovery(cx: &Context) -> Outcome {

@@ -1,0 +1,180 @@
+//! Stopping a master, or a replica, under writes to every shard, and what its platform makes of it.
+
+use super::{gap_bounds, judge_gap};
+use crate::check::{Look, eventually, expect, no_findings, steadily};
+use crate::cluster::node::Role;
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Fault};
+use crate::failover::{Shard, pick_shard};
+use crate::verdict::{Mismatch, Outcome, Stop};
+use crate::workload::Writer;
+use std::time::{Duration, Instant};
+
+pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
+    let shard = pick_shard(&cx.view().await?)?;
+    let before = cx.view().await?;
+    let epoch = before
+        .by_id(&shard.master_id)
+        .and_then(|view| view.myself())
+        .map_or(0, |line| line.config_epoch);
+    let writer = Writer::start(cx, &shard.slots()).await?;
+    let fault = Instant::now();
+    cx.inject(Fault::Restart, &shard.master).await?;
+    let (_, bound) = gap_bounds(cx);
+    eventually(cx, "every slot is writable again", bound, async || {
+        writable_again(cx, &shard).await
+    })
+    .await?;
+    let hold = cx.timing().stable();
+    steadily(
+        cx,
+        "cluster_state:ok on every node that answers",
+        hold,
+        hold + bound,
+        async || all_ok(cx).await,
+    )
+    .await?;
+    let record = writer.stop().await;
+    let gap = record
+        .ledgers
+        .first()
+        .map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
+    cx.count("acknowledged writes", record.acked(), "writes");
+    cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
+    let after = cx.look().await?;
+    let Some(owner) = after.owner_of(shard.slot).and_then(|view| view.myself()) else {
+        return Err(Mismatch::new("an owner of the shard's slots", "none says it owns them").into());
+    };
+    let promoted = owner.id != shard.master_id;
+    if !promoted {
+        cx.note(format!(
+            "outcome: {} came back before it was replaced, and is the master as before",
+            shard.master.name
+        ));
+        expect(
+            owner.config_epoch == epoch,
+            format!("epoch {epoch}, as before"),
+            owner.config_epoch.to_string(),
+        )?;
+    } else {
+        cx.note(format!("outcome: {} was promoted", after.name_of(&owner.id)));
+        expect(
+            owner.config_epoch > epoch,
+            format!("an epoch above {epoch}"),
+            owner.config_epoch.to_string(),
+        )?;
+        expect(
+            owner.id == shard.replica_id,
+            format!("the replica {} promoted", shard.replica.name),
+            format!("{} owns the slots", after.name_of(&owner.id)),
+        )?;
+    }
+    Ok(judge_gap(cx, gap, promoted.then(|| cx.timing().failover_floor()))?)
+}
+
+/// Whether all nodes that answer agree who owns the shard, say ok, and the owner takes a write.
+async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
+    let view = cx.look().await?;
+    for node in &view.nodes {
+        if node.info("cluster_state") != "ok" {
+            return Ok(Look::NotYet(format!(
+                "{}: cluster_state:{}",
+                node.member.name,
+                node.info("cluster_state")
+            )));
+        }
+    }
+    for slot in shard.slots() {
+        let claims: Vec<&str> = view
+            .nodes
+            .iter()
+            .filter_map(|node| node.owners().ok()?[usize::from(slot)].map(str::to_owned))
+            .filter_map(|id| view.by_id(&id).map(|owner| owner.member.name.as_str()))
+            .collect();
+        let agreed = claims.len() == view.nodes.len() && claims.windows(2).all(|pair| pair[0] == pair[1]);
+        let Some(owner) = claims.first().filter(|_| agreed).and_then(|name| view.of(name)) else {
+            return Ok(Look::NotYet(format!(
+                "the nodes do not agree on a living owner of slot {slot}: {}",
+                claims.join(", ")
+            )));
+        };
+        let mut connection = cx.connect(&owner.member.address).await?;
+        let key = cx.key_in(slot, "probe");
+        let reply = connection.call(&["SET", &key, "1", "EX", "60"]).await?;
+        if !reply.is_ok() {
+            return Ok(Look::NotYet(format!(
+                "{}: SET in slot {slot} -> {reply}",
+                owner.member.name
+            )));
+        }
+        connection.call(&["DEL", &key]).await?;
+    }
+    Ok(Look::Reached(()))
+}
+
+async fn all_ok(cx: &Context) -> Result<Look<()>, Stop> {
+    let view = cx.look().await?;
+    let bad = view.nodes.iter().find(|node| node.info("cluster_state") != "ok");
+    Ok(match bad {
+        None if view.nodes.len() >= cx.shape().nodes() - 1 => Look::Reached(()),
+        None => Look::NotYet(format!("only {} nodes answer", view.nodes.len())),
+        Some(node) => Look::NotYet(format!(
+            "{}: cluster_state:{}",
+            node.member.name,
+            node.info("cluster_state")
+        )),
+    })
+}
+
+pub(super) async fn deleting_a_replica(cx: &Context) -> Outcome {
+    let shard = pick_shard(&cx.view().await?)?;
+    let writer = Writer::start(cx, &shard.slots()).await?;
+    let began = Instant::now();
+    let bound = cx.timing().shutdown() + cx.timing().scheduling() + cx.timing().sync();
+    let what = format!("{} is back with its link up", shard.replica.name);
+    let (injected, back) = futures::join!(
+        cx.inject(Fault::Restart, &shard.replica),
+        eventually(cx, &what, bound, async || replica_back(cx, &shard, began).await)
+    );
+    let record = writer.stop().await;
+    injected?;
+    let back = back?;
+    cx.measure("replica back with its link up", back, None, Some(bound));
+    cx.count("acknowledged writes", record.acked(), "writes");
+    let interruptions = record.interruptions(cx.timing().reply());
+    record.lost(cx).await?;
+    no_findings("no interruption of writes to any shard", &interruptions?)?;
+    Ok(())
+}
+
+/// Whether the replica has been away and is back; a mismatch when another node stopped serving meanwhile.
+async fn replica_back(cx: &Context, shard: &Shard, began: Instant) -> Result<Look<Duration>, Stop> {
+    let view: ClusterView = cx.look().await?;
+    for node in view.nodes.iter().filter(|node| node.member.name != shard.replica.name) {
+        let state = node.info("cluster_state");
+        expect(
+            state == "ok",
+            "cluster_state:ok on every other node",
+            format!("{}: cluster_state:{state}", node.member.name),
+        )?;
+    }
+    let Some(node) = view.of(&shard.replica.name) else {
+        return Ok(Look::NotYet(format!("{} does not answer", shard.replica.name)));
+    };
+    let uptime = {
+        let mut connection = cx.connect(&node.member.address).await?;
+        let info = connection.ask_text(&["INFO", "server"]).await?;
+        let seconds = info
+            .lines()
+            .find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse::<u64>().ok());
+        Duration::from_secs(seconds.unwrap_or(u64::MAX))
+    };
+    Ok(match &node.role {
+        // One second of tolerance: the server's uptime counts whole seconds.
+        _ if uptime > began.elapsed() + Duration::from_secs(1) => {
+            Look::NotYet(format!("{} has not been stopped yet", shard.replica.name))
+        }
+        Role::Replica { link, .. } if link == "connected" => Look::Reached(began.elapsed()),
+        role => Look::NotYet(format!("{}: {role:?}", shard.replica.name)),
+    })
+}

@@ -65,13 +65,15 @@ where
     cx.progress()
         .during(&format!("{}: {what}", cx.case_id()), bound, async {
             loop {
+                let looked = started.elapsed();
                 let seen = match look().await {
                     Ok(Look::Reached(proof)) => return Ok(proof),
                     Ok(Look::NotYet(seen)) => seen,
                     Err(Stop::Error(error)) if error.downcast_ref::<LinkError>().is_some() => format!("{error:#}"),
                     Err(stop) => return Err(stop),
                 };
-                if started.elapsed() >= bound {
+                // The last look begins when the bound has passed: a slow one before says nothing of how things are then.
+                if looked >= bound {
                     return Err(Stop::Mismatch(Mismatch::new(
                         format!("{what}, within {:.1} s", bound.as_secs_f64()),
                         format!("after {:.1} s: {seen}", started.elapsed().as_secs_f64()),

@@ -140,12 +140,17 @@ impl Context {
         Ok(self.shared.target.members().await?)
     }
 
+    /// How long a reply is waited for: `T_reply`, and what the way to the nodes may add.
+    pub fn patience(&self) -> Duration {
+        self.timing().reply() + self.shared.target.detour()
+    }
+
     /// A connection that has not authenticated.
     ///
     /// # Errors
     /// When the node cannot be reached.
     pub async fn connect_raw(&self, address: &Address) -> Result<Connection, LinkError> {
-        let patience = self.timing().reply();
+        let patience = self.patience();
         let stream = tokio::time::timeout(patience, self.shared.target.connect(address))
             .await
             .map_err(|_| LinkError::TimedOut {
@@ -579,7 +584,7 @@ impl Context {
         entry: &Address,
         password: Option<&Secret>,
     ) -> Result<redis::cluster_async::ClusterConnection, redis::RedisError> {
-        let patience = self.timing().reply();
+        let patience = self.patience();
         let resolver = ThroughTarget(self.shared.target.clone());
         let mut builder = redis::cluster::ClusterClientBuilder::new([(entry.host.clone(), entry.port)])
             .async_dns_resolver(resolver)

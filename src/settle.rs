@@ -72,14 +72,15 @@ async fn ask(
     timing: &Timing,
     member: &Member,
 ) -> Result<(String, String, Option<u64>), LinkError> {
-    let stream = tokio::time::timeout(timing.reply(), target.connect(&member.address))
+    let patience = timing.reply() + target.detour();
+    let stream = tokio::time::timeout(patience, target.connect(&member.address))
         .await
         .map_err(|_| LinkError::TimedOut {
             address: member.address.clone(),
             command: "connect".into(),
-            after: timing.reply(),
+            after: patience,
         })??;
-    let mut connection = Connection::new(stream, member.address.clone(), timing.reply());
+    let mut connection = Connection::new(stream, member.address.clone(), patience);
     crate::context::authenticate(&mut connection, target.password().as_ref()).await?;
     let reply = connection.ask(&["INFO", "server"]).await?;
     let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
@@ -133,6 +134,7 @@ pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String>
     let started = Instant::now();
     let waiting = async {
         loop {
+            let looked = started.elapsed();
             let missing = match look(shared).await {
                 Ok(view) => view.not_whole(shape),
                 Err(Stop::Mismatch(mismatch)) => vec![mismatch.to_string()],
@@ -142,7 +144,7 @@ pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String>
             if missing.is_empty() {
                 return Ok(());
             }
-            if started.elapsed() >= bound {
+            if looked >= bound {
                 let mut text = missing.iter().take(5).cloned().collect::<Vec<_>>().join("; ");
                 if missing.len() > 5 {
                     text.push_str(&format!("; and {} more", missing.len() - 5));

@@ -177,7 +177,7 @@ impl Record {
         for ledger in &self.ledgers {
             let mut route = Route::new(cx.shared().target.clone());
             route.entries = members.iter().map(|member| member.address.clone()).collect();
-            route.patience = cx.timing().reply();
+            route.patience = cx.patience();
             let reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await?;
             let there: BTreeSet<u64> = match reply.array() {
                 Some(items) => items.iter().filter_map(|item| item.text()?.parse().ok()).collect(),
@@ -215,7 +215,7 @@ impl Writer {
     /// Starts writing to one ledger in each of `slots`, and returns when each has been acknowledged once.
     ///
     /// # Errors
-    /// When a ledger's first write is not acknowledged within `T_reply`.
+    /// When a ledger's first write is not acknowledged within the patience for one reply.
     pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
         let (stop, stopped) = watch::channel(false);
         let entries: Vec<Address> = cx.members().await?.into_iter().map(|member| member.address).collect();
@@ -239,7 +239,7 @@ impl Writer {
                 .push(tokio::spawn(write_on(route, ledger, stopped.clone(), first)));
             firsts.push(acked);
         }
-        let patience = cx.timing().reply();
+        let patience = cx.patience();
         for (slot, acked) in slots.iter().zip(firsts) {
             match tokio::time::timeout(patience, acked).await {
                 Ok(Ok(())) => {}

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the user says of a target on kind.
 #[derive(Clone, Debug)]
@@ -157,6 +157,10 @@ impl Target for KindTarget {
 
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
         self.inner.connect(address).await
+    }
+
+    fn detour(&self) -> Duration {
+        self.inner.detour()
     }
 
     async fn dial(&self, address: &Address) -> Result<SocketAddr, LinkError> {

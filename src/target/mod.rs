@@ -197,6 +197,12 @@ pub trait Target: Send + Sync {
     /// [`LinkError::Refused`] when the node does not accept, [`LinkError::Unreachable`] when the way to it broke.
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError>;
 
+    /// How much longer than the server itself the way to it may take, where it leads through something that can be busy:
+    /// an API server's streams. A reply is waited for that much longer before a node counts as silent.
+    fn detour(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// A TCP address on this machine through which `address` is reached, for clients that open connections themselves.
     /// It stays valid until `release`.
     ///

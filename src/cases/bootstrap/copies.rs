@@ -254,7 +254,7 @@ async fn look_at(cx: &Context, copy: &dyn DeployedVariant) -> Result<ClusterView
     for member in copy.members().await? {
         let asked = async {
             let stream = copy.connect(&member.address).await?;
-            let mut connection = Connection::new(stream, member.address.clone(), cx.timing().reply());
+            let mut connection = Connection::new(stream, member.address.clone(), cx.patience());
             authenticate(&mut connection, cx.shared().target.password().as_ref()).await?;
             NodeView::ask(&mut connection, member.clone()).await
         };

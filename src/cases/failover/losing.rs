@@ -142,8 +142,9 @@ pub(super) async fn deleting_a_replica(cx: &Context) -> Outcome {
     cx.measure("replica back with its link up", back, None, Some(bound));
     cx.count("acknowledged writes", record.acked(), "writes");
     let interruptions = record.interruptions(cx.timing().reply());
-    record.lost(cx).await?;
-    no_findings("no interruption of writes to any shard", &interruptions?)?;
+    let mut findings = record.lost(cx).await?;
+    findings.extend(interruptions?);
+    no_findings("no interruption of writes to any shard, and every acknowledged write there", &findings)?;
     Ok(())
 }
 

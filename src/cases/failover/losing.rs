@@ -144,7 +144,10 @@ pub(super) async fn deleting_a_replica(cx: &Context) -> Outcome {
     let interruptions = record.interruptions(cx.timing().reply());
     let mut findings = record.lost(cx).await?;
     findings.extend(interruptions?);
-    no_findings("no interruption of writes to any shard, and every acknowledged write there", &findings)?;
+    no_findings(
+        "no interruption of writes to any shard, and every acknowledged write there",
+        &findings,
+    )?;
     Ok(())
 }
 

@@ -22,6 +22,7 @@ use nodes::DockerNodes;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub struct KindTarget {
     nodes: Arc<DockerNodes>,
     /// The cluster, while this run holds its lock.
     cluster: Mutex<Option<Arc<Cluster>>>,
+    /// Whether the cluster was there, made or taken.
+    reached: AtomicBool,
 }
 
 impl std::fmt::Debug for KindTarget {
@@ -82,6 +85,7 @@ impl KindTarget {
             inner,
             nodes,
             cluster: Mutex::default(),
+            reached: AtomicBool::new(false),
         })
     }
 
@@ -194,6 +198,10 @@ impl Target for KindTarget {
             // What is in it goes with it.
             self.inner.abandon().await;
             return cluster.delete(&Progress::silent()).await;
+        }
+        if !self.reached.load(Ordering::Relaxed) {
+            // The cluster was never there for this run: nothing in it is this run's.
+            return self.inner.release().await;
         }
         let unblocked = self.nodes.unblock_all().await;
         self.inner.release().await.and(unblocked)

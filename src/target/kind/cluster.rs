@@ -1,8 +1,10 @@
 //! The kind cluster: taken where a good one runs, made where none does, deleted by whom it belongs to.
 
 use super::children::{ask, check_docker, work};
+use crate::manifest::Parameters;
 use crate::progress::Progress;
 use crate::target::TargetError;
+use crate::target::descriptor::{Descriptor, DescriptorError};
 use crate::target::kubernetes::is_alive;
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -84,7 +86,8 @@ pub fn kubeconfig() -> Result<PathBuf, TargetError> {
     Ok(folder()?.join("kubeconfig"))
 }
 
-/// Makes the cluster, or takes the one that runs; it stays until [`down`]. Gives its kubeconfig.
+/// Makes the cluster, or takes the one that runs, with the canonical deployment's images loaded; it stays until [`down`].
+/// Gives its kubeconfig.
 ///
 /// # Errors
 /// When there is no Docker or kind, another process holds the cluster for too long, or kind fails.
@@ -92,6 +95,11 @@ pub async fn up(progress: &Progress) -> Result<PathBuf, TargetError> {
     let cluster = Cluster::lock("up", progress).await?;
     cluster.ensure(&Maker::Up, progress).await?;
     cluster.belongs_to(&Maker::Up);
+    let unusable = |error: DescriptorError| TargetError::Usage(error.to_string());
+    let canonical = Descriptor::canonical().map_err(unusable)?;
+    let manifest = canonical.manifest(&Parameters::default()).map_err(unusable)?;
+    let images = manifest.map(|manifest| manifest.images()).unwrap_or_default();
+    cluster.load(&images, progress).await?;
     Ok(cluster.kubeconfig.clone())
 }
 

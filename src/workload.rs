@@ -109,6 +109,8 @@ pub struct Record {
     pub began: Instant,
     /// When it was stopped.
     pub ended: Instant,
+    /// Whether the way to the nodes is direct: then nothing but a node can keep a write from being answered.
+    pub direct: bool,
 }
 
 impl Record {
@@ -125,8 +127,8 @@ impl Record {
     /// What interrupted the writing: refusals by a key's owner, and times longer than `limit` in which one ledger had no
     /// acknowledged write while others had. At most one line for each kind and ledger.
     ///
-    /// A write that takes longer than the writer's patience is sent again, and is no interruption by itself: on some
-    /// targets the way to the nodes leads through an API server that can be slow for a moment.
+    /// Where the way to the nodes is direct, so is every write that was sent and not answered. Where it leads through an
+    /// API server, which can be slow for a moment, such a write is sent again and is no interruption by itself.
     ///
     /// # Errors
     /// When no ledger had an acknowledged write for longer than `limit`, with nobody refusing: then the way to the nodes
@@ -136,9 +138,13 @@ impl Record {
         let mut stall = Duration::ZERO;
         for ledger in &self.ledgers {
             for write in &ledger.writes {
-                if let Fate::Refused(text) = &write.fate {
-                    told.insert(format!("slot {}: refused: {text}", ledger.slot));
-                }
+                match &write.fate {
+                    Fate::Refused(text) => told.insert(format!("slot {}: refused: {text}", ledger.slot)),
+                    Fate::Indeterminate(text) if self.direct => {
+                        told.insert(format!("slot {}: no reply: {text}", ledger.slot))
+                    }
+                    Fate::Acked | Fate::Unsent(_) | Fate::Indeterminate(_) => false,
+                };
             }
             for (from, until) in ledger.gaps(self.began, self.ended, limit) {
                 let others = self.ledgers.iter().filter(|other| other.slot != ledger.slot);
@@ -209,6 +215,7 @@ pub struct Writer {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<Ledger>>,
     began: Instant,
+    direct: bool,
 }
 
 impl Writer {
@@ -223,6 +230,7 @@ impl Writer {
             stop,
             tasks: Vec::new(),
             began: Instant::now(),
+            direct: cx.shared().target.detour().is_zero(),
         };
         let mut firsts = Vec::new();
         for slot in slots {
@@ -276,6 +284,7 @@ impl Writer {
             ledgers,
             began: self.began,
             ended: Instant::now(),
+            direct: self.direct,
         }
     }
 }
@@ -425,6 +434,7 @@ mod tests {
             ledgers: slots.collect(),
             began,
             ended: began + Duration::from_millis(millis),
+            direct: false,
         }
     }
 
@@ -473,6 +483,17 @@ mod tests {
             record(began, vec![stalled(), stalled()], 10000).interruptions(limit),
             Err(Stop::Error(_))
         ));
+    }
+
+    #[test]
+    fn an_unanswered_write_is_an_interruption_where_the_way_is_direct() {
+        let began = Instant::now();
+        let hiccup = steady(began, 2000..2050, &Fate::Indeterminate("closed".into()));
+        let mut record = record(began, vec![hiccup, steady(began, 0..0, &Fate::Acked)], 10000);
+        let limit = Duration::from_secs(5);
+        assert!(record.interruptions(limit).unwrap().is_empty());
+        record.direct = true;
+        assert_eq!(record.interruptions(limit).unwrap(), ["slot 0: no reply: closed"]);
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::Restart],
         features: &[],
-        bound: "no refused write, no shard silent for T_reply; back within T_shutdown + T_sched + T_sync",
+        bound: "no failed write (through an API server: none refused, no shard silent for T_reply); back within T_shutdown + T_sched + T_sync",
         controls: &[],
         method: "Writes to every shard all the time while a replica is stopped and comes back: no owner may refuse a write, no shard \
                  may be silent while others are served, and every other node must say `cluster_state:ok` at every look.",

@@ -241,7 +241,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
         features: &[],
-        bound: "no refused write, no shard silent for T_reply; flag `fail` within T_fail",
+        bound: "no failed write (through an API server: none refused, no shard silent for T_reply); flag `fail` within T_fail",
         controls: &[],
         method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No owner \
                  may refuse a write, no shard may be silent while others are served, every other node must say `cluster_state:ok` throughout, and all of them must flag the \

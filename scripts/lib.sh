@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What setup, run and test share. Sourced, never run.
+# What setup, images, run and test share. Sourced, never run.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Everything that takes long to make lives outside the tree, so that a fresh clone finds it again.
@@ -99,4 +99,153 @@ step() {
         printf '== %4d s  FAILED after %d s with exit code %d: %s\n' "$SECONDS" $((SECONDS - start)) "$rc" "$title" >&2
     fi
     return "$rc"
+}
+
+# ---------------------------------------------------------------- Debian packages
+
+mirror() {
+    if [ -n "${DEBIAN_MIRROR:-}" ]; then
+        printf '%s\n' "${DEBIAN_MIRROR%/}"
+        return
+    fi
+    local uri
+    # The archive that apt uses here for the main suite; not the ones of security updates or of third parties.
+    # shellcheck disable=SC2016 # apt's variables, not the shell's
+    uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(CODENAME)' 'Created-By: Packages' 2>/dev/null |
+        awk -v suite="${DEBIAN_SUITE:-bookworm}" '$1 ~ /^https?:/ && ($2 == suite || $3 == suite) && $1 ~ /debian\/?$/ { print $1; exit }')
+    uri=${uri:-http://deb.debian.org/debian}
+    printf '%s\n' "${uri%/}"
+}
+
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+
+# On Debian a server's package starts its daemon. The tests start servers of their own, on ports of their own: a
+# redis-server on 6379 would only be in the way. This is how Debian lets an administrator say so.
+without_daemons() {
+    local policy=/usr/sbin/policy-rc.d rc=0
+    if [ -e $policy ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod +x $policy
+    "$@" || rc=$?
+    as_root rm -f $policy
+    return $rc
+}
+
+apt_install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; }
+
+install_packages() { # TITLE DURATION PACKAGE...
+    local title=$1 duration=$2 package missing=()
+    shift 2
+    for package in "$@"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || die "no apt-get here: the set-up knows Debian 12 only" "install by hand: ${missing[*]}"
+    if [ -z "${apt_updated:-}" ]; then
+        # A third party's source that does not answer is no reason to stop: apt-get install says whether something lacks.
+        logged "reading Debian's package lists" "a few seconds" "$LOGS/apt-update.log" as_root apt-get update -q ||
+            say "  went on with what could be read"
+        apt_updated=1
+    fi
+    logged "installing $title: ${missing[*]}" "$duration" "$LOGS/apt-install.log" without_daemons apt_install "${missing[@]}" ||
+        die "apt-get could not install: ${missing[*]}" "see $LOGS/apt-install.log; try 'apt-get install ${missing[*]}' by hand"
+    if [ -d /run/systemd/system ] && [[ " ${missing[*]} " == *" redis-server "* ]]; then
+        as_root systemctl disable --quiet redis-server
+    fi
+}
+
+# apt_elsewhere SUITES...: makes apt options in $apt_options that read those archives and leave the host's sources alone.
+apt_elsewhere() {
+    local dir=$CACHE/apt
+    mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial"
+    printf '%s\n' "$@" >"$dir/sources.list"
+    apt_options=(-q -o "Dir::Etc::sourcelist=$dir/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$dir/lists"
+        -o "Dir::Cache=$dir/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none)
+    apt-get "${apt_options[@]}" update
+}
+
+# ---------------------------------------------------------------- images
+
+# The label by which an image tells what it was made from.
+LABEL=redis-cluster-conformance.key
+
+docker_answers() { timeout 20 docker info >/dev/null 2>&1; }
+
+# Steps that run under "logged ... || die" are chained by &&: bash does not apply "set -e" inside them.
+
+image_present() { docker image inspect "$1" >/dev/null 2>&1; }
+image_key() { docker image inspect -f "{{index .Config.Labels \"$LABEL\"}}" "$1" 2>/dev/null || true; }
+
+# Can the image be pulled? Pulls it if so. A registry that does not answer must not cost minutes: the manifest has to come
+# within 20 s (then the layers may take their time).
+pull() {
+    local image=$1 log=$LOGS/pull.log pid
+    : >"$log"
+    docker pull "$image" >"$log" 2>&1 </dev/null 9>&- &
+    pid=$!
+    for _ in {1..80}; do
+        if ! kill -0 "$pid" 2>/dev/null || grep -q 'Pulling from' "$log"; then break; fi
+        sleep 0.25
+    done
+    if kill -0 "$pid" 2>/dev/null; then
+        if grep -q 'Pulling from' "$log"; then say "  pulling ${image%@*} (minutes, by the line's speed)"; else kill "$pid"; fi
+    fi
+    wait "$pid" 2>/dev/null
+}
+
+# from_cache IMAGE KEY FILE: an image whose tar is in the cache; Docker's own store may have been emptied since.
+from_cache() {
+    local image=$1 want=$2 file=$3
+    [ -e "$file" ] || return 1
+    logged "loading $image from the cache" "up to 30 s" "$LOGS/load.log" docker load -i "$file" || return 1
+    [ "$(image_key "$image")" = "$want" ]
+}
+
+# keep IMAGE FILE: saved under another name first, so that a killed save leaves no half file behind.
+keep() {
+    docker save -o "$2.new" "$1" && mv "$2.new" "$2"
+}
+
+build_base() { # SUITE IMAGE
+    local new=$CACHE/base.new option value options=()
+    # Whether a mirror may be behind is for this machine's apt to say; the suites that still move are soon "expired" there.
+    for option in Acquire::Check-Valid-Until Acquire::Check-Date; do
+        value=$(apt-config dump --format '%v' "$option")
+        if [ -n "$value" ]; then options+=("--aptopt=$option \"$value\""); fi
+    done
+    # No documentation and no translations: nothing here reads them.
+    mmdebstrap --variant=minbase --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+        "${options[@]}" --format=tar "$1" "$new" "deb $(mirror) $1 main" &&
+        docker import "$new" "$2" &&
+        rm -f "$new" &&
+        keep "$2" "$CACHE/base-$1.tar"
+}
+
+# set_up_base SUITE: sets $base to the image that others start from: Debian's own where it can be had, else one made by
+# mmdebstrap.
+set_up_base() {
+    local suite=$1
+    base=debian:$suite-slim
+    if image_present "$base"; then return; fi
+    if [ "${no_registry:-}" = '' ] && pull "$base"; then return; fi
+    no_registry=1
+    base=redis-cluster-conformance/debian:$suite
+    if image_present "$base"; then return; fi
+    if [ -e "$CACHE/base-$suite.tar" ] && docker load -q -i "$CACHE/base-$suite.tar" >/dev/null 2>&1; then return; fi
+    install_packages "mmdebstrap" "10 s" mmdebstrap
+    logged "a minimal Debian $suite as base image" "20 s" "$LOGS/base.log" build_base "$suite" "$base" ||
+        die "the base image could not be built" "see $LOGS/base.log"
+}
+
+# one_at_a_time: two that make the same thing would only get in each other's way. Until the script ends.
+one_at_a_time() {
+    exec 9>"$CACHE/setup.lock"
+    if ! flock -n 9; then
+        say "- waiting for another scripts/setup or scripts/images to end"
+        flock 9
+    fi
 }

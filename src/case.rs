@@ -3,6 +3,7 @@
 //! A case is a value in a static table, so that it can be listed, explained, selected and counted without a cluster.
 
 use crate::context::Context;
+pub use crate::feature::Feature;
 use crate::verdict::Outcome;
 use futures::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,9 @@ pub enum Impact {
     ReadOnly,
     /// It writes keys of its own, and removes them.
     Writes,
+    /// It leaves the deployment alone: it makes servers of its own beside it, from the same configuration, and does with
+    /// them what it likes.
+    Apart,
     /// It breaks nodes or links, or changes the topology, and puts all back.
     Disruptive,
 }
@@ -113,14 +117,37 @@ pub enum Capability {
     Variant,
     /// Drop packets on chosen links of a copy of the deployment.
     CutLink,
+    /// Stop a node and bring it back under another address, with its data.
+    NewAddress,
+    /// Take a node off the network, clients and bus, and put it back.
+    Disconnect,
+    /// Make servers of its own beside the deployment, from the same configuration.
+    Scratch,
+    /// Run a program where a server runs: the deployment's own command-line client, for example.
+    Exec,
+    /// Read and change the files of a server that is stopped.
+    Files,
 }
 
-/// What an implementation offers beyond the common ground; probed on the server, never claimed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Feature {
-    /// `CLUSTER SHARDS` (Redis 7.0).
-    ClusterShards,
+/// A row of the catalogue that is no case on any target.
+#[derive(Clone, Copy, Debug)]
+pub struct Omission {
+    /// The catalogue's identifier.
+    pub id: CaseId,
+    /// A fact in the present tense, at most 80 characters.
+    pub title: &'static str,
+    /// One normative sentence with MUST or SHOULD.
+    pub requirement: &'static str,
+    /// Where the requirement comes from.
+    pub source: &'static str,
+    /// How binding it is.
+    pub level: Level,
+    /// The part of the catalogue.
+    pub profile: Profile,
+    /// The seed assertions that it belongs to.
+    pub seed: &'static [Seed],
+    /// Why there is no case, and which cases show the harm all the same.
+    pub reason: &'static str,
 }
 
 /// The body of a case.

@@ -1,12 +1,15 @@
 //! The command line: parsed here, and what each command prints.
 
-use crate::case::{Case, Impact, Profile};
-use crate::cases;
+use crate::budget::{self, Costs};
+use crate::case::{Case, CaseId, Impact, Profile};
 use crate::cluster::connection::Address;
+use crate::contents;
+use crate::controls;
 use crate::exit;
 use crate::manifest::parameters::Parameters;
 use crate::progress::Progress;
-use crate::report::{self, Strictness};
+use crate::report::repeat::{self, Repeat};
+use crate::report::{self, Run, Strictness};
 use crate::request::{Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
@@ -16,9 +19,10 @@ use crate::target::{Secret, TargetError, TargetKind, kind};
 use crate::timing::Timing;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::fmt::Write as _;
+use futures::FutureExt;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How wide the report is, whatever the terminal: it is read in logs too.
@@ -27,9 +31,11 @@ const WIDTH: usize = 110;
 /// Says, with evidence, whether a Redis Cluster deployment keeps its promises.
 ///
 /// Examples:
-///   redis-cluster-conformance run --target processes             a first verdict, in two minutes, without Docker
+///   redis-cluster-conformance run --target processes             a first verdict, in seven minutes, without Docker
 ///   redis-cluster-conformance run                                the whole suite on a kind cluster of its own
 ///   redis-cluster-conformance run A1 AUTH --target kubernetes --namespace shop
+///   redis-cluster-conformance run --target processes --budget 2m what matters most, in two minutes
+///   redis-cluster-conformance run --target processes --repeat 10 ten runs, and every verdict that changed
 ///   redis-cluster-conformance explain FAIL-01
 ///
 /// Exit codes: 0 conformant, 1 not conformant, 2 usage, 3 the target or the suite broke, 4 nothing selected.
@@ -56,6 +62,20 @@ enum Command {
     Explain {
         /// The case's id: SLOT-03.
         id: String,
+    },
+    /// Judge deployments that are deliberately wrong, and print which cases fail on which: the proof that they can fail.
+    Controls {
+        /// Parts of controls' names. Without any: all.
+        names: Vec<String>,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the table of typical times that --budget reckons with, from a run over processes.
+    #[command(hide = true)]
+    Costs {
+        /// The run's run.json.
+        run: PathBuf,
     },
     /// Make the kind cluster, with the images loaded, and leave it for runs to come.
     Up,
@@ -92,6 +112,7 @@ enum ProfileName {
 enum ImpactName {
     ReadOnly,
     Writes,
+    Apart,
     Disruptive,
 }
 
@@ -110,6 +131,7 @@ impl SelectionArguments {
             at_most: self.impact.map(|impact| match impact {
                 ImpactName::ReadOnly => Impact::ReadOnly,
                 ImpactName::Writes => Impact::Writes,
+                ImpactName::Apart => Impact::Apart,
                 ImpactName::Disruptive => Impact::Disruptive,
             }),
         }
@@ -159,7 +181,7 @@ struct RunArguments {
     /// kubernetes: apply the description's manifest in the namespace, instead of judging what is there.
     #[arg(long)]
     apply: bool,
-    /// The server's image.
+    /// The server's image. docker: redis-cluster-conformance/redis:7.0 without it.
     #[arg(long)]
     image: Option<String>,
     /// The storage class of the volumes.
@@ -168,6 +190,14 @@ struct RunArguments {
     /// The CPU that each server's container requests.
     #[arg(long, value_name = "QUANTITY")]
     cpu_request: Option<String>,
+    /// So many whole runs, one after another, each in a folder of its own (DIR/1, DIR/2, …), with a summary of every
+    /// verdict that changed. Such a change makes the exit code 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    repeat: Option<u16>,
+    /// Only as many cases as are likely to fit in this time (5m, 90s): core first, must before should, the quick ones
+    /// first. The others are reported as skipped.
+    #[arg(long, value_name = "TIME", value_parser = budget::parse)]
+    budget: Option<Duration>,
     /// Run disruptive cases also on a deployment that this run did not make.
     #[arg(long)]
     allow_disruptive: bool,
@@ -204,6 +234,8 @@ pub async fn main() -> u8 {
         Command::Run(arguments) => run(&arguments).await,
         Command::List { selection, json } => list(&selection.selection(), json),
         Command::Explain { id } => explain(&id),
+        Command::Controls { names, json } => controls(&names, json).await,
+        Command::Costs { run } => costs(&run),
         Command::Up => up().await,
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),
@@ -218,94 +250,57 @@ pub async fn main() -> u8 {
 }
 
 fn list(selection: &Selection, json: bool) -> anyhow::Result<u8> {
-    let cases = selection.cases().map_err(anyhow::Error::msg)?;
-    if cases.is_empty() {
+    let rows = selection.rows().map_err(anyhow::Error::msg)?;
+    if rows.is_empty() {
         anstream::eprintln!("no case is selected");
         return Ok(exit::NOTHING_SELECTED);
     }
     if json {
-        anstream::println!(
-            "{}",
-            serde_json::to_string_pretty(&cases.iter().map(|case| listed(case)).collect::<Vec<_>>())?
-        );
-        return Ok(exit::CONFORMANT);
+        anstream::println!("{}", serde_json::to_string_pretty(&contents::listed(&rows))?);
+    } else {
+        anstream::print!("{}", contents::list(&rows));
     }
-    for case in &cases {
-        let seed: Vec<String> = case.seed.iter().map(|seed| format!("{seed:?}")).collect();
-        let impact = word(&case.impact);
-        anstream::println!(
-            "{:<9} {:<7} {:<11} {:<17} {}",
-            case.id,
-            word(&case.level),
-            impact,
-            seed.join(","),
-            case.title
-        );
-    }
-    anstream::println!("{} cases", cases.len());
     Ok(exit::CONFORMANT)
-}
-
-/// A case as `list --json` gives it.
-fn listed(case: &Case) -> serde_json::Value {
-    serde_json::json!({
-        "id": case.id, "title": case.title, "requirement": case.requirement, "source": case.source,
-        "level": case.level, "profile": case.profile, "seed": case.seed, "impact": case.impact,
-        "needs": case.needs, "features": case.features, "controls": case.controls,
-    })
-}
-
-/// The word by which reports write an enumerated value.
-fn word(value: &impl serde::Serialize) -> String {
-    let value = serde_json::to_value(value).unwrap_or_default();
-    value.as_str().map(str::to_owned).unwrap_or_default()
 }
 
 fn explain(id: &str) -> anyhow::Result<u8> {
-    let Some(case) = cases::find(id) else {
+    let Some(row) = contents::find(id) else {
         bail!("no case has the id \"{id}\"; `list` shows them");
     };
-    let mut text = format!("{}  {}\n\n{}\n\n", case.id, case.title, case.requirement);
-    let words = |values: Vec<String>| {
-        if values.is_empty() {
-            "nothing special".to_owned()
-        } else {
-            values.join(", ")
-        }
-    };
-    let seed = case
-        .seed
-        .iter()
-        .map(|seed| format!("{seed:?} {}", seed.title()))
-        .collect();
-    for (name, value) in [
-        ("level", word(&case.level)),
-        ("profile", word(&case.profile)),
-        ("seed assertions", words(seed)),
-        ("source", case.source.to_owned()),
-        ("how it is checked", case.method.to_owned()),
-        ("impact", word(&case.impact)),
-        ("needs", words(case.needs.iter().map(word).collect())),
-        ("features", words(case.features.iter().map(word).collect())),
-        ("time limit", case.bound.to_owned()),
-    ] {
-        writeln!(text, "{name}: {value}")?;
-    }
-    let mentioned = crate::timing::TIMINGS.iter().filter(|named| {
-        case.bound
-            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .any(|part| part == named.name)
-    });
-    for named in mentioned {
-        writeln!(text, "  {} = {}: {}", named.name, named.formula, named.reason)?;
-    }
-    writeln!(text, "\nredis-cluster-conformance run {} --target processes", case.id)?;
-    anstream::print!("{text}");
+    anstream::print!("{}", contents::explain(row));
     Ok(exit::CONFORMANT)
 }
 
+fn costs(run: &Path) -> anyhow::Result<u8> {
+    anstream::print!("{}", Costs::table(&report::json::read(run)?));
+    Ok(exit::CONFORMANT)
+}
+
+async fn controls(names: &[String], json: bool) -> anyhow::Result<u8> {
+    let named = |control: &&controls::Control| {
+        names.is_empty() || names.iter().any(|name| control.name.contains(name.as_str()))
+    };
+    let selected: Vec<&controls::Control> = controls::all().filter(named).collect();
+    if selected.is_empty() {
+        anstream::eprintln!("no control is selected");
+        return Ok(exit::NOTHING_SELECTED);
+    }
+    let judged = controls::judge(&selected, &Progress::stderr()).await;
+    if json {
+        anstream::println!("{}", serde_json::to_string_pretty(&judged)?);
+    } else {
+        anstream::print!("{}", controls::matrix(&judged));
+    }
+    let as_they_must = judged.iter().all(|judged| judged.complaints.is_empty());
+    Ok(if as_they_must {
+        exit::CONFORMANT
+    } else {
+        exit::NOT_CONFORMANT
+    })
+}
+
 impl RunArguments {
-    fn request(&self) -> anyhow::Result<Request> {
+    fn request(&self, run_id: String) -> anyhow::Result<Request> {
         let password = match (&self.password_env, &self.password_file) {
             (Some(name), _) => Some(std::env::var(name).with_context(|| format!("the environment variable {name}"))?),
             (None, Some(path)) => {
@@ -341,7 +336,7 @@ impl RunArguments {
             apply: self.apply,
             keep: self.keep,
             overrides: self.timing.clone(),
-            ..Request::new(self.target, new_run_id())
+            ..Request::new(self.target, run_id)
         })
     }
 }
@@ -352,21 +347,89 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
         anstream::eprintln!("no case is selected");
         return Ok(exit::NOTHING_SELECTED);
     }
-    let request = arguments.request()?;
+    let left_out = match arguments.budget {
+        Some(budget) => {
+            let makes = matches!(arguments.target, TargetKind::Processes);
+            let plan = Costs::default().plan(&cases, budget, makes);
+            if plan.chosen.is_empty() {
+                anstream::eprintln!("no case fits in {} s", budget.as_secs());
+                return Ok(exit::NOTHING_SELECTED);
+            }
+            anstream::eprintln!(
+                "budget {} s: {} of {} cases, which typically take {} s{}",
+                budget.as_secs(),
+                plan.chosen.len(),
+                cases.len(),
+                plan.likely.as_secs(),
+                if makes {
+                    " with their deployment"
+                } else {
+                    " once the deployment is there"
+                }
+            );
+            let reason = format!("left out by the budget of {} s", budget.as_secs());
+            plan.left_out.iter().map(|case| (case.id, reason.clone())).collect()
+        }
+        None => BTreeMap::new(),
+    };
+    // One for all runs: what comes between two of them is not lost.
+    let interrupted = surroundings::interrupted().boxed_local().shared();
+    let Some(asked) = arguments.repeat else {
+        let run = run_once(arguments, cases, left_out, new_run_id(), &arguments.out, interrupted).await?;
+        return Ok(exit::of(&run));
+    };
+    let mut runs = Vec::new();
+    for number in 1..=asked {
+        anstream::eprintln!("\nrun {number} of {asked}");
+        let out = arguments.out.join(number.to_string());
+        // Two within a second must not have one name.
+        let id = format!("{}-{number}", new_run_id());
+        let run = run_once(
+            arguments,
+            cases.clone(),
+            left_out.clone(),
+            id,
+            &out,
+            interrupted.clone(),
+        )
+        .await?;
+        let (code, more) = (exit::of(&run), repeat::goes_on(&run));
+        runs.push((run, code));
+        // After every run: a killed one leaves the summary of those before it.
+        Repeat::of(asked.into(), &runs).write(&arguments.out)?;
+        if !more {
+            break;
+        }
+    }
+    let repeat = Repeat::of(asked.into(), &runs);
+    anstream::print!("{}", repeat.render(&arguments.out));
+    Ok(repeat.exit_code())
+}
+
+/// One whole run: the target is made, judged and removed, and its report stands in `out`.
+async fn run_once(
+    arguments: &RunArguments,
+    cases: Vec<&'static Case>,
+    left_out: BTreeMap<CaseId, String>,
+    run_id: String,
+    out: &Path,
+    interrupted: impl Future<Output = ()>,
+) -> anyhow::Result<Run> {
+    let request = arguments.request(run_id)?;
     let target = request.target()?;
-    std::fs::create_dir_all(&arguments.out)
-        .with_context(|| format!("{}: the reports' folder", arguments.out.display()))?;
+    std::fs::create_dir_all(out).with_context(|| format!("{}: the reports' folder", out.display()))?;
     let progress = Progress::stderr();
     progress.line(format!(
         "run {}: {} cases over target {}",
         request.run_id,
-        cases.len(),
+        cases.len() - left_out.len(),
         arguments.target
     ));
     let options = runner::Options {
         cases,
+        left_out,
         allow_disruptive: arguments.allow_disruptive,
-        out: Some(arguments.out.clone()),
+        out: Some(out.to_owned()),
         strictness: Strictness {
             strict: arguments.strict,
             require_all: arguments.require_all,
@@ -374,23 +437,19 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
         run_id: request.run_id.clone(),
         overrides: arguments.timing.clone(),
         colour: colour(std::io::stderr().is_terminal()),
+        heedless: false,
     };
     let written = std::cell::RefCell::new(Ok(()));
-    let update = |run: &report::Run| {
-        if let Err(error) = report::write(run, &arguments.out) {
+    let update = |run: &Run| {
+        if let Err(error) = report::write(run, out) {
             *written.borrow_mut() = Err(error);
         }
     };
-    let run = runner::run(target, &options, &progress, surroundings::interrupted(), &update).await;
-    let text = report::terminal::render(
-        &run,
-        colour(std::io::stdout().is_terminal()),
-        Some(WIDTH),
-        Some(&arguments.out),
-    );
+    let run = runner::run(target, &options, &progress, interrupted, &update).await;
+    let text = report::terminal::render(&run, colour(std::io::stdout().is_terminal()), Some(WIDTH), Some(out));
     anstream::print!("{text}");
     written.into_inner().context("the reports could not be written")?;
-    Ok(exit::of(&run))
+    Ok(run)
 }
 
 /// Whether output to a stream should be coloured: on a terminal, unless NO_COLOR says otherwise.

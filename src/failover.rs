@@ -4,12 +4,17 @@
 //! It is done once in a run, by the first case that asks, so that one failover pays for all of them. Each expectation
 //! is kept apart: what one case fails on does not fail the others.
 
+mod watch;
+
+pub use watch::{Health, Sighting, Watched};
+
 use crate::check::{Look, eventually, expect};
 use crate::cluster::node::{Member, NodeId, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::verdict::{Mismatch, Stop};
 use crate::workload::{Record, Writer};
+use futures::FutureExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,8 +32,12 @@ pub struct Failover {
     pub epoch_before: u64,
     /// How long it took from the fault until the successor said it is a master.
     pub promotion: Result<Duration, Mismatch>,
+    /// The view of all nodes before the fault.
+    pub before: ClusterView,
     /// The view of the survivors once writes had come back.
     pub during: ClusterView,
+    /// The view of all nodes after the victim had come back.
+    pub after: ClusterView,
     /// The preloaded keys that could not be read by value from the survivors, or how many there were.
     pub data: Result<usize, Mismatch>,
     /// How long it took from the end of the fault until the victim was a synchronised replica of its successor.
@@ -37,6 +46,12 @@ pub struct Failover {
     pub writes: Record,
     /// When the fault was begun.
     pub fault: Instant,
+    /// When the victim's server had ended.
+    pub gone: Instant,
+    /// When the fault was undone.
+    pub restored: Instant,
+    /// What every node said of the victim, and of a key of its shard, at every look from before the fault on.
+    pub watched: Watched,
     /// The acknowledged writes that were not there at the end.
     pub lost: Vec<String>,
 }
@@ -48,6 +63,24 @@ impl Failover {
             ledger.longest_gap(self.fault, self.writes.ended)
         })
     }
+}
+
+/// What was seen while a replica was kept away for longer than it takes to detect that, with writes to every shard.
+#[derive(Debug)]
+pub struct Absence {
+    /// The replica.
+    pub replica: Member,
+    /// Nodes that did not say `cluster_state:ok` at some look, or did not answer; each told once.
+    pub not_ok: Vec<String>,
+    /// How long it took until every other node flagged the replica `fail`.
+    pub flagged: Result<Duration, Mismatch>,
+    /// How long it took until every other node showed it as `slave,fail` in `CLUSTER NODES` and left it out of
+    /// `CLUSTER SLOTS`.
+    pub hidden: Result<Duration, Mismatch>,
+    /// What the continuous writer did, one ledger a shard.
+    pub writes: Record,
+    /// The acknowledged writes that were not there at the end.
+    pub lost: Vec<String>,
 }
 
 /// The observed failover of this run; the first case that asks makes it happen.
@@ -107,15 +140,41 @@ impl Shard {
     }
 }
 
-/// Picks a shard whose master can be broken: found by `ROLE`, never by a pod's number.
+/// Picks a shard whose master can be broken: found by `ROLE`, never by a pod's number. A shard that has
+/// just had an election cannot be relied on for another (see [`Context::no_vote_for`]): it is passed over, and where every
+/// shard has had one, the first that is free again is waited for.
 ///
 /// # Errors
 /// A mismatch when no master has a connected replica.
-pub fn pick_shard(view: &ClusterView) -> Result<Shard, Mismatch> {
+pub async fn pick_shard(cx: &Context, view: &ClusterView) -> Result<Shard, Stop> {
+    let soonest = shards(view)
+        .into_iter()
+        .min_by_key(|shard| cx.no_vote_for(&[&shard.master_id, &shard.replica_id]));
+    let Some(shard) = soonest else {
+        return Err(Mismatch::new("a master that owns slots and has a connected replica", "none").into());
+    };
+    until_votes(cx, &shard.master, &[&shard.master_id, &shard.replica_id]).await;
+    Ok(shard)
+}
+
+/// Waits until a shard, named by its master and the ids of its nodes, can be relied on for an election after its last one
+/// (see [`Context::no_vote_for`]).
+pub async fn until_votes(cx: &Context, master: &Member, ids: &[&str]) {
+    let wait = cx.no_vote_for(ids);
+    if !wait.is_zero() {
+        let what = format!("{}: the masters may vote about {} again", cx.case_id(), master.name);
+        cx.note_time(&what);
+        cx.progress().during(&what, wait, tokio::time::sleep(wait)).await;
+    }
+}
+
+/// Every shard whose master can be broken, in the order of the masters.
+fn shards(view: &ClusterView) -> Vec<Shard> {
     let owned = |id: &str| {
         let line = view.by_id(id)?.myself()?;
         line.slots.first().map(|range| range.first)
     };
+    let mut found = Vec::new();
     for master in view.masters() {
         let Some((line, slot)) = master.myself().and_then(|line| Some((line, owned(&line.id)?))) else {
             continue;
@@ -130,7 +189,7 @@ pub fn pick_shard(view: &ClusterView) -> Result<Shard, Mismatch> {
             .masters()
             .filter_map(|other| other.myself())
             .filter(|other| other.id != line.id);
-        return Ok(Shard {
+        found.push(Shard {
             master: master.member.clone(),
             master_id: line.id.clone(),
             replica: replica.member.clone(),
@@ -139,10 +198,7 @@ pub fn pick_shard(view: &ClusterView) -> Result<Shard, Mismatch> {
             other_slots: others.filter_map(|other| owned(&other.id)).collect(),
         });
     }
-    Err(Mismatch::new(
-        "a master that owns slots and has a connected replica",
-        "none",
-    ))
+    found
 }
 
 /// The highest current epoch that any node reports.
@@ -156,20 +212,64 @@ pub fn highest_epoch(view: &ClusterView) -> u64 {
 
 async fn make_happen(cx: &Context) -> Result<Failover, Stop> {
     let view = cx.view().await?;
-    let shard = pick_shard(&view)?;
+    let shard = pick_shard(cx, &view).await?;
     let epoch_before = highest_epoch(&view);
     preload(cx, &shard).await?;
     let writer = Writer::start(cx, &shard.slots()).await?;
+    let watch = watch::Watch::new(&view, &shard, preloaded(cx, &shard).swap_remove(0));
+    let mut watching = Box::pin(watch.on(cx)).fuse();
+    let mut happening = Box::pin(stop_and_return(cx, &shard, &watch)).fuse();
+    let seen = futures::select_biased! {
+        seen = happening => seen?,
+        () = watching => return Err(anyhow::anyhow!("the watch of the nodes ended by itself").into()),
+    };
+    drop((happening, watching));
+    let after = cx.look().await?;
+    let writes = writer.stop().await;
+    let lost = writes.lost(cx).await?;
+    remove_preloaded(cx, &shard).await?;
+    Ok(Failover {
+        victim: (shard.master, shard.master_id),
+        successor: (shard.replica, shard.replica_id),
+        epoch_before,
+        promotion: seen.promotion,
+        before: view,
+        during: seen.during,
+        after,
+        data: seen.data,
+        returned: seen.returned,
+        writes,
+        fault: seen.fault,
+        gone: seen.gone,
+        restored: seen.restored,
+        watched: watch.into_watched(),
+        lost,
+    })
+}
+
+/// What the fault and the return gave.
+struct Seen {
+    fault: Instant,
+    gone: Instant,
+    restored: Instant,
+    promotion: Result<Duration, Mismatch>,
+    during: ClusterView,
+    data: Result<usize, Mismatch>,
+    returned: Result<Duration, Mismatch>,
+}
+
+/// Stops the master, waits for its successor, and lets it come back.
+async fn stop_and_return(cx: &Context, shard: &Shard, watch: &watch::Watch) -> Result<Seen, Stop> {
     let fault = Instant::now();
     let timing = cx.timing();
     let patience = timing.shutdown() + timing.failover_retry();
     let what = format!("{} is promoted", shard.replica);
     let watched = async {
         let (injected, promotion) = futures::join!(
-            cx.inject(Fault::KeepAway, &shard.master),
-            eventually(cx, &what, patience, async || { promoted(cx, &shard, fault).await })
+            async { cx.inject(Fault::KeepAway, &shard.master).await.map(|_| Instant::now()) },
+            eventually(cx, &what, patience, async || { promoted(cx, shard, fault).await })
         );
-        injected?;
+        let gone = injected?;
         let promotion = kept(promotion)?;
         let mut during = ClusterView::default();
         let mut data = Err(Mismatch::new(
@@ -200,12 +300,26 @@ async fn make_happen(cx: &Context) -> Result<Failover, Stop> {
                 .await,
             )?
             .ok();
-            data = kept(read_back(cx, &shard).await)?;
+            data = kept(read_back(cx, shard).await)?;
             during = cx.look().await?;
+            // Almost always done by now; a survivor that is late must not be cut off by the victim's return.
+            let what = format!("every survivor flags {} as fail", shard.master.name);
+            let flagged = eventually(cx, &what, timing.fail(), async || {
+                Ok(match watch.unflagged() {
+                    none if none.is_empty() => Look::Reached(()),
+                    others => Look::NotYet(format!("not yet by {}", others.join(", "))),
+                })
+            });
+            kept(flagged.await)?.ok();
         }
-        Ok((promotion, during, data))
+        Ok((gone, promotion, during, data))
     };
-    let (promotion, during, data) = with_cleanup(watched, cx.undo_faults()).await?;
+    let mut restored = Instant::now();
+    let undo = async {
+        restored = Instant::now();
+        cx.undo_faults().await
+    };
+    let (gone, promotion, during, data) = with_cleanup(watched, undo).await?;
     let back = Instant::now();
     let returned = kept(
         eventually(
@@ -215,24 +329,18 @@ async fn make_happen(cx: &Context) -> Result<Failover, Stop> {
                 shard.master.name, shard.replica.name
             ),
             timing.scheduling() + timing.sync() + Duration::from_secs(2),
-            async || returned(cx, &shard, back).await,
+            async || returned(cx, shard, back).await,
         )
         .await,
     )?;
-    let writes = writer.stop().await;
-    let lost = writes.lost(cx).await?;
-    remove_preloaded(cx, &shard).await?;
-    Ok(Failover {
-        victim: (shard.master, shard.master_id),
-        successor: (shard.replica, shard.replica_id),
-        epoch_before,
+    Ok(Seen {
+        fault,
+        gone,
+        restored,
         promotion,
         during,
         data,
         returned,
-        writes,
-        fault,
-        lost,
     })
 }
 

@@ -3,31 +3,43 @@
 //! The map of this tree, one way only: `cli` and `tests/conformance.rs` → [`runner`] → [`cases`] → [`check`], [`context`] →
 //! [`cluster`] (what is known of Redis) and [`target`] (reaching the deployment). [`report`] sees a finished run only.
 //!
-//! - **Asked for:** [`cli`], [`selection`] (which cases), [`request`] (which target), [`surroundings`] (what the machine
+//! - **Asked for:** [`cli`], [`selection`] and [`budget`] (which cases), [`contents`] (the cases as people read them), [`request`] (which target), [`surroundings`] (what the machine
 //!   has), [`exit`] (the codes).
 //! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`].
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
-//!   (expectations and waits), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
-//!   observed failover for many cases), [`verdict`].
+//!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
+//!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
+//!   change their addresses, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
+//!   for several), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
+//! - **The proof that cases can fail:** [`controls`].
 
+pub mod budget;
 pub mod case;
 pub mod cases;
 pub mod check;
 pub mod cli;
 pub mod cluster;
+pub mod contents;
 pub mod context;
+pub mod controls;
 pub mod evidence;
 pub mod exit;
 pub mod failover;
+pub mod feature;
+pub mod joining;
 pub mod manifest;
+pub mod migration;
+pub mod moving;
 pub mod progress;
 pub mod report;
 pub mod request;
+pub mod rolling;
 pub mod runner;
 pub mod selection;
 pub mod settle;
+pub mod soak;
 pub mod surroundings;
 pub mod target;
 pub mod timing;

@@ -1,10 +1,10 @@
 //! What a user asks for, made into a target: the one place where the command line and `cargo test` choose among them.
 
 use crate::cluster::connection::Address;
-use crate::cluster::view::Shape;
 use crate::manifest::parameters::Parameters;
 use crate::target::addresses::AddressesTarget;
 use crate::target::descriptor::{Descriptor, PasswordSource};
+use crate::target::docker::{self, DockerOptions, DockerTarget};
 use crate::target::kind::{KindOptions, KindTarget};
 use crate::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use crate::target::processes::{ProcessesOptions, ProcessesTarget};
@@ -98,6 +98,7 @@ impl Request {
         let timing = Timing::new(Duration::from_secs(5)).with_overrides(self.overrides.iter().copied());
         match self.kind {
             TargetKind::Processes => self.processes(&descriptor, timing),
+            TargetKind::Docker => self.docker(&descriptor, timing),
             TargetKind::Addresses => Ok(Arc::new(AddressesTarget::new(
                 self.addresses.clone(),
                 self.password.clone(),
@@ -136,33 +137,68 @@ impl Request {
     }
 
     fn processes(&self, descriptor: &Descriptor, timing: Timing) -> Result<Arc<dyn Target>, TargetError> {
-        let usage = |error: &dyn std::fmt::Display| TargetError::Usage(error.to_string());
-        let manifest = descriptor.manifest(&self.parameters).map_err(|error| usage(&error))?;
-        let (Some(manifest), Some(entry)) = (&manifest, &descriptor.redis_conf) else {
-            return Err(TargetError::Usage(format!(
-                "{}: the target `processes` needs a manifest, and redisConf to say where the redis.conf is in it",
-                descriptor.file()
-            )));
-        };
-        let conf = manifest
-            .config_map(&entry.config_map, &entry.key)
-            .map_err(|error| usage(&error))?;
-        let shape: Shape = descriptor.shape();
+        let settings = self.settings(descriptor)?;
         Ok(Arc::new(ProcessesTarget::new(ProcessesOptions {
-            redis_conf: conf.to_owned(),
-            source: format!("ConfigMap {} of {}", entry.config_map, descriptor.file()),
+            redis_conf: settings.redis_conf,
+            source: settings.source,
             server: self.server.clone().unwrap_or_else(|| PathBuf::from("redis-server")),
-            password: match &self.password {
-                Some(password) => Some(password.clone()),
-                None => descriptor.password(Some(manifest)).map_err(|error| usage(&error))?,
-            },
-            shape,
+            password: settings.password,
+            shape: descriptor.shape(),
+            spare: 0,
             run_id: self.run_id.clone(),
             timing,
             keep: self.keep,
             alterations: Vec::new(),
         })))
     }
+
+    fn docker(&self, descriptor: &Descriptor, timing: Timing) -> Result<Arc<dyn Target>, TargetError> {
+        let settings = self.settings(descriptor)?;
+        let image = descriptor.parameters.overridden_by(&self.parameters).image;
+        Ok(Arc::new(DockerTarget::new(DockerOptions {
+            redis_conf: settings.redis_conf,
+            source: settings.source,
+            image: image.unwrap_or_else(|| docker::DEFAULT_IMAGE.to_owned()),
+            password: settings.password,
+            shape: descriptor.shape(),
+            spare: 0,
+            run_id: self.run_id.clone(),
+            timing,
+            keep: self.keep,
+            alterations: Vec::new(),
+        })))
+    }
+
+    /// What servers are started with that the suite makes itself.
+    fn settings(&self, descriptor: &Descriptor) -> Result<Settings, TargetError> {
+        let usage = |error: &dyn std::fmt::Display| TargetError::Usage(error.to_string());
+        let manifest = descriptor.manifest(&self.parameters).map_err(|error| usage(&error))?;
+        let (Some(manifest), Some(entry)) = (&manifest, &descriptor.redis_conf) else {
+            return Err(TargetError::Usage(format!(
+                "{}: the target `{}` needs a manifest, and redisConf to say where the redis.conf is in it",
+                descriptor.file(),
+                self.kind
+            )));
+        };
+        let conf = manifest
+            .config_map(&entry.config_map, &entry.key)
+            .map_err(|error| usage(&error))?;
+        Ok(Settings {
+            redis_conf: conf.to_owned(),
+            source: format!("ConfigMap {} of {}", entry.config_map, descriptor.file()),
+            password: match &self.password {
+                Some(password) => Some(password.clone()),
+                None => descriptor.password(Some(manifest)).map_err(|error| usage(&error))?,
+            },
+        })
+    }
+}
+
+/// What a description says of servers that the suite starts itself.
+struct Settings {
+    redis_conf: String,
+    source: String,
+    password: Option<Secret>,
 }
 
 /// A name for a run: the time, and enough of the process's number that two at once differ. Lower case, digits and

@@ -1,9 +1,10 @@
 //! The engine: selects cases, brings the target up, runs them in an order that hurts none, and makes a [`Run`] of it.
 //!
-//! Read-only and writing cases run at once; disruptive ones alone and after them, each followed by a wait for a whole
-//! cluster; altered copies of the deployment come last. The results are handed out after every case, so that a killed
-//! run leaves a report too.
+//! Read-only and writing cases run at once, then those on servers beside the deployment, a few at a time; disruptive ones
+//! alone and after them, each followed by a wait for a whole cluster; altered copies of the deployment come last. The
+//! results are handed out after every case, so that a killed run leaves a report too.
 
+use crate::budget::Costs;
 use crate::case::{Capability, Case, CaseId, Impact};
 use crate::cluster::connection::LinkError;
 use crate::context::{Context, Shared};
@@ -11,7 +12,7 @@ use crate::evidence;
 use crate::progress::Progress;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
-use crate::target::{Phase, Target, TargetError};
+use crate::target::{Phase, Secret, Target, TargetError};
 use crate::timing::Timing;
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
@@ -22,7 +23,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How many cases that disturb nobody run at once.
-const AT_ONCE: usize = 8;
+pub(crate) const AT_ONCE: usize = 8;
+/// How many cases at once make servers of their own beside the deployment.
+pub(crate) const SCRATCHES_AT_ONCE: usize = 3;
 /// How many altered copies of the deployment exist at once.
 const COPIES_AT_ONCE: usize = 2;
 /// No case may take longer: a watchdog against a case that waits without a bound, never reached by one that has one.
@@ -35,6 +38,8 @@ const LONGEST_GATHERING: Duration = Duration::from_secs(90);
 pub struct Options {
     /// The cases, in the catalogue's order.
     pub cases: Vec<&'static Case>,
+    /// Those of them that are not run, and why: they are reported as skipped.
+    pub left_out: BTreeMap<CaseId, String>,
     /// Whether disruptive cases may run on a deployment that the run did not make.
     pub allow_disruptive: bool,
     /// Where evidence goes, as `evidence/<id>/`, where it goes anywhere.
@@ -47,6 +52,9 @@ pub struct Options {
     pub overrides: Vec<(&'static str, Duration)>,
     /// Whether progress lines are coloured.
     pub colour: bool,
+    /// Whether a disruptive case runs though the cluster is not whole before it. Only for deployments that are wrong on
+    /// purpose: elsewhere one case's damage would be the next one's failure.
+    pub heedless: bool,
 }
 
 /// A run in the making.
@@ -128,17 +136,13 @@ impl Recorder<'_> {
             }
             Err(error) => return self.abort(&error).await,
         };
-        let shared = Arc::new(Shared {
-            target: self.target.clone(),
-            run_id: self.options.run_id.clone(),
+        let shared = Arc::new(Shared::new(
+            self.target.clone(),
+            self.options.run_id.clone(),
             timing,
-            progress: progress.clone(),
-            started: Instant::now(),
-            failover: tokio::sync::OnceCell::new(),
-            pool: Mutex::default(),
-            settled: Mutex::default(),
-            copies: Mutex::default(),
-        });
+            progress.clone(),
+            Instant::now(),
+        ));
         self.run_cases(&shared).await;
         let hints = evidence::hints(&*self.target).await;
         let failed = self.state().results.values().any(|result| result.actual.is_some());
@@ -151,7 +155,17 @@ impl Recorder<'_> {
 
     async fn run_cases(&self, shared: &Arc<Shared>) {
         let capabilities = self.target.capabilities();
+        let wanted = self
+            .options
+            .cases
+            .iter()
+            .filter(|case| !self.options.left_out.contains_key(&case.id))
+            .flat_map(|case| case.features)
+            .copied()
+            .collect();
+        let lacking = settle::lacking_features(shared, wanted).await;
         let mut harmless = Vec::new();
+        let mut apart = Vec::new();
         let mut disruptive = Vec::new();
         let mut copies = Vec::new();
         let mut last = Vec::new();
@@ -162,9 +176,13 @@ impl Recorder<'_> {
                 .filter(|need| !capabilities.contains(need))
                 .map(name_of)
                 .collect();
-            if !missing.is_empty() {
+            if let Some(reason) = self.options.left_out.get(&case.id) {
+                self.record_unrun(case, Verdict::Skipped(reason.clone()));
+            } else if !missing.is_empty() {
                 let reason = format!("the target cannot do this: {}", missing.join(", "));
                 self.record_unrun(case, Verdict::Unsupported(reason));
+            } else if let Some(reason) = case.features.iter().find_map(|feature| lacking.get(feature)) {
+                self.record_unrun(case, Verdict::Unsupported(reason.clone()));
             } else if case.impact == Impact::Disruptive && !self.target.is_ours() && !self.options.allow_disruptive {
                 let reason = "disruptive, on a deployment that the run did not make; --allow-disruptive runs it";
                 self.record_unrun(case, Verdict::Skipped(reason.into()));
@@ -174,6 +192,8 @@ impl Recorder<'_> {
                 copies.push(*case);
             } else if case.impact == Impact::Disruptive {
                 disruptive.push(*case);
+            } else if case.impact == Impact::Apart {
+                apart.push(*case);
             } else {
                 harmless.push(*case);
             }
@@ -184,6 +204,17 @@ impl Recorder<'_> {
             .for_each_concurrent(AT_ONCE, |case| self.run_one(shared, case))
             .await;
         self.phase(&format!("{count} cases that disturb nobody"), began);
+        let began = Instant::now();
+        let count = apart.len();
+        // The longest first: begun last, it would be waited for alone.
+        let costs = Costs::default();
+        apart.sort_by(|one, other| costs.of(other).total_cmp(&costs.of(one)));
+        futures::stream::iter(apart)
+            .for_each_concurrent(SCRATCHES_AT_ONCE, |case| self.run_one(shared, case))
+            .await;
+        if count > 0 {
+            self.phase(&format!("{count} cases on servers beside the deployment"), began);
+        }
         self.run_disruptive(shared, disruptive).await;
         let began = Instant::now();
         let count = copies.len();
@@ -212,18 +243,20 @@ impl Recorder<'_> {
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .push((place, wait));
         };
-        let mut blocked = settle::until_whole(shared, "a whole cluster before the first disruptive case")
-            .await
-            .err()
-            .map(|missing| {
-                settled("before the first disruptive case".into(), Err(missing.clone()));
-                (
-                    CaseId("OPS-16"),
-                    format!("the cluster was not whole before the first disruptive case: {missing}"),
-                )
-            });
+        let before = if self.options.heedless {
+            Ok(())
+        } else {
+            settle::until_whole(shared, "a whole cluster before the first disruptive case").await
+        };
+        let mut blocked = before.err().map(|missing| {
+            settled("before the first disruptive case".into(), Err(missing.clone()));
+            (
+                CaseId("OPS-16"),
+                format!("the cluster was not whole before the first disruptive case: {missing}"),
+            )
+        });
         for case in cases {
-            if let Some((by, reason)) = &blocked {
+            if let Some((by, reason)) = blocked.as_ref().filter(|_| !self.options.heedless) {
                 let verdict = Verdict::Blocked {
                     by: *by,
                     reason: reason.clone(),
@@ -265,11 +298,19 @@ impl Recorder<'_> {
             ))),
         };
         let seconds = began.elapsed().as_secs_f64();
-        let verdict = Verdict::from(outcome);
+        let secrets = shared
+            .secrets
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
+        let verdict = without(&secrets, Verdict::from(outcome));
         let mut result = self.result(case, &verdict, seconds);
         let (measured, notes, timeline) = context.into_records();
         result.measured = measured;
-        result.notes = notes.iter().map(|note| self.redact(note)).collect();
+        result.notes = notes
+            .iter()
+            .map(|note| redact_all(&secrets, &self.redact(note)))
+            .collect();
         if matches!(verdict, Verdict::Fail(_) | Verdict::Error(_)) {
             self.gather(shared, case, &verdict, &mut result, &timeline).await;
         }
@@ -280,6 +321,18 @@ impl Recorder<'_> {
         };
         for (_, copy) in left {
             if let Err(error) = copy.remove().await {
+                self.state().left_behind.push(error.to_string());
+            }
+        }
+        let left: Vec<_> = {
+            let mut scratches = shared
+                .scratches
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            scratches.extract_if(.., |(owner, _)| *owner == case.id).collect()
+        };
+        for (_, beside) in left {
+            if let Err(error) = beside.target.release().await {
                 self.state().left_behind.push(error.to_string());
             }
         }
@@ -302,14 +355,24 @@ impl Recorder<'_> {
                     .find(|(owner, _)| *owner == case.id)
                     .map(|(_, copy)| copy.clone())
             };
+            // What the case made beside the deployment is what it failed on.
+            let beside = {
+                let scratches = shared
+                    .scratches
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let own = scratches.iter().rev().find(|(owner, _)| *owner == case.id);
+                own.map(|(_, beside)| beside.clone())
+            };
+            let shared = beside.as_ref().unwrap_or(shared);
             let view = settle::look(shared).await.ok();
             let hints = match &copy {
                 Some(copy) => evidence::hints_of(copy.deployment(), self.target.password().as_ref()).await,
-                None => evidence::hints(&*self.target).await,
+                None => evidence::hints(&*shared.target).await,
             };
             let failure = result.actual.clone().or(result.reason.clone()).unwrap_or_default();
             let seen = if copy.is_some() { None } else { view.as_ref() };
-            let cause = evidence::cause(seen, self.target.description().shape, &hints, &failure);
+            let cause = evidence::cause(seen, shared.target.description().shape, &hints, &failure);
             result.cause = cause.map(|cause| self.redact(&cause));
             if let Some(out) = &self.options.out {
                 let place = format!("evidence/{}", case.id);
@@ -322,7 +385,7 @@ impl Recorder<'_> {
                     cause: result.cause.as_deref(),
                     timeline,
                 };
-                let gathered = evidence::gather(&*self.target, view.as_ref(), &folder, &subject).await;
+                let gathered = evidence::gather(&*shared.target, view.as_ref(), &folder, &subject).await;
                 if let Some(copy) = copy {
                     copy.collect_evidence(&folder).await;
                 }
@@ -475,7 +538,7 @@ impl Recorder<'_> {
 /// [`Context::judge_every_node`]: where the case does nothing to it, that is a mismatch. A broken way to it says nothing.
 fn judged(case: &Case, outcome: Outcome) -> Outcome {
     match outcome {
-        Err(Stop::Error(error)) if case.impact != Impact::Disruptive => match error.downcast_ref::<LinkError>() {
+        Err(Stop::Error(error)) if case.impact < Impact::Apart => match error.downcast_ref::<LinkError>() {
             Some(
                 LinkError::Refused { .. }
                 | LinkError::Closed { .. }
@@ -485,6 +548,31 @@ fn judged(case: &Case, outcome: Outcome) -> Outcome {
             Some(LinkError::Unreachable { .. }) | None => Err(Stop::Error(error)),
         },
         other => other,
+    }
+}
+
+fn redact_all(secrets: &[Secret], text: &str) -> String {
+    secrets
+        .iter()
+        .fold(text.to_owned(), |text, secret| secret.redact(&text))
+}
+
+/// A verdict with the passwords that cases made up taken out of its texts.
+fn without(secrets: &[Secret], verdict: Verdict) -> Verdict {
+    let redact = |text: String| redact_all(secrets, &text);
+    match verdict {
+        Verdict::Pass => Verdict::Pass,
+        Verdict::Fail(mismatch) => Verdict::Fail(Mismatch {
+            expected: mismatch.expected.into_iter().map(redact).collect(),
+            actual: redact(mismatch.actual),
+        }),
+        Verdict::Unsupported(reason) => Verdict::Unsupported(redact(reason)),
+        Verdict::Skipped(reason) => Verdict::Skipped(redact(reason)),
+        Verdict::Error(reason) => Verdict::Error(redact(reason)),
+        Verdict::Blocked { by, reason } => Verdict::Blocked {
+            by,
+            reason: redact(reason),
+        },
     }
 }
 

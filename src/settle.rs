@@ -3,13 +3,16 @@
 use crate::case::{Case, CaseId, Impact, Level, Profile};
 use crate::check::LOOK_AGAIN;
 use crate::cluster::connection::{Connection, LinkError};
-use crate::cluster::node::{Member, parse_fields};
+use crate::cluster::node::{Member, NodeId, parse_fields};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Shared};
+use crate::feature::Feature;
 use crate::report::Server;
 use crate::target::{Target, TargetError};
 use crate::timing::Timing;
 use crate::verdict::Stop;
+use futures::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +25,10 @@ pub async fn probe(target: &dyn Target, timing: &Timing) -> Result<Server, Targe
     let mut versions: Vec<(String, String)> = Vec::new();
     let mut node_timeout_ms = None;
     let mut refusals = Vec::new();
-    for member in &members {
-        match ask(target, timing, member).await {
+    // All at once: each silent one would else be waited for in turn.
+    let answers = join_all(members.iter().map(|member| ask(target, timing, member))).await;
+    for answer in answers {
+        match answer {
             Ok((product, version, timeout)) => {
                 node_timeout_ms = node_timeout_ms.max(timeout);
                 if !versions.contains(&(product.clone(), version.clone())) {
@@ -79,6 +84,7 @@ async fn ask(
             address: member.address.clone(),
             command: "connect".into(),
             after: patience,
+            got: None,
         })??;
     let mut connection = Connection::new(stream, member.address.clone(), patience);
     crate::context::authenticate(&mut connection, target.password().as_ref()).await?;
@@ -95,6 +101,31 @@ async fn ask(
     let timeout = connection.call(&["CONFIG", "GET", "cluster-node-timeout"]).await?;
     let timeout = timeout.array().and_then(|items| items.get(1)?.text()?.parse().ok());
     Ok((product.into(), version.clone(), timeout))
+}
+
+/// The features, of those wanted, that every server lacks, each with the reply that said so. Where only some servers
+/// lack one, the cases that need it are for finding that out.
+pub async fn lacking_features(shared: &Arc<Shared>, wanted: BTreeSet<Feature>) -> BTreeMap<Feature, String> {
+    let members = shared.target.members().await.unwrap_or_default();
+    let context = Context::new(shared.clone(), &BETWEEN);
+    let answers = join_all(members.iter().map(async |member| {
+        let mut connection = context.connect(&member.address).await?;
+        let mut lacking = BTreeMap::new();
+        for feature in &wanted {
+            if let Some(reason) = feature.lacking(&mut connection).await? {
+                lacking.insert(*feature, reason);
+            }
+        }
+        Ok::<_, LinkError>(lacking)
+    }))
+    .await;
+    // A server that cannot be asked says nothing: the cases will tell.
+    let answers: Vec<BTreeMap<Feature, String>> = answers.into_iter().flatten().collect();
+    let Some(first) = answers.first().cloned() else {
+        return BTreeMap::new();
+    };
+    let everywhere = |feature: &Feature| answers.iter().all(|answer| answer.contains_key(feature));
+    first.into_iter().filter(|(feature, _)| everywhere(feature)).collect()
 }
 
 /// A case that stands for the runner itself, where a context is needed between cases.
@@ -123,6 +154,25 @@ pub async fn look(shared: &Arc<Shared>) -> Result<ClusterView, Stop> {
     Context::new(shared.clone(), &BETWEEN).look().await
 }
 
+/// Notes which shards have had an election since the cluster was last whole: their config epoch is another.
+fn note_votes(shared: &Shared, view: &ClusterView) {
+    let mut votes = shared.votes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let epochs: BTreeMap<NodeId, u64> = view
+        .masters()
+        .filter_map(|master| master.myself())
+        .map(|line| (line.id.clone(), line.config_epoch))
+        .collect();
+    let now = Instant::now();
+    for (id, epoch) in &epochs {
+        if !votes.0.is_empty() && votes.0.get(id) != Some(epoch) {
+            let replicas = view.replicas_of(id).filter_map(|replica| replica.myself());
+            let shard: Vec<NodeId> = replicas.map(|line| line.id.clone()).chain([id.clone()]).collect();
+            votes.1.extend(shard.into_iter().map(|id| (id, now)));
+        }
+    }
+    votes.0 = epochs;
+}
+
 /// Waits until the cluster is whole, for at most T_sched + T_sync + 2·NT (catalogue, OPS-16).
 ///
 /// # Errors
@@ -136,7 +186,13 @@ pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String>
         loop {
             let looked = started.elapsed();
             let missing = match look(shared).await {
-                Ok(view) => view.not_whole(shape),
+                Ok(view) => {
+                    let missing = view.not_whole(shape);
+                    if missing.is_empty() {
+                        note_votes(shared, &view);
+                    }
+                    missing
+                }
                 Err(Stop::Mismatch(mismatch)) => vec![mismatch.to_string()],
                 Err(Stop::Error(error)) => vec![format!("{error:#}")],
                 Err(Stop::Unsupported(reason)) => vec![reason],

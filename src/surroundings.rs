@@ -1,6 +1,6 @@
 //! What this machine has of what each target needs, and the signals that end a run.
 
-use crate::target::TargetKind;
+use crate::target::{TargetKind, docker};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -19,15 +19,17 @@ pub struct Need {
     pub optional: bool,
 }
 
-/// Looks for everything that the targets `processes` and `kind` need.
+/// Looks for everything that the targets `processes`, `docker` and `kind` need.
 pub async fn needs() -> Vec<Need> {
     let image = |name: &'static str| ["image", "inspect", "--format", "{{.Id}}", name];
     let (node, redis) = (
         image("redis-cluster-conformance/node:v1.20.2"),
         image("redis-cluster-conformance/redis:7.0"),
     );
-    let (server, docker, kind, node, redis) = tokio::join!(
+    let (server, daemon, servers_image, docker, kind, node, redis) = tokio::join!(
         first_line("redis-server", &["--version"]),
+        docker::daemon_version(),
+        docker::image_id(docker::DEFAULT_IMAGE),
         first_line("docker", &["info", "--format", "{{.ServerVersion}}"]),
         first_line("kind", &["version"]),
         first_line("docker", &node),
@@ -40,13 +42,27 @@ pub async fn needs() -> Vec<Need> {
         remedy,
         optional,
     };
-    use TargetKind::{Kind, Processes};
+    use TargetKind::{Docker, Kind, Processes};
     vec![
         need(
             Processes,
             "redis-server",
             server,
             "install it (Debian: redis-server), or name another with --server",
+            false,
+        ),
+        need(
+            Docker,
+            "a Docker daemon",
+            daemon,
+            "scripts/setup --for docker installs and starts one",
+            false,
+        ),
+        need(
+            Docker,
+            "the image for Redis",
+            servers_image,
+            "scripts/setup --for docker builds it, scripts/images those of other versions; or name one with --image",
             false,
         ),
         need(
@@ -126,4 +142,9 @@ pub async fn interrupted() {
         }
         std::process::exit(i32::from(crate::exit::BROKEN));
     });
+}
+
+/// Whether this machine has the address `::1`.
+pub fn has_ipv6_loopback() -> bool {
+    std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
 }

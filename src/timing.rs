@@ -82,6 +82,12 @@ pub static TIMINGS: &[Named] = &[
         compute: |_| 10.5,
     },
     Named {
+        name: "T_arrange",
+        formula: "60 s",
+        reason: "the surroundings' budget: a state that a case brings about before it judges; nothing is judged by the wait",
+        compute: |_| 60.0,
+    },
+    Named {
         name: "T_stable",
         formula: "1.5·NT + 1 s",
         reason: "how long cluster_state:ok must hold before it counts",
@@ -124,6 +130,24 @@ pub static TIMINGS: &[Named] = &[
         compute: |_| 120.0,
     },
     Named {
+        name: "T_ban",
+        formula: "70 s",
+        reason: "a forgotten node is kept out for 60 s (CLUSTER_BLACKLIST_TTL) before gossip may bring it back",
+        compute: |_| 70.0,
+    },
+    Named {
+        name: "T_reshape",
+        formula: "60 s",
+        reason: "a budget for moving slots by the servers themselves or by their command-line client: no statement on speed",
+        compute: |_| 60.0,
+    },
+    Named {
+        name: "T_rewrite",
+        formula: "60 s",
+        reason: "the surroundings' budget: an append-only file is rewritten",
+        compute: |_| 60.0,
+    },
+    Named {
         name: "T_reply",
         formula: "5 s",
         reason: "the longest wait for one reply",
@@ -141,7 +165,20 @@ pub static TIMINGS: &[Named] = &[
         reason: "a write is read on an attached replica",
         compute: |_| 1.0,
     },
+    Named {
+        name: "T_soak",
+        formula: "60 s",
+        reason: "how long the deployment is watched under load with no fault; 600 s where there is time for it",
+        compute: |_| 60.0,
+    },
 ];
+
+impl Named {
+    /// The limit for a node-timeout.
+    pub fn limit(&self, node_timeout: Duration) -> Duration {
+        Duration::from_secs_f64((self.compute)(node_timeout.as_secs_f64()))
+    }
+}
 
 impl Timing {
     /// Limits for a node-timeout, with no override.
@@ -198,9 +235,7 @@ impl Timing {
         TIMINGS
             .iter()
             .find(|named| named.name == name)
-            .map_or(Duration::ZERO, |named| {
-                Duration::from_secs_f64((named.compute)(self.node_timeout.as_secs_f64()))
-            })
+            .map_or(Duration::ZERO, |named| named.limit(self.node_timeout))
     }
 }
 
@@ -225,6 +260,7 @@ limits! {
     minority = "T_min",
     writable_delay = "T_w",
     sync = "T_sync",
+    arrange = "T_arrange",
     stable = "T_stable",
     gossip = "T_gossip",
     manual_failover = "T_manual",
@@ -232,9 +268,13 @@ limits! {
     scheduling = "T_sched",
     deployment = "T_deploy",
     hook = "T_hook",
+    ban = "T_ban",
+    reshape = "T_reshape",
+    rewrite = "T_rewrite",
     reply = "T_reply",
     catch_up = "T_catch_up",
     visible = "T_visible",
+    soak = "T_soak",
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //! not done) or indeterminate (it may have been done); and the read-back.
 
 use crate::cluster::connection::{Address, Connection, LinkError};
-use crate::cluster::redirect::Redirect;
+use crate::cluster::redirect::{Redirect, RedirectKind};
 use crate::cluster::resp::Reply;
 use crate::context::{Context, authenticate};
 use crate::target::Target;
-use crate::verdict::Stop;
+use crate::verdict::{Mismatch, Stop};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +15,12 @@ use tokio::task::JoinHandle;
 
 /// The pause between two writes to a ledger.
 const PACE: Duration = Duration::from_millis(10);
-/// How long one write may take before its fate is unknown. Shorter than any node-timeout in use, longer than a busy
+/// How long one write may take before its fate is unknown, where masters go away. Shorter than any node-timeout in use, longer than a busy
 /// machine's hiccup.
 const PATIENCE: Duration = Duration::from_millis(1000);
+
+/// How many redirections one command follows before it counts as refused (REDIR-12).
+pub const MOST_REDIRECTIONS: usize = 5;
 
 /// How a write ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Write {
     pub at: Instant,
     /// How it ended.
     pub fate: Fate,
+    /// How many redirections it followed.
+    pub redirections: usize,
 }
 
 /// What the writer did to one ledger.
@@ -184,7 +189,15 @@ impl Record {
             let mut route = Route::new(cx.shared().target.clone());
             route.entries = members.iter().map(|member| member.address.clone()).collect();
             route.patience = cx.patience();
-            let reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await?;
+            let mut reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await;
+            for _ in 1..route.entries.len() {
+                if reply.as_ref().is_ok_and(|reply| reply.array().is_some()) {
+                    break;
+                }
+                // A node that has lost the cluster, or its way, does not speak for the others.
+                reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await;
+            }
+            let reply = reply?;
             let there: BTreeSet<u64> = match reply.array() {
                 Some(items) => items.iter().filter_map(|item| item.text()?.parse().ok()).collect(),
                 None => return Err(anyhow::anyhow!("LRANGE {} -> {reply}", ledger.key).into()),
@@ -224,6 +237,19 @@ impl Writer {
     /// # Errors
     /// When a ledger's first write is not acknowledged within the patience for one reply.
     pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
+        Self::start_with(cx, slots, PATIENCE).await
+    }
+
+    /// [`Self::start`] where no master goes away: there is none to be given up early, and each write has as long as any
+    /// other command (T_reply). A machine that is busy with something else lets a server wait for a second now and then.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_patiently(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
+        Self::start_with(cx, slots, cx.patience()).await
+    }
+
+    async fn start_with(cx: &Context, slots: &[u16], one_write: Duration) -> Result<Self, Stop> {
         let (stop, stopped) = watch::channel(false);
         let entries: Vec<Address> = cx.members().await?.into_iter().map(|member| member.address).collect();
         let mut writer = Self {
@@ -236,6 +262,7 @@ impl Writer {
         for slot in slots {
             let (first, acked) = tokio::sync::oneshot::channel();
             let mut route = Route::new(cx.shared().target.clone());
+            route.patience = one_write;
             route.entries.clone_from(&entries);
             let ledger = Ledger {
                 slot: *slot,
@@ -253,17 +280,22 @@ impl Writer {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => {
                     let record = writer.stop().await;
-                    return Err(anyhow::anyhow!(
-                        "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {}",
-                        patience.as_secs_f64(),
-                        record
-                            .ledgers
-                            .iter()
-                            .map(|ledger| ledger.last_words(record.began, record.ended))
-                            .collect::<Vec<_>>()
-                            .join("; ")
-                    )
-                    .into());
+                    let words = record
+                        .ledgers
+                        .iter()
+                        .map(|ledger| ledger.last_words(record.began, record.ended));
+                    let words = words.collect::<Vec<_>>().join("; ");
+                    let what = format!(
+                        "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {words}",
+                        patience.as_secs_f64()
+                    );
+                    let of_slot = record.ledger(*slot).map_or(&[][..], |ledger| &ledger.writes);
+                    // A server that refuses has said something of itself; silence may be the way to it.
+                    return Err(if of_slot.iter().any(|write| matches!(write.fate, Fate::Refused(_))) {
+                        Mismatch::new(format!("an acknowledged write to slot {slot}"), what).into()
+                    } else {
+                        anyhow::anyhow!(what).into()
+                    });
                 }
             }
         }
@@ -316,6 +348,7 @@ async fn write_on(
             number,
             at: Instant::now(),
             fate,
+            redirections: route.redirections,
         });
         tokio::select! {
             biased;
@@ -335,6 +368,8 @@ struct Route {
     connection: Option<Connection>,
     /// Whether the connection leads to the key's owner: it has executed a command, or was redirected to.
     knows_owner: bool,
+    /// How many redirections the last command followed.
+    redirections: usize,
     patience: Duration,
 }
 
@@ -346,20 +381,33 @@ impl Route {
             next_entry: 0,
             connection: None,
             knows_owner: false,
+            redirections: 0,
             patience: PATIENCE,
         }
     }
 
-    /// Sends a command to the owner of its key, following at most five redirections.
+    /// Sends a command to the owner of its key, following at most [`MOST_REDIRECTIONS`].
     async fn follow(&mut self, command: &[&str]) -> Result<Reply, LinkError> {
+        self.redirections = 0;
         let mut reply = self.call(command).await?;
-        for _ in 0..5 {
+        for _ in 0..MOST_REDIRECTIONS {
             let Some(redirect) = Redirect::parse(&reply) else {
                 break;
             };
-            self.connection = Some(open(&*self.target, self.patience, &redirect.address).await?);
+            self.redirections += 1;
+            let mut connection = open(&*self.target, self.patience, &redirect.address).await?;
             self.knows_owner = true;
-            reply = self.call(command).await?;
+            reply = match redirect.kind {
+                RedirectKind::Moved => {
+                    self.connection = Some(connection);
+                    self.call(command).await?
+                }
+                // For this command alone: the next one goes to the slot's owner again.
+                RedirectKind::Ask => {
+                    connection.call(&["ASKING"]).await?;
+                    connection.call(command).await?
+                }
+            };
         }
         self.knows_owner |= reply.error().is_none();
         if reply.error().is_some() {
@@ -417,6 +465,7 @@ mod tests {
             number: number as u64,
             at: began + Duration::from_millis(*after),
             fate: fate.clone(),
+            redirections: 0,
         };
         Ledger {
             slot: 0,

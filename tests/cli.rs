@@ -41,7 +41,14 @@ fn needs_redis() {
 #[rstest]
 #[case(&["--help"], 0, "conformant")]
 #[case(&["list", "SLOT-03"], 0, "1 cases")]
-#[case(&["explain", "fail-01"], 0, "T_fo_hard = 3·NT + 5 s")]
+#[case(&["list", "NET-14"], 0, "no case: No target")]
+#[case(&["explain", "fail-01"], 0, "T_fo_hard = 3·NT + 5 s = 20 s")]
+#[case(&["explain", "slot-01"], 0, "  slot-deleted: ")]
+#[case(&["explain", "net-14"], 0, "no case: No target")]
+#[case(&["run", "NET-14"], 4, "")]
+#[case(&["run", "--budget", "soon"], 2, "")]
+#[case(&["run", "--repeat", "0"], 2, "")]
+#[case(&["run", "FAIL", "--budget", "1s", "--target", "processes"], 4, "")]
 #[case(&[], 2, "")]
 #[case(&["run", "--no-such-option"], 2, "")]
 #[case(&["run", "--timing", "T_nope=1"], 2, "")]
@@ -104,7 +111,10 @@ fn the_list_for_programs_has_the_documented_fields() {
         "impact",
         "needs",
         "features",
+        "bound",
+        "method",
         "controls",
+        "noCase",
     ];
     for case in &cases {
         for field in fields {
@@ -151,40 +161,6 @@ fn servers_that_are_not_there_are_an_error_of_the_target_and_leave_a_report() {
 }
 
 #[test]
-fn a_server_that_talks_nonsense_is_named() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        use std::io::Write;
-        for stream in listener.incoming().flatten() {
-            let mut stream = stream;
-            // The peer may be gone already: then it has its answer.
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-        }
-    });
-    let addresses = [address.as_str(); 6].join(",");
-    let folder = folder();
-    let (exit, stdout, _) = call(
-        &[
-            "run",
-            "SLOT",
-            "--target",
-            "addresses",
-            "--addresses",
-            &addresses,
-            "--out",
-            "o",
-        ],
-        folder.path(),
-    );
-    assert_eq!(exit, 3, "{stdout}");
-    assert!(
-        stdout.contains("not a RESP reply") || stdout.contains("starts with \"HTTP/1.1"),
-        "{stdout}"
-    );
-}
-
-#[test]
 fn a_server_binary_that_is_not_there_is_named() {
     let folder = folder();
     let (exit, stdout, stderr) = call(
@@ -224,14 +200,30 @@ fn left_of(run_id: &str) -> Vec<String> {
     left
 }
 
+#[test]
+fn an_interrupt_ends_repeated_runs_after_the_present_one_is_cleaned_up() {
+    needs_redis();
+    let folder = folder();
+    let (mut child, run_id) = started(folder.path(), &["--repeat", "3"]);
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(left_of(&run_id), Vec::<String>::new());
+    let repeat: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("o/repeat.json")).unwrap()).unwrap();
+    assert_eq!(repeat["runs"].as_array().unwrap().len(), 1);
+    assert_eq!(repeat["cases"][0]["verdicts"], serde_json::json!({}));
+}
+
 /// Starts a run over `processes` and returns it with its name as soon as its servers live.
 #[expect(
     clippy::zombie_processes,
     reason = "the caller waits; a panic before that ends the test binary"
 )]
-fn started(folder: &Path) -> (std::process::Child, String) {
+fn started(folder: &Path, options: &[&str]) -> (std::process::Child, String) {
     let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
         .args(["run", "BOOT-03", "--target", "processes", "--out", "o"])
+        .args(options)
         .current_dir(folder)
         .stdout(Stdio::null())
         .stderr(fs::File::create(folder.join("stderr")).unwrap())
@@ -246,7 +238,7 @@ fn started(folder: &Path) -> (std::process::Child, String) {
         let run_id = fs::read_to_string(folder.join("stderr"))
             .unwrap()
             .lines()
-            .find_map(|line| Some(line.strip_prefix("run ")?.split(':').next()?.to_owned()));
+            .find_map(|line| Some(line.strip_prefix("run ")?.split_once(':')?.0.to_owned()));
         if let Some(run_id) = run_id
             && left_of(&run_id).len() > 6
         {
@@ -260,7 +252,7 @@ fn started(folder: &Path) -> (std::process::Child, String) {
 fn an_interrupted_run_leaves_a_report_and_nothing_else() {
     needs_redis();
     let folder = folder();
-    let (mut child, run_id) = started(folder.path());
+    let (mut child, run_id) = started(folder.path(), &[]);
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(3));
@@ -275,7 +267,7 @@ fn an_interrupted_run_leaves_a_report_and_nothing_else() {
 fn what_a_killed_run_leaves_goes_with_the_next_run() {
     needs_redis();
     let folder = folder();
-    let (mut child, run_id) = started(folder.path());
+    let (mut child, run_id) = started(folder.path(), &[]);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(left_of(&run_id).len() > 6, "servers outlive a suite that is killed");
@@ -329,4 +321,52 @@ fn the_password_is_in_nothing_that_a_run_leaves() {
         texts.push(fs::read_to_string(folder.path().join("o").join(file)).unwrap());
     }
     assert!(texts.iter().all(|text| !text.contains("s3cret")));
+}
+
+#[test]
+fn a_budget_runs_what_matters_and_reports_the_rest_as_left_out() {
+    needs_redis();
+    let folder = folder();
+    let (exit, stdout, stderr) = call(
+        &["run", "SLOT", "FAIL", "--target", "processes", "--budget", "10s"],
+        folder.path(),
+    );
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("out/run.json")).unwrap()).unwrap();
+    let verdict = |id: &str| {
+        let cases = run["cases"].as_array().unwrap();
+        let case = cases.iter().find(|case| case["id"] == id).unwrap();
+        (case["verdict"].clone(), case["reason"].clone())
+    };
+    assert_eq!(verdict("SLOT-01").0, "pass");
+    let (left_out, why) = verdict("FAIL-01");
+    assert_eq!(
+        (left_out, why),
+        ("skipped".into(), "left out by the budget of 10 s".into())
+    );
+}
+
+#[test]
+fn repeated_runs_have_a_folder_each_and_one_summary() {
+    needs_redis();
+    let folder = folder();
+    let arguments = ["run", "SLOT-01", "--target", "processes", "--repeat", "2", "--out", "o"];
+    let (exit, stdout, stderr) = call(&arguments, folder.path());
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    assert!(
+        stdout.contains("Repeated: 2 of 2 runs") && !stdout.contains("CHANGED"),
+        "{stdout}"
+    );
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.path().join("o").join(name)).unwrap()).unwrap()
+    };
+    let repeat = read("repeat.json");
+    assert_eq!(repeat["cases"][0]["verdicts"]["pass"], serde_json::json!([1, 2]));
+    assert_eq!(repeat["cases"][0]["passRate"], 1.0);
+    let ids = [read("1/run.json")["runId"].clone(), read("2/run.json")["runId"].clone()];
+    assert_ne!(ids[0], ids[1]);
+    for id in ids {
+        assert_eq!(left_of(id.as_str().unwrap()), Vec::<String>::new());
+    }
 }

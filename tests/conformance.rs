@@ -1,6 +1,6 @@
 //! `cargo test`: one trial a case, judged by the same engine as the command line.
 //!
-//! `RCC_TARGET` names the target (default `kind`; `processes` is the quick way). Arguments are those of every Rust test:
+//! `RCC_TARGET` names the target (default `kind`; `processes` is the quick way, `docker` lies between). Arguments are those of every Rust test:
 //! `cargo test --test conformance -- SLOT` runs the cases whose name contains `SLOT`. Where the target cannot be made
 //! because the machine lacks something, the trials are ignored with the reason, never passed.
 
@@ -12,6 +12,7 @@ use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::target::TargetKind;
 use redis_cluster_conformance::verdict::VerdictName;
 use redis_cluster_conformance::{cases, surroundings};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -25,8 +26,9 @@ fn main() -> ExitCode {
         .collect();
     let kind = match std::env::var("RCC_TARGET").as_deref() {
         Ok("processes") => TargetKind::Processes,
+        Ok("docker") => TargetKind::Docker,
         Ok("kind") | Err(_) => TargetKind::Kind,
-        Ok(other) => panic!("RCC_TARGET={other}: cargo test knows the targets kind and processes"),
+        Ok(other) => panic!("RCC_TARGET={other}: cargo test knows the targets kind, docker and processes"),
     };
     // What the machine lacks is known before anything is made; listing asks nothing.
     static RUN: OnceLock<Result<Run, String>> = OnceLock::new();
@@ -59,12 +61,15 @@ fn judge(kind: TargetKind, cases: Vec<&'static redis_cluster_conformance::case::
         std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
         let options = Options {
             cases,
+            left_out: BTreeMap::new(),
             allow_disruptive: false,
             out: Some(out.clone()),
             strictness: Strictness::default(),
             run_id: request.run_id.clone(),
-            overrides: Vec::new(),
+            // The whole soak is for runs that somebody asks for.
+            overrides: vec![("T_soak", std::time::Duration::from_secs(10))],
             colour: false,
+            heedless: false,
         };
         let target = request.target().expect("the canonical deployment must be usable");
         let update = |run: &Run| report::write(run, &out).expect("the reports must be written");

@@ -14,7 +14,7 @@ use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::context::{Measurement, Secret};
 use redis_cluster_conformance::report::{
     Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json, junit,
-    terminal, write,
+    repeat, terminal, write,
 };
 use redis_cluster_conformance::target::{Phase, TargetDescription, TargetKind};
 use redis_cluster_conformance::verdict::VerdictName;
@@ -253,6 +253,85 @@ fn renderings_are_as_kept(#[case] name: &str, #[case] run: Run) {
     same_as_file(golden(&format!("{name}.junit.xml")), &junit::render(&run).unwrap());
     let text = terminal::render(&run, false, Some(100), Some(Path::new("out/k3x9")));
     same_as_file(golden(&format!("{name}.txt")), &text);
+}
+
+/// Ten runs: one failed, one should wavered, one was interrupted.
+fn repeated() -> repeat::Repeat {
+    use VerdictName::{Fail, Pass, Skipped, Unsupported};
+    let run = |number: usize| {
+        let should = CaseResult {
+            level: Level::Should,
+            ..case(
+                "SLOT-05",
+                if number.is_multiple_of(2) { Pass } else { Fail },
+                &[Seed::A1],
+            )
+        };
+        let failed = CaseResult {
+            evidence: Some("evidence/FAIL-11".into()),
+            ..case("FAIL-11", Fail, &[Seed::A5])
+        };
+        let mut cases = vec![
+            case("SLOT-01", Pass, &[Seed::A1]),
+            should,
+            if number == 7 {
+                failed
+            } else {
+                case("FAIL-11", Pass, &[Seed::A5])
+            },
+            case("BOOT-01", Unsupported, &[Seed::A6]),
+        ];
+        let interrupted = (number == 10).then(|| Abort {
+            kind: AbortKind::Interrupted,
+            message: "the run was interrupted by a signal".into(),
+        });
+        if interrupted.is_some() {
+            cases[2] = case("FAIL-11", Skipped, &[Seed::A5]);
+        }
+        run_of(cases, interrupted, Strictness::default())
+    };
+    let runs: Vec<(Run, u8)> = (1..=10)
+        .map(run)
+        .map(|run| {
+            let code = redis_cluster_conformance::exit::of(&run);
+            (run, code)
+        })
+        .collect();
+    repeat::Repeat::of(12, &runs)
+}
+
+#[test]
+fn a_changed_verdict_is_loud() {
+    let repeated = repeated();
+    let text = repeated.render(Path::new("out"));
+    assert!(
+        text.contains("CHANGED: FAIL-11 pass ×8, fail ×1 (run 7), see out/7/evidence/FAIL-11\n"),
+        "{text}"
+    );
+    assert_eq!(repeated.exit_code(), 1);
+    same_as_file(golden("repeat.txt"), &text);
+    let folder = tempfile::tempdir().unwrap();
+    let path = repeated.write(folder.path()).unwrap();
+    same_as_file(golden("repeat.json"), &std::fs::read_to_string(path).unwrap());
+}
+
+#[rstest]
+#[case::all_well(&[VerdictName::Pass, VerdictName::Pass], 0)]
+#[case::one_broke(&[VerdictName::Pass, VerdictName::Pass, VerdictName::Error], 1)]
+#[case::all_broke(&[VerdictName::Error, VerdictName::Error], 3)]
+#[case::all_failed(&[VerdictName::Fail, VerdictName::Fail], 1)]
+#[case::changed_without_a_failure(&[VerdictName::Pass, VerdictName::Unsupported], 1)]
+fn the_exit_code_of_repeated_runs(#[case] verdicts: &[VerdictName], #[case] code: u8) {
+    let runs: Vec<(Run, u8)> = verdicts
+        .iter()
+        .map(|verdict| {
+            let cases = vec![case("SLOT-01", *verdict, &[]), case("SLOT-02", VerdictName::Pass, &[])];
+            let run = run_of(cases, None, Strictness::default());
+            let code = redis_cluster_conformance::exit::of(&run);
+            (run, code)
+        })
+        .collect();
+    assert_eq!(repeat::Repeat::of(verdicts.len(), &runs).exit_code(), code);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! Chapter BOOT: from `apply` to a formed cluster, unattended, once, and loudly when it fails.
 
+mod client;
 mod copies;
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually, expect, no_findings, steadily};
+use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, Pod};
 use crate::verdict::{Mismatch, Outcome, Stop};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -27,6 +29,23 @@ pub static CASES: &[Case] = &[
         method: "Compares the workload's declared and ready replicas with the expected number of nodes; every pod must be `Running`, `Ready`, \
                  and, where the run made the deployment, never restarted.",
         run: |cx| Box::pin(pods_ready(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-02"),
+        title: "every node runs in cluster mode",
+        requirement: "Every node MUST run in cluster mode.",
+        source: "seed manifest line 55; Redis Cluster tutorial, section Requirements to create a Redis Cluster",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["cluster-mode-off", "frozen", "other-password"],
+        method: "On every node `INFO cluster` must say `cluster_enabled:1`, and `CLUSTER INFO` must not answer with an error (`-ERR This \
+                 instance has cluster support disabled`).",
+        run: |cx| Box::pin(cluster_mode(cx)),
     },
     Case {
         id: CaseId("BOOT-03"),
@@ -76,6 +95,7 @@ pub static CASES: &[Case] = &[
         controls: &[
             "forgotten",
             "frozen",
+            "leftover-line",
             "master-down",
             "other-password",
             "replica-with-slots",
@@ -84,6 +104,23 @@ pub static CASES: &[Case] = &[
         method: "Compares `CLUSTER NODES` of every node, without `myself`, ping times and link states; it must list as many nodes as the \
                  deployment has.",
         run: |cx| Box::pin(one_view(cx)),
+    },
+    Case {
+        id: CaseId("BOOT-06"),
+        title: "every node has an id of its own, every master an epoch of its own",
+        requirement: "Node ids MUST be 40 lower-case hexadecimal digits and distinct, and masters MUST have different configuration epochs.",
+        source: "Redis Cluster specification, sections Cluster node attributes and configEpoch conflicts resolution algorithm",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "30 s for a conflict of epochs to be resolved",
+        controls: &["frozen", "id-denied", "id-given-twice", "other-password"],
+        method: "`CLUSTER MYID` of every node: 40 lower-case hexadecimal digits, that of its own line in `CLUSTER NODES`, and no other \
+                 node's. In every node's `CLUSTER NODES` the epochs of masters with slots must differ.",
+        run: |cx| Box::pin(own_ids_and_epochs(cx)),
     },
     Case {
         id: CaseId("BOOT-07"),
@@ -137,8 +174,170 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(assigned_addresses(cx)),
     },
     copies::NEVER_HANGS,
+    client::TOO_SMALL,
+    client::BEFORE_SLOTS,
+    Case {
+        id: CaseId("BOOT-17"),
+        title: "clients are shown every shard's replicas, in step with their masters",
+        requirement: "Replicas MUST appear in CLUSTER SLOTS, and as online in CLUSTER SHARDS, within T_sync of the bootstrap.",
+        source: "Redis source, cluster.c, isReplicaAvailable (7.0); measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A2, Seed::A6],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "T_sync + T_gossip",
+        controls: &[
+            "forgotten",
+            "frozen",
+            "links-down",
+            "other-password",
+            "replicas-loading",
+            "slots-cut-short",
+            "uneven-replicas",
+        ],
+        method: "On every node each range of `CLUSTER SLOTS` must name its master and as many replicas as a master is meant to have, the \
+                 ranges together every replica there is; where `CLUSTER SHARDS` is known, every node in it must be `online`.",
+        run: |cx| Box::pin(replicas_listed(cx)),
+    },
     copies::WRONG_PASSWORD,
+    client::NOT_EMPTY,
+    client::CHECKED,
 ];
+
+async fn cluster_mode(cx: &Context) -> Outcome {
+    cx.judge_every_node(
+        "INFO cluster -> cluster_enabled:1, and CLUSTER INFO without an error",
+        async |member, connection| {
+            let mut findings = Vec::new();
+            let info = connection.call(&["INFO", "cluster"]).await?;
+            let enabled = info
+                .text()
+                .is_some_and(|text| text.lines().any(|line| line.trim() == "cluster_enabled:1"));
+            findings.extend(unless(enabled, member, "INFO cluster", &info));
+            let info = connection.call(&["CLUSTER", "INFO"]).await?;
+            findings.extend(unless(info.text().is_some(), member, "CLUSTER INFO", &info));
+            Ok(findings)
+        },
+    )
+    .await
+}
+
+/// How long nodes may take to give two masters of one epoch different ones.
+const EPOCHS_RESOLVED: Duration = Duration::from_secs(30);
+
+async fn own_ids_and_epochs(cx: &Context) -> Outcome {
+    let asked = cx
+        .on_every_node(async |member, connection| {
+            let id = connection.ask_text(&["CLUSTER", "MYID"]).await?;
+            Ok((member.name.clone(), id))
+        })
+        .await?;
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, id) in &asked {
+        let digits = id
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        if id.len() != 40 || !digits {
+            findings.push(format!("{name}: CLUSTER MYID -> \"{id}\""));
+        }
+        if let Some(other) = owners.insert(id, name) {
+            findings.push(format!("{name} and {other} have the id {id}"));
+        }
+        let line = view.of(name).and_then(|node| node.myself());
+        if line.is_none_or(|line| &line.id != id) {
+            let shown = line.map_or("none", |line| line.id.as_str());
+            findings.push(format!(
+                "{name}: CLUSTER MYID -> {id}, its own line in CLUSTER NODES has {shown}"
+            ));
+        }
+    }
+    no_findings("an id of its own on every node", &findings)?;
+    let what = "the epochs of all masters differ, on every node's account";
+    eventually(cx, what, EPOCHS_RESOLVED, async || {
+        let view = cx.view().await?;
+        let mut shared = Vec::new();
+        for node in &view.nodes {
+            let masters = node
+                .nodes
+                .iter()
+                .filter(|line| line.is_master() && !line.slots.is_empty());
+            let mut epochs = BTreeMap::new();
+            let mut count = 0;
+            for line in masters {
+                count += 1;
+                if let Some(other) = epochs.insert(line.config_epoch, &line.id) {
+                    let (one, other) = (view.name_of(&line.id), view.name_of(other));
+                    let name = &node.member.name;
+                    shared.push(format!(
+                        "{name}: {one} and {other} have the epoch {}",
+                        line.config_epoch
+                    ));
+                }
+            }
+            if count == 0 {
+                shared.push(format!("{}: no master with slots", node.member.name));
+            }
+        }
+        Ok(if shared.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(shared.join("\n"))
+        })
+    })
+    .await
+}
+
+async fn replicas_listed(cx: &Context) -> Outcome {
+    let shape = cx.shape();
+    // A replica counts as in step once its offset is not 0, which on a cluster that nobody writes to takes until the
+    // master's next ping. A WAIT for more replicas than there are has the master ask all of them at once.
+    let more = (shape.replicas_per_master + 1).to_string();
+    for master in cx.view().await?.masters() {
+        let mut connection = cx.connect(&master.member.address).await?;
+        connection.call(&["WAIT", &more, "100"]).await?;
+    }
+    let what = "every replica in CLUSTER SLOTS, and online in CLUSTER SHARDS, on every node";
+    eventually(cx, what, cx.timing().sync() + cx.timing().gossip(), async || {
+        let view = cx.view().await?;
+        let mut findings = Vec::new();
+        for node in &view.nodes {
+            let name = &node.member.name;
+            let mut listed = BTreeSet::new();
+            for entry in &node.slots {
+                let replicas = entry.nodes.len().saturating_sub(1);
+                if replicas != shape.replicas_per_master {
+                    findings.push(format!(
+                        "{name}: CLUSTER SLOTS lists {replicas} replicas for {}",
+                        entry.range
+                    ));
+                }
+                listed.extend(entry.nodes.iter().skip(1).map(|(address, _)| address));
+            }
+            let expected = shape.masters * shape.replicas_per_master;
+            if listed.len() != expected {
+                let count = listed.len();
+                findings.push(format!("{name}: CLUSTER SLOTS lists {count} replicas of {expected}"));
+            }
+            // Servers before 7.0 know no CLUSTER SHARDS.
+            for shard in node.shards.iter().flatten() {
+                for other in shard.nodes.iter().filter(|other| other.health != "online") {
+                    let (who, health) = (view.name_of(&other.id), &other.health);
+                    findings.push(format!("{name}: CLUSTER SHARDS calls {who} {health}"));
+                }
+            }
+        }
+        Ok(if findings.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await
+}
 
 async fn pods_ready(cx: &Context) -> Outcome {
     let deployment = cx.deployment()?;

@@ -1,13 +1,15 @@
 //! Chapter FAIL: a master that goes away is replaced, within the protocol's time, and comes back as a replica.
 
+mod apart;
 mod losing;
-mod swapping;
+mod observed;
+pub(super) mod swapping;
 
-use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually, expect, no_findings};
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
+use crate::check::expect;
 use crate::context::Context;
-use crate::failover::{self, highest_epoch};
-use crate::verdict::{Mismatch, Outcome};
+use crate::verdict::Mismatch;
+use observed::*;
 use std::time::Duration;
 
 /// The cases of this chapter.
@@ -24,7 +26,7 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::Restart],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &[],
+        controls: &["never-replaced"],
         method: "Finds a master by `ROLE`, writes to every shard all the time, and stops it as its platform does. Two outcomes are \
                  legal, and the report says which was seen: its replica was promoted with a higher epoch, or it came back in time and \
                  is the master under the same id and epoch. `cluster_state:ok` counts when it holds for T_stable on every node.",
@@ -42,7 +44,7 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &[],
+        controls: &["never-replaced"],
         method: "Stops a master and keeps it away; `ROLE` of its replica must become `master`, and writes to its shard must come back.",
         run: |cx| Box::pin(promotion(cx)),
     },
@@ -58,10 +60,42 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &[],
+        controls: &["never-replaced"],
         method: "Looks at the graceful stop of FAIL-02: the longest gap without an acknowledged write to the master's shard, and whether \
                  the deployment handed over (a gap shorter than the node-timeout). No handover is expected of Redis; the report says what was seen.",
         run: |cx| Box::pin(graceful_stop(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-06"),
+        title: "survivors flag the dead master fail? and then fail, in the protocol's time",
+        requirement: "Survivors MUST flag a dead node `fail?` and then `fail`, not before the node-timeout and within T_fail.",
+        source: "Redis Cluster specification, section Failure detection; Redis source, clusterCron; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[],
+        bound: "not before NT; the first flag within T_pfail, `fail` on every survivor within T_fail",
+        controls: &["flags-hidden", "hasty-suspicion"],
+        method: "Asks every survivor of the stop of FAIL-02 for `CLUSTER NODES` ten times a second. No survivor may flag the master before the node-timeout or take a flag back while it is away, somebody must flag it within T_pfail, and every survivor must show `fail` within T_fail of the server's end.",
+        run: |cx| Box::pin(detection(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-07"),
+        title: "the other shards are refused only between detection and promotion",
+        requirement: "With full coverage required, other shards MUST refuse writes only between detection and promotion, for at most 2 s.",
+        source: "Redis Cluster tutorial, section Redis Cluster configuration parameters; measured on 7.0.15: 0.65-1.03 s",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1, Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[],
+        bound: "2 s; one lost election: 2 s + max(4·NT, 4 s)",
+        controls: &["never-replaced"],
+        method: "Takes the longest gap of every other shard's writer in the stop of FAIL-02: it must be within the bound, and no `-CLUSTERDOWN` may come before the node-timeout. Where coverage is not required there is no gap, which is as good.",
+        run: |cx| Box::pin(other_shards(cx)),
     },
     Case {
         id: CaseId("FAIL-08"),
@@ -75,7 +109,7 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_fo",
-        controls: &[],
+        controls: &["epoch-lost", "never-replaced"],
         method: "Compares `cluster_current_epoch` of every survivor before and after the promotion of FAIL-02, and the masters' epochs in \
                  every survivor's `CLUSTER NODES`.",
         run: |cx| Box::pin(new_epoch(cx)),
@@ -92,10 +126,26 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_sched + T_sync + 2 s",
-        controls: &[],
+        controls: &["never-replaced", "volume-lost"],
         method: "Lets the master of FAIL-02 come back; its `ROLE` must become `slave` of the promoted node with the link `connected`, and \
                  `CLUSTER MYID` must be the old one.",
         run: |cx| Box::pin(rejoin(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-10"),
+        title: "a master that is back before detection stays the master",
+        requirement: "A master whose process is back before the node-timeout MUST stay master, and take writes again T_w later.",
+        source: "Redis source, CLUSTER_WRITABLE_DELAY; measured on 7.0.15: back after 0.2, 1, 3 s, gaps of 2.2, 3.0, 5.0 s",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Crash],
+        features: &[],
+        bound: "the time away + T_w + 1 s",
+        controls: &["impatient-operator"],
+        method: "Kills a master's process under writes and lets its platform start it again. It must answer `ROLE` as a master under its id and epoch, with no gap longer than the time it was away and T_w and a second. Where its platform takes longer than the node-timeout the case is unsupported: then FAIL-01 judges.",
+        run: |cx| Box::pin(losing::fast_return(cx)),
     },
     Case {
         id: CaseId("FAIL-11"),
@@ -109,10 +159,74 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "T_manual",
-        controls: &[],
+        controls: &["failover-ignored", "successor-forgets"],
         method: "Writes to the shard all the time, sends `CLUSTER FAILOVER` to the replica (`+OK`), waits until the roles are swapped, \
                  reads every acknowledged write back, and swaps the roles again.",
         run: |cx| Box::pin(swapping::manual_failover(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-12"),
+        title: "CLUSTER FAILOVER is refused where it is illegal",
+        requirement: "`CLUSTER FAILOVER` MUST be refused on a master, with an unknown option, and without FORCE when the master is down.",
+        source: "Redis command page CLUSTER FAILOVER; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[Feature::Config],
+        bound: "-",
+        controls: &["dead-master-handover", "failover-anywhere"],
+        method: "On servers beside the deployment: `CLUSTER FAILOVER` on every master, and `CLUSTER FAILOVER BOGUS` on every replica, must give an error and change no role. Then a master is stopped whose replica may not replace it; once the replica flags it `fail`, `CLUSTER FAILOVER` there must give an error.",
+        run: |cx| Box::pin(apart::illegal_failovers(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-18"),
+        title: "each master in turn, and each promoted one again, is replaced",
+        requirement: "A master that stays away MUST be replaced whichever shard it belongs to, and its successor after it, with all replicated data.",
+        source: "Redis Cluster specification, section Replica election and promotion; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[],
+        bound: "each T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
+        controls: &["one-barred-replica"],
+        method: "On servers beside the deployment: for each of three shards, and then for each once more, writes a key, `WAIT 1`, stops the master, waits until `ROLE` of its replica is `master`, reads the key there, and lets the old one come back until the cluster is whole.",
+        run: |cx| Box::pin(apart::one_after_another(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-19"),
+        title: "of several replicas the one with the most data is promoted",
+        requirement: "With several replicas, the one with the most data MUST be preferred.",
+        source: "Redis Cluster specification, section Replica rank",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[Feature::Config],
+        bound: "T_shutdown + T_fo_retry",
+        controls: &["one-barred-replica"],
+        method: "On servers beside the deployment, three masters with two replicas each: cuts one replica of a master off its data (no masterauth, link closed), writes, `WAIT 1`, stops the master. The other replica must be promoted, and hold what was written.",
+        run: |cx| Box::pin(apart::best_replica(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-20"),
+        title: "a replica with cluster-replica-no-failover yes does not promote itself",
+        requirement: "A replica with `cluster-replica-no-failover yes` MUST be flagged `nofailover` and not promote itself.",
+        source: "redis.conf of Redis 7.0, cluster-replica-no-failover; Redis source, tests/cluster",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[],
+        bound: "T_gossip for the flag; no promotion for T_fail + T_fo_hard",
+        controls: &["barrier-lifted"],
+        method: "On servers beside the deployment: the replica of one master has the option, and every node's `CLUSTER NODES` must flag it `nofailover`. Its master is stopped; every survivor must say `cluster_state:fail`, and the replica must still be one when any other would long have been promoted.",
+        run: |cx| Box::pin(apart::no_failover_option(cx)),
     },
     Case {
         id: CaseId("FAIL-21"),
@@ -126,9 +240,57 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_fo",
-        controls: &[],
+        controls: &["never-replaced", "promoted-tells-wrong"],
         method: "Writes 1000 keys and `WAIT 1` before the fault of FAIL-02, and reads each by value from the promoted node.",
         run: |cx| Box::pin(data_kept(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-22"),
+        title: "during a failover clients get clean errors, never a wrong value",
+        requirement: "During a failover clients MUST see only right values, MOVED, CLUSTERDOWN or another refusal, or a connection that fails.",
+        source: "Redis Cluster tutorial, section Test the failover; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[],
+        bound: "-",
+        controls: &["promoted-tells-wrong"],
+        method: "In the stop of FAIL-02 every node is asked ten times a second for a key of the master's shard, and every shard is written to. Each reply must be the value, an integer for a write, `-MOVED` to one of the nodes, `-CLUSTERDOWN`, `-MASTERDOWN`, `-LOADING` or `-NOREPLICAS`; connections may fail.",
+        run: |cx| Box::pin(clean_errors(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-26"),
+        title: "a client blocked on a master is released when the master is demoted",
+        requirement: "Clients that are blocked on a master MUST be released by an error or a closed connection when it is demoted.",
+        source: "Redis source, blocked.c, disconnectAllBlockedClients; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[],
+        features: &[],
+        bound: "T_manual + T_reply",
+        controls: &["blocked-clients-told-nothing", "failover-ignored"],
+        method: "Blocks with `BLPOP key 0` on a master and sends `CLUSTER FAILOVER` to its replica. The blocked client must get `-UNBLOCKED`, `-MOVED`, or a closed connection; the roles are swapped back afterwards.",
+        run: |cx| Box::pin(swapping::blocked_clients(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-27"),
+        title: "without masterauth a lost master is not replaced, and every node says so",
+        requirement: "A master whose replicas lack masterauth MUST NOT be replaced when it is lost, and the survivors MUST say `cluster_state:fail`.",
+        source: "Redis source, clusterHandleSlaveFailover (replica validity factor); measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A3, Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[],
+        bound: "`cluster_state:fail` within T_fail; no promotion for T_fo_hard",
+        controls: &["masterauth-after-all"],
+        method: "On servers beside the deployment, three masters with a password and a replica each without masterauth: one master is stopped. Every survivor must say `cluster_state:fail`, and its replica must still be one after T_fo_hard: a deployment that forgot masterauth is not saved.",
+        run: |cx| Box::pin(apart::unauthenticated_replica(cx)),
     },
     Case {
         id: CaseId("FAIL-28"),
@@ -142,10 +304,32 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::Restart],
         features: &[],
         bound: "no failed write (through an API server: none refused, no shard silent for T_reply); back within T_shutdown + T_sched + T_sync",
-        controls: &[],
+        controls: &["masterauth-forgotten", "min-replicas"],
         method: "Writes to every shard all the time while a replica is stopped and comes back: no owner may refuse a write, no shard \
                  may be silent while others are served, and every other node must say `cluster_state:ok` at every look.",
         run: |cx| Box::pin(losing::deleting_a_replica(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-29"),
+        title: "under load, rewrites and snapshots nobody is suspected of having failed",
+        requirement: "Under normal load, and while files are rewritten, no node SHOULD be flagged `fail?` and no epoch change.",
+        source: "Redis Cluster specification, section Failure detection; seed lines 57 and 151-154",
+        level: Level::Should,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "T_soak",
+        controls: &[
+            "epoch-falls",
+            "failures-counted",
+            "frozen",
+            "master-down",
+            "other-password",
+        ],
+        method: "Writes to every shard for T_soak while append-only files are rewritten and snapshots are taken, and looks at every node: no `fail?` or `fail`, no FAIL message counted, no role and no epoch changed.",
+        run: |cx| Box::pin(no_false_failovers(cx)),
     },
     Case {
         id: CaseId("FAIL-30"),
@@ -190,136 +374,4 @@ fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(),
         ),
         format!("{:.1} s", gap.as_secs_f64()),
     )
-}
-
-async fn promotion(cx: &Context) -> Outcome {
-    let failover = failover::observe(cx).await?;
-    let promoted = failover.promotion.clone()?;
-    let (bound, _) = gap_bounds(cx);
-    cx.note(format!(
-        "{} was stopped, {} was promoted",
-        failover.victim.0, failover.successor.0
-    ));
-    cx.measure("promotion", promoted, Some(cx.timing().failover_floor()), Some(bound));
-    cx.count("acknowledged writes", failover.writes.acked(), "writes");
-    cx.count("ledgers with a lost write", failover.lost.len(), "ledgers");
-    Ok(judge_gap(cx, failover.write_gap(), Some(cx.timing().failover_floor()))?)
-}
-
-async fn graceful_stop(cx: &Context) -> Outcome {
-    let failover = failover::observe(cx).await?;
-    failover.promotion.clone()?;
-    let gap = failover.write_gap();
-    if gap < cx.timing().node_timeout() {
-        cx.note("the deployment handed its slots over before it stopped");
-    } else {
-        cx.note("no handover: the failover began when the server was gone");
-    }
-    Ok(judge_gap(cx, gap, None)?)
-}
-
-async fn new_epoch(cx: &Context) -> Outcome {
-    let failover = failover::observe(cx).await?;
-    failover.promotion.clone()?;
-    let after = highest_epoch(&failover.during);
-    let before = failover.epoch_before;
-    expect(
-        after > before,
-        format!("cluster_current_epoch above {before}"),
-        after.to_string(),
-    )?;
-    let successor = &failover.successor.1;
-    let mut findings = Vec::new();
-    for node in &failover.during.nodes {
-        let masters = node
-            .nodes
-            .iter()
-            .filter(|line| line.is_master() && !line.slots.is_empty());
-        let highest = masters.max_by_key(|line| line.config_epoch);
-        if highest.is_none_or(|line| &line.id != successor) {
-            let shown = highest.map_or("none".into(), |line| failover.during.name_of(&line.id));
-            findings.push(format!(
-                "{}: the master with the highest epoch is {shown}",
-                node.member.name
-            ));
-        }
-        let current: u64 = node.info("cluster_current_epoch").parse().unwrap_or(0);
-        if current <= before {
-            findings.push(format!("{}: cluster_current_epoch:{current}", node.member.name));
-        }
-    }
-    no_findings(
-        format!(
-            "{} with the highest epoch, on every survivor",
-            failover.successor.0.name
-        ),
-        &findings,
-    )?;
-    Ok(())
-}
-
-async fn rejoin(cx: &Context) -> Outcome {
-    let failover = failover::observe(cx).await?;
-    failover.promotion.clone()?;
-    let returned = failover.returned.clone()?;
-    let bound = cx.timing().scheduling() + cx.timing().sync() + Duration::from_secs(2);
-    cx.measure("back as a synchronised replica", returned, None, Some(bound));
-    Ok(())
-}
-
-async fn data_kept(cx: &Context) -> Outcome {
-    let failover = failover::observe(cx).await?;
-    failover.promotion.clone()?;
-    let count = failover.data.clone()?;
-    cx.count("keys read by value", count, "keys");
-    Ok(())
-}
-
-async fn roles_by_discovery(cx: &Context) -> Outcome {
-    let findings = eventually(
-        cx,
-        "every node names the same masters",
-        cx.timing().gossip(),
-        async || {
-            let view = cx.view().await?;
-            let mut findings = Vec::new();
-            for node in &view.nodes {
-                for other in &view.nodes {
-                    let Some(id) = other.myself().map(|line| &line.id) else {
-                        findings.push(format!("{} has no line of its own", other.member.name));
-                        continue;
-                    };
-                    let seen = node
-                        .line(id)
-                        .is_some_and(|line| line.is_master() && !line.slots.is_empty());
-                    if seen != other.role.is_master() {
-                        let says = if seen {
-                            "a master with slots"
-                        } else {
-                            "no master with slots"
-                        };
-                        findings.push(format!(
-                            "{}: {} is {says}, but its ROLE is {:?}",
-                            node.member.name, other.member.name, other.role
-                        ));
-                    }
-                }
-            }
-            let masters: Vec<String> = view.masters().map(|node| node.member.name.clone()).collect();
-            Ok(if findings.is_empty() {
-                Look::Reached(masters)
-            } else {
-                Look::NotYet(findings.join("\n"))
-            })
-        },
-    )
-    .await?;
-    cx.note(format!("masters: {}", findings.join(", ")));
-    let expected = cx.shape().masters;
-    expect(
-        findings.len() == expected,
-        format!("{expected} masters"),
-        findings.join(", "),
-    )?;
-    Ok(())
 }

@@ -3,7 +3,11 @@
 use crate::case::{Case, CaseId, Impact, Level, Profile, Seed};
 
 mod checks;
+mod many;
+mod moving;
 use checks::*;
+use many::*;
+use moving::*;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -21,9 +25,11 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "-",
         controls: &[
+            "case-ignored",
             "crc-off-by-one",
             "empty-tag-hashed",
             "frozen",
+            "long-keys-cut",
             "other-password",
             "tags-ignored",
         ],
@@ -226,6 +232,24 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(cross_slot(cx)),
     },
     Case {
+        id: CaseId("HASH-12"),
+        title: "CLUSTER KEYSLOT equals the suite's own function for 20000 random keys",
+        requirement: "For 20000 random keys, rich in braces, `CLUSTER KEYSLOT` MUST equal the suite's own function.",
+        source: "Redis command page CLUSTER KEYSLOT; measured on 7.0.15 (20000 keys, none different)",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "T_reply",
+        controls: &["frozen", "other-password", "rare-keys-astray"],
+        method: "Sends `CLUSTER KEYSLOT` of 20000 keys of 0 to 40 bytes, made from a fixed seed, half of their bytes \
+                 braces and the rest any byte, to one master and one replica; every reply must be the suite's own \
+                 CRC16 modulo 16384.",
+        run: |cx| Box::pin(random_keys(cx)),
+    },
+    Case {
         id: CaseId("HASH-13"),
         title: "a key is stored on the node that CLUSTER SLOTS names, on no other master",
         requirement: "A key MUST be stored on the node that `CLUSTER SLOTS` names for its slot.",
@@ -248,5 +272,122 @@ pub static CASES: &[Case] = &[
         method: "Writes a key into a slot of every master through whichever node takes it. `CLUSTER GETKEYSINSLOT` \
                  must name it on the slot's owner by `CLUSTER SLOTS`, and on no other master.",
         run: |cx| Box::pin(stored_where_mapped(cx)),
+    },
+    Case {
+        id: CaseId("HASH-14"),
+        title: "letter case and spaces of a tag matter",
+        requirement: "Hash tags MUST be hashed with their letter case and their spaces.",
+        source: "Redis Cluster specification, section Hash tags",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[
+            "case-ignored",
+            "crc-off-by-one",
+            "frozen",
+            "other-password",
+            "tags-ignored",
+        ],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: `{Foo}` -> `:10576`, `{foo}` -> `:12182`, `{ }` \
+                 -> `:9314`.",
+        run: |cx| Box::pin(case_and_space(cx)),
+    },
+    Case {
+        id: CaseId("HASH-15"),
+        title: "CLUSTER KEYSLOT takes exactly one key",
+        requirement: "CLUSTER KEYSLOT MUST take exactly one key.",
+        source: "Redis command page CLUSTER KEYSLOT; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "keyslot-takes-two", "other-password"],
+        method: "Sends `CLUSTER KEYSLOT` with no key and with two to every node: each time an error that holds `wrong \
+                 number of arguments`.",
+        run: |cx| Box::pin(one_key_alone(cx)),
+    },
+    Case {
+        id: CaseId("HASH-16"),
+        title: "keys of one tag stay together over a failover and a move of their slot",
+        requirement: "After a failover and after a move of their slot, keys with one tag MUST still be together and \
+                      usable together.",
+        source: "Redis Cluster specification, section Multiple keys operations",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4, Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["moved-pairs-parted", "pairs-parted"],
+        method: "Writes two keys of one tag to an empty slot of a master. After `CLUSTER FAILOVER` of its replica, \
+                 after handing back, after a move of the slot to another master, and after its return, the owner must \
+                 answer `MGET` with both values, `MSET` with `+OK`, and `CLUSTER GETKEYSINSLOT` must name both.",
+        run: |cx| Box::pin(colocation_survives(cx)),
+    },
+    Case {
+        id: CaseId("HASH-17"),
+        title: "the slot of x is 16287, not the 3999 of the specification's example",
+        requirement: "The slot of the key `x` MUST be 16287: the 3999 in the specification's example of MOVED only \
+                      illustrates the reply.",
+        source: "Redis Cluster specification, section MOVED Redirection (an illustration); measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["crc-off-by-one", "frozen", "other-password"],
+        method: "Sends `CLUSTER KEYSLOT x` to every node and expects `:16287`.",
+        run: |cx| Box::pin(no_illustration(cx)),
+    },
+    Case {
+        id: CaseId("HASH-18"),
+        title: "SCAN with a tag in its pattern finds every key of the tag",
+        requirement: "A whole SCAN on the owner with a pattern that holds a tag MUST return every key of the tag.",
+        source: "Redis command page SCAN; Redis Cluster specification, section Glob-style patterns",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "hang-up", "master-down", "other-password", "scan-short"],
+        method: "Writes 100 keys with one tag to every master; `SCAN` with `MATCH` of their common beginning, tag and \
+                 all, must find all 100 there. Servers that then scan only the tag's slot (Redis 8, Valkey 8) find the \
+                 same.",
+        run: |cx| Box::pin(tagged_scan(cx)),
+    },
+    Case {
+        id: CaseId("HASH-19"),
+        title: "the length of a key or tag does not matter",
+        requirement: "The length of a key or of its tag MUST NOT change how its slot is computed.",
+        source: "Redis Cluster specification, section Key distribution model",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A4],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[
+            "crc-off-by-one",
+            "frozen",
+            "long-keys-cut",
+            "other-password",
+            "tags-ignored",
+        ],
+        method: "Sends `CLUSTER KEYSLOT` for each key to every node: 1000 times `x` -> `:3195`, a tag of 300 times `t` \
+                 -> `:9496`, `{foo}` after 300 times `p` -> `:12182`.",
+        run: |cx| Box::pin(long_keys(cx)),
     },
 ];

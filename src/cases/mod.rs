@@ -2,12 +2,21 @@
 
 pub mod authentication;
 pub mod bootstrap;
+pub mod consistency;
 pub mod failover;
 pub mod hash;
+pub mod multi;
+pub mod networking;
+pub mod omissions;
 pub mod operations;
+pub mod partitions;
+pub mod persistence;
 pub mod redirection;
 pub mod replication;
+pub mod sharding;
 pub mod slots;
+pub mod topology;
+pub mod workload;
 
 use crate::case::Case;
 
@@ -19,7 +28,15 @@ pub static CHAPTERS: &[&[Case]] = &[
     authentication::CASES,
     hash::CASES,
     redirection::CASES,
+    multi::CASES,
     failover::CASES,
+    partitions::CASES,
+    consistency::CASES,
+    sharding::CASES,
+    topology::CASES,
+    persistence::CASES,
+    workload::CASES,
+    networking::CASES,
     operations::CASES,
 ];
 

@@ -1,13 +1,12 @@
 //! Chapter SLOT: every slot is assigned, served, and seen the same by every node.
 
-use crate::case::{Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check;
-use crate::cluster::node::NodeView;
-use crate::cluster::slot::{self, SLOT_COUNT};
-use crate::cluster::view::ClusterView;
-use crate::context::{Context, with_cleanup};
-use crate::verdict::Outcome;
-use std::collections::BTreeSet;
+mod assigning;
+mod keys;
+mod maps;
+
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
+
+pub(super) use maps::boundary_slots;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -25,7 +24,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &["frozen", "master-down", "other-password", "slot-deleted"],
         method: "Asks every node for `CLUSTER INFO` and expects the line `cluster_slots_assigned:16384`.",
-        run: |cx| Box::pin(all_slots_assigned(cx)),
+        run: |cx| Box::pin(maps::all_slots_assigned(cx)),
     },
     Case {
         id: CaseId("SLOT-02"),
@@ -49,7 +48,7 @@ pub static CASES: &[Case] = &[
         ],
         method: "Asks every node for `CLUSTER INFO` and expects the three lines `cluster_slots_ok:16384`, \
                  `cluster_slots_pfail:0`, `cluster_slots_fail:0`.",
-        run: |cx| Box::pin(all_slots_ok(cx)),
+        run: |cx| Box::pin(maps::all_slots_ok(cx)),
     },
     Case {
         id: CaseId("SLOT-03"),
@@ -72,7 +71,7 @@ pub static CASES: &[Case] = &[
         ],
         method: "Spreads the reply of `CLUSTER SLOTS` of every node over an array of 16384 entries; each entry must be \
                  set exactly once. The ranges that each master claims on its own line of `CLUSTER NODES` likewise.",
-        run: |cx| Box::pin(exact_partition(cx)),
+        run: |cx| Box::pin(maps::exact_partition(cx)),
     },
     Case {
         id: CaseId("SLOT-04"),
@@ -98,7 +97,26 @@ pub static CASES: &[Case] = &[
         method: "Makes an array of 16384 owners of each of the three replies of every node; all arrays must be equal. \
                  The order of the replies does not count. Where the server does not know `CLUSTER SHARDS`, the other \
                  two are compared, and a note says so.",
-        run: |cx| Box::pin(three_commands_agree(cx)),
+        run: |cx| Box::pin(maps::three_commands_agree(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-05"),
+        title: "the slots are divided evenly, as `redis-cli --cluster create` divides them",
+        requirement: "A cluster that was made at once SHOULD have its slots divided evenly: 0-5460, 5461-10922 and \
+                      10923-16383 for three masters.",
+        source: "redis-cli source, clusterManagerCommandCreate; measured on 7.0.15; seed lines 43-47 give another \
+                 split as an illustration",
+        level: Level::Should,
+        profile: Profile::Extended,
+        seed: &[Seed::A1],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "master-down", "other-password", "slot-deleted", "slot-moved"],
+        method: "Takes the ranges of the masters from `CLUSTER NODES` of every node, and expects those of the even \
+                 split over as many masters. Another split that is exact breaks nothing: the case is a SHOULD.",
+        run: |cx| Box::pin(assigning::even_split(cx)),
     },
     Case {
         id: CaseId("SLOT-06"),
@@ -115,7 +133,32 @@ pub static CASES: &[Case] = &[
         controls: &["frozen", "hang-up", "last-slot-lost", "master-down", "other-password"],
         method: "For slots 0, 5460, 5461, 10922, 10923, 16383 and both ends of every range that a master owns: `SET` on \
                  the owner must answer `+OK`, and `GET` the value, each within T_reply.",
-        run: |cx| Box::pin(boundary_slots_served(cx)),
+        run: |cx| Box::pin(maps::boundary_slots_served(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-07"),
+        title: "a key in every slot is written on its owner",
+        requirement: "A command about a key of any slot MUST be executed by the node that is listed as its owner, with no \
+                      redirection and no refusal.",
+        source: "Redis Cluster specification, section Key distribution model",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "T_reply for a batch",
+        controls: &[
+            "frozen",
+            "hang-up",
+            "master-down",
+            "other-password",
+            "slot-deleted",
+            "slot-refused",
+        ],
+        method: "Sends `SET` of one key in each of the 16384 slots to the master that claims the slot, in batches, and \
+                 expects `+OK` for each. The keys live for a millisecond.",
+        run: |cx| Box::pin(keys::every_slot_served(cx)),
     },
     Case {
         id: CaseId("SLOT-08"),
@@ -132,7 +175,7 @@ pub static CASES: &[Case] = &[
         controls: &["forgotten", "frozen", "other-password", "replica-with-slots"],
         method: "Reads every line of `CLUSTER NODES` on every node: only lines flagged `master` may end in slots, and as \
                  many lines as the deployment has replicas must be flagged `slave`.",
-        run: |cx| Box::pin(only_masters_own_slots(cx)),
+        run: |cx| Box::pin(maps::only_masters_own_slots(cx)),
     },
     Case {
         id: CaseId("SLOT-09"),
@@ -149,237 +192,108 @@ pub static CASES: &[Case] = &[
         controls: &["frozen", "open-slot", "other-password"],
         method: "Reads the line flagged `myself` of `CLUSTER NODES` on every node, since open slots are known to their \
                  own node only; it must hold no entry in brackets.",
-        run: |cx| Box::pin(no_open_slots(cx)),
+        run: |cx| Box::pin(maps::no_open_slots(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-12"),
+        title: "commands that assign slots refuse invalid use",
+        requirement: "Commands that assign slots MUST refuse a slot that is taken, a slot that does not exist, and a slot \
+                      that is given twice, and change nothing.",
+        source: "Redis command pages CLUSTER ADDSLOTS, CLUSTER DELSLOTS; Redis tests, \
+                 unit/cluster/multi-slot-operations; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "other-password", "slot-taken-twice"],
+        method: "Sends to every node `CLUSTER ADDSLOTS` of a slot that has an owner, of 16384 and of -1, and to every \
+                 master `CLUSTER DELSLOTS n n` of one of its own slots: each must be answered with `-ERR …`, and the \
+                 node must claim the same slots as before.",
+        run: |cx| Box::pin(assigning::invalid_use_refused(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-13"),
+        title: "a node counts and lists the keys that it holds itself, and no others",
+        requirement: "`CLUSTER COUNTKEYSINSLOT` and `CLUSTER GETKEYSINSLOT` MUST show the keys of the node that is asked, \
+                      and those alone.",
+        source: "Redis command pages CLUSTER COUNTKEYSINSLOT, CLUSTER GETKEYSINSLOT; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1, Seed::A4],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[],
+        bound: "T_visible",
+        controls: &[
+            "frozen",
+            "hang-up",
+            "keys-counted-elsewhere",
+            "keys-refused",
+            "keys-unnamed",
+            "master-down",
+            "other-password",
+        ],
+        method: "Writes a key to each master. Its owner must list it with `CLUSTER GETKEYSINSLOT` and count as many \
+                 as it lists; every other master must answer `:0` and an empty list for that slot, and `-ERR …` for \
+                 slot 16384.",
+        run: |cx| Box::pin(keys::own_keys_counted(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-14"),
+        title: "a key in a slot without an owner is refused, whatever the coverage setting",
+        requirement: "A key in a slot that has no owner MUST be refused with `-CLUSTERDOWN Hash slot not served`, whether \
+                      or not full coverage is required.",
+        source: "Redis source, getNodeByQuery; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch],
+        features: &[Feature::Config],
+        bound: "T_fail",
+        controls: &["unowned-slot-served"],
+        method: "Takes a slot from every node of a cluster beside the deployment with `CLUSTER DELSLOTS`. `GET` and \
+                 `SET` of a key in it must get `-CLUSTERDOWN … not served` from every node, with \
+                 `cluster-require-full-coverage yes`; and again with `no`, while a key of another slot is written.",
+        run: |cx| Box::pin(assigning::unowned_slot_refused(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-15"),
+        title: "keys spread over the masters as the slots do",
+        requirement: "Keys SHOULD spread over the masters in proportion to the slots that these own.",
+        source: "Redis Cluster specification, section Key distribution model",
+        level: Level::Should,
+        profile: Profile::Extended,
+        seed: &[Seed::A1],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "hang-up", "keys-drawn", "master-down", "other-password"],
+        method: "Asks the masters in turn for 3000 keys that differ in a number, with `GET`; each is executed, or \
+                 redirected with `-MOVED` to the master that has it. The share of each master must be within 3 \
+                 percentage points of its share of the slots.",
+        run: |cx| Box::pin(keys::even_spread(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-17"),
+        title: "CLUSTER SHARDS lists every node once, and one master in each shard",
+        requirement: "`CLUSTER SHARDS` MUST list every node in exactly one shard, and one master in each shard.",
+        source: "Redis command page CLUSTER SHARDS; Redis tests, unit/cluster/cluster-shards",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A1, Seed::A2],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[Feature::ClusterShards],
+        bound: "-",
+        controls: &["forgotten", "frozen", "node-in-two-shards", "other-password"],
+        method: "Reads `CLUSTER SHARDS` on every node: as many different nodes as the deployment has, none listed \
+                 twice; in each shard one `role` is `master`, all others `replica`; `health` is `online`, `loading`, \
+                 `fail` or `failed`.",
+        run: |cx| Box::pin(maps::sane_shards(cx)),
     },
 ];
-
-/// The slots at the ends of the three ranges into which `redis-cli --cluster create` splits three masters.
-pub(super) const DEFAULT_BOUNDARIES: [u16; 6] = [0, 5460, 5461, 10922, 10923, 16383];
-
-/// The default boundaries, and both ends of every range that a node claims on its own line.
-pub(super) fn boundary_slots(view: &ClusterView) -> BTreeSet<u16> {
-    let own_ranges = view
-        .nodes
-        .iter()
-        .filter_map(NodeView::myself)
-        .flat_map(|line| &line.slots);
-    DEFAULT_BOUNDARIES
-        .into_iter()
-        .chain(own_ranges.flat_map(|range| [range.first, range.last]))
-        .collect()
-}
-
-/// Expects lines of `CLUSTER INFO` on every node.
-async fn info_lines(cx: &Context, expected: &[(&str, String)]) -> Outcome {
-    let lines: Vec<String> = expected
-        .iter()
-        .map(|(field, value)| format!("{field}:{value}"))
-        .collect();
-    cx.judge_every_node(
-        &format!("{} on every node", lines.join(", ")),
-        async |member, connection| {
-            let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
-            let wrong = expected
-                .iter()
-                .zip(&lines)
-                .filter(|(_, line)| !info.lines().any(|seen| seen == *line));
-            Ok(wrong
-                .map(|((field, _), _)| {
-                    let seen = info.lines().find(|seen| seen.split(':').next() == Some(field));
-                    format!(
-                        "{member}: CLUSTER INFO -> {}",
-                        seen.map_or(format!("no field {field}"), str::to_owned)
-                    )
-                })
-                .collect())
-        },
-    )
-    .await
-}
-
-async fn all_slots_assigned(cx: &Context) -> Outcome {
-    info_lines(cx, &[("cluster_slots_assigned", SLOT_COUNT.to_string())]).await
-}
-
-async fn all_slots_ok(cx: &Context) -> Outcome {
-    let none = || "0".to_owned();
-    let expected = [
-        ("cluster_slots_ok", SLOT_COUNT.to_string()),
-        ("cluster_slots_pfail", none()),
-        ("cluster_slots_fail", none()),
-    ];
-    info_lines(cx, &expected).await
-}
-
-/// The slots without an owner as a finding, or the text that two owners claim one.
-fn holes<O>(source: &str, owners: Result<Vec<Option<O>>, String>) -> Option<String> {
-    match owners {
-        Err(claim) => Some(format!("{source}: {claim}")),
-        Ok(owners) => {
-            let free: Vec<u16> = (0..)
-                .zip(&owners)
-                .filter(|(_, owner)| owner.is_none())
-                .map(|(slot, _)| slot)
-                .collect();
-            (!free.is_empty()).then(|| format!("{source}: slots {} have no owner", slot::describe(free)))
-        }
-    }
-}
-
-async fn exact_partition(cx: &Context) -> Outcome {
-    let view = cx.view().await?;
-    let mut findings: Vec<String> = view
-        .nodes
-        .iter()
-        .filter_map(|node| holes(&format!("{}: CLUSTER SLOTS", node.member), node.owners_by_slots()))
-        .collect();
-    let own_lines = view.nodes.iter().filter_map(|node| Some((node, node.myself()?)));
-    let claims = own_lines.flat_map(|(node, line)| line.slots.iter().map(|range| (*range, node.member.name.as_str())));
-    findings.extend(holes(
-        "the masters' own lines of CLUSTER NODES",
-        crate::cluster::node::owners(claims),
-    ));
-    Ok(check::no_findings(
-        "slots 0-16383 owned exactly once, by every node's account",
-        &findings,
-    )?)
-}
-
-/// A reply's name, `node: CLUSTER SLOTS`, and the owner of every slot by it.
-type SlotMap = (String, Result<Vec<Option<String>>, String>);
-
-/// The slot maps of one node, one for each command that it knows.
-fn slot_maps(cx: &Context, node: &NodeView) -> Vec<SlotMap> {
-    let owned = |map: Vec<Option<&str>>| map.into_iter().map(|owner| owner.map(str::to_owned)).collect();
-    let mut maps = vec![("NODES", node.owners().map(owned)), ("SLOTS", node.owners_by_slots())];
-    match &node.shards {
-        Err(text) if text.to_lowercase().starts_with("err unknown subcommand") => {
-            cx.note(format!(
-                "{}: CLUSTER SHARDS -> -{text}; the other two were compared",
-                node.member
-            ));
-        }
-        Ok(_) | Err(_) => maps.push(("SHARDS", node.owners_by_shards())),
-    }
-    maps.into_iter()
-        .map(|(command, map)| (format!("{}: CLUSTER {command}", node.member), map))
-        .collect()
-}
-
-async fn three_commands_agree(cx: &Context) -> Outcome {
-    let view = cx.view().await?;
-    let mut findings = Vec::new();
-    let mut reference: Option<(String, Vec<Option<String>>)> = None;
-    for (source, map) in view.nodes.iter().flat_map(|node| slot_maps(cx, node)) {
-        let map = match map {
-            Ok(map) => map,
-            Err(reason) => {
-                findings.push(format!("{source} -> {reason}"));
-                continue;
-            }
-        };
-        let (first, expected) = reference.get_or_insert_with(|| (source.clone(), map.clone()));
-        let place = |slot: &u16| usize::from(*slot);
-        let differ: Vec<u16> = (0..SLOT_COUNT)
-            .filter(|slot| map[place(slot)] != expected[place(slot)])
-            .collect();
-        if let Some(at) = differ.first() {
-            let name = |owner: &Option<String>| owner.as_ref().map_or("nobody".into(), |id| view.name_of(id));
-            let (here, there) = (name(&map[place(at)]), name(&expected[place(at)]));
-            let slots = slot::describe(differ.iter().copied());
-            findings.push(format!(
-                "{source} gives slot {at} to {here}, {first} to {there}; they differ in slots {slots}"
-            ));
-        }
-    }
-    Ok(check::no_findings(
-        "one and the same map of 16384 owners from every node and command",
-        &findings,
-    )?)
-}
-
-async fn boundary_slots_served(cx: &Context) -> Outcome {
-    let view = cx.view().await?;
-    let wanted = boundary_slots(&view);
-    let keys: Vec<(u16, String)> = wanted
-        .into_iter()
-        .map(|slot| (slot, cx.key_in(slot, "boundary")))
-        .collect();
-    let names: Vec<String> = keys.iter().map(|(_, key)| key.clone()).collect();
-    let unowned = keys.iter().filter(|(slot, _)| view.owner_of(*slot).is_none());
-    let mut findings: Vec<String> = unowned.map(|(slot, _)| format!("no node claims slot {slot}")).collect();
-    let judge = async {
-        for node in &view.nodes {
-            let is_mine = |slot: u16| view.owner_of(slot).is_some_and(|owner| owner.member == node.member);
-            let mine: Vec<&(u16, String)> = keys.iter().filter(|(slot, _)| is_mine(*slot)).collect();
-            if mine.is_empty() {
-                continue;
-            }
-            let mut connection = cx.connect(&node.member.address).await?;
-            for (slot, key) in mine {
-                let value = format!("value of slot {slot}");
-                let set = connection.call(&["SET", key.as_str(), &value]).await?;
-                findings.extend(check::unless(
-                    set.is_ok(),
-                    &node.member,
-                    format!("SET {key} ({slot})"),
-                    &set,
-                ));
-                let get = connection.call(&["GET", key.as_str()]).await?;
-                let read = get.bytes() == Some(value.as_bytes());
-                findings.extend(check::unless(read, &node.member, format!("GET {key} ({slot})"), &get));
-            }
-        }
-        Ok(check::no_findings(
-            "SET -> +OK and GET -> the value, in every boundary slot on its owner",
-            &findings,
-        )?)
-    };
-    with_cleanup(judge, cx.remove_keys(&names)).await
-}
-
-async fn only_masters_own_slots(cx: &Context) -> Outcome {
-    let view = cx.view().await?;
-    let expected = cx.shape().masters * cx.shape().replicas_per_master;
-    let mut findings = Vec::new();
-    for node in &view.nodes {
-        let replicas = node.nodes.iter().filter(|line| line.is_replica()).count();
-        if replicas < expected {
-            findings.push(format!("{}: CLUSTER NODES flags {replicas} lines `slave`", node.member));
-        }
-        for line in node
-            .nodes
-            .iter()
-            .filter(|line| !line.is_master() && !line.slots.is_empty())
-        {
-            let slots = slot::describe(line.slots.iter().flat_map(|range| range.slots()));
-            findings.push(format!(
-                "{}: CLUSTER NODES shows {} with slots {slots}",
-                node.member,
-                view.name_of(&line.id)
-            ));
-        }
-    }
-    Ok(check::no_findings(
-        format!("{expected} replicas on every node's account, none with slots"),
-        &findings,
-    )?)
-}
-
-async fn no_open_slots(cx: &Context) -> Outcome {
-    let view = cx.view().await?;
-    let findings: Vec<String> = view
-        .nodes
-        .iter()
-        .filter_map(|node| match node.myself() {
-            None => Some(format!("{}: CLUSTER NODES has no line flagged `myself`", node.member)),
-            Some(line) if line.open_slots.is_empty() => None,
-            Some(line) => Some(format!(
-                "{}: CLUSTER NODES -> {}",
-                node.member,
-                line.open_slots.join(" ")
-            )),
-        })
-        .collect();
-    Ok(check::no_findings("no open slot on any node", &findings)?)
-}

@@ -76,16 +76,18 @@ pub enum LinkError {
         /// What broke.
         reason: String,
     },
-    /// The connection ended before the reply.
-    #[error("{address}: connection closed before the reply to {command}")]
+    /// The connection ended before the reply, or within it.
+    #[error("{address}: connection closed before the {} to {command}{}", end_of(got), shown(got))]
     Closed {
         /// The node.
         address: Address,
         /// The command, without its arguments.
         command: String,
+        /// What had come of the reply: its first bytes, escaped.
+        got: Option<String>,
     },
-    /// No reply came in time.
-    #[error("{address}: no reply to {command} within {:.1} s", after.as_secs_f64())]
+    /// No reply came in time, or not the whole of it.
+    #[error("{address}: no {} to {command} within {:.1} s{}", whole(got), after.as_secs_f64(), shown(got))]
     TimedOut {
         /// The node.
         address: Address,
@@ -93,6 +95,8 @@ pub enum LinkError {
         command: String,
         /// How long was waited.
         after: Duration,
+        /// What had come of the reply: its first bytes, escaped.
+        got: Option<String>,
     },
     /// The reply is not of the form that the command has.
     #[error("{address}: unexpected reply to {command}: {reason}")]
@@ -104,6 +108,21 @@ pub enum LinkError {
         /// What is wrong with the reply.
         reason: String,
     },
+}
+
+/// The most characters of a reason that are kept: a server's words are shown, not repeated at any length.
+const LONGEST_REASON: usize = 600;
+
+fn end_of(got: &Option<String>) -> &'static str {
+    if got.is_some() { "end of the reply" } else { "reply" }
+}
+
+fn whole(got: &Option<String>) -> &'static str {
+    if got.is_some() { "whole reply" } else { "reply" }
+}
+
+fn shown(got: &Option<String>) -> String {
+    got.as_ref().map_or_else(String::new, |got| format!("; {got} came"))
 }
 
 impl LinkError {
@@ -138,7 +157,7 @@ impl Connection {
     /// Speaks RESP over `stream`; no reply is waited for longer than `patience`.
     pub fn new(stream: BoxedStream, address: Address, patience: Duration) -> Self {
         Self {
-            framed: Framed::new(stream, RespCodec),
+            framed: Framed::new(stream, RespCodec::default()),
             address,
             patience,
         }
@@ -147,6 +166,44 @@ impl Connection {
     /// The node at the other end.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The same connection, with another limit for replies.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The same connection, for replies of up to `bytes`.
+    pub fn with_longest_reply(mut self, bytes: usize) -> Self {
+        self.framed.codec_mut().accept_up_to(bytes);
+        self
+    }
+
+    /// What a node has sent that was not asked for, or not yet received: its first bytes, escaped.
+    pub fn unread(&self) -> Option<String> {
+        self.framed.codec().so_far(self.framed.read_buffer())
+    }
+
+    /// Sends one command and waits for nothing: [`Self::receive`] takes what comes.
+    ///
+    /// # Errors
+    /// When it cannot be sent: the connection is then of no further use.
+    pub async fn send<A: AsRef<[u8]>>(&mut self, command: &[A]) -> Result<(), LinkError> {
+        let sent = tokio::time::timeout(self.patience, self.framed.send(command)).await;
+        self.finish(sent.map(|sent| sent.map(Some)), command_name(command))
+    }
+
+    /// The next reply, or message of a subscription.
+    ///
+    /// # Errors
+    /// When none comes within the connection's patience, or the connection ends. After [`LinkError::TimedOut`] it is
+    /// still of use.
+    pub async fn receive(&mut self) -> Result<Reply, LinkError> {
+        let patience = self.patience;
+        let reply = async { self.framed.next().await.transpose() };
+        let reply = tokio::time::timeout(patience, reply).await;
+        self.finish(reply, "an earlier command".into())
     }
 
     /// Sends one command and returns its reply, whatever it is.
@@ -217,7 +274,7 @@ impl Connection {
         LinkError::Nonsense {
             address: self.address.clone(),
             command: command.to_owned(),
-            reason: reason.into(),
+            reason: bounded(reason.into()),
         }
     }
 
@@ -227,6 +284,7 @@ impl Connection {
         command: String,
     ) -> Result<T, LinkError> {
         let address = self.address.clone();
+        let got = self.unread();
         match result {
             Ok(Ok(Some(value))) => Ok(value),
             // A port-forward tells a refusal only after it has been opened.
@@ -236,19 +294,30 @@ impl Connection {
                     reason: error.to_string(),
                 })
             }
-            Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed { address, command }),
+            Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed { address, command, got }),
             Ok(Err(ProtocolError::Nonsense(reason))) => Err(LinkError::Nonsense {
                 address,
                 command,
-                reason,
+                reason: bounded(reason),
             }),
             Err(_) => Err(LinkError::TimedOut {
                 address,
                 command,
                 after: self.patience,
+                got,
             }),
         }
     }
+}
+
+/// A reason of at most [`LONGEST_REASON`] characters.
+fn bounded(mut reason: String) -> String {
+    let count = reason.chars().count();
+    if let Some((at, _)) = reason.char_indices().nth(LONGEST_REASON) {
+        reason.truncate(at);
+        reason.push_str(&format!("… ({count} characters)"));
+    }
+    reason
 }
 
 /// A command's name for messages. Never its arguments (one may be a password), but for the subcommand of containers.
@@ -293,5 +362,37 @@ mod tests {
         let mut connection = Connection::new(Box::new(near), Address::new("h", 1), Duration::from_millis(20));
         let error = connection.call(&["PING"]).await.unwrap_err();
         assert_eq!(error.to_string(), "h:1: no reply to PING within 0.0 s");
+    }
+
+    /// What a call says of a server that sends `bytes`, and then stays silent or hangs up.
+    async fn told(bytes: &[u8], hangs_up: bool) -> String {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut connection = Connection::new(Box::new(near), Address::new("h", 1), Duration::from_millis(20));
+        tokio::io::AsyncWriteExt::write_all(&mut far, bytes).await.unwrap();
+        if hangs_up {
+            tokio::io::AsyncWriteExt::shutdown(&mut far).await.unwrap();
+        }
+        connection.call(&["PING"]).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn half_a_reply_is_shown() {
+        let half = b"*2\r\n+a\r\n$9\r\nb";
+        let shown = r#""*2\r\n+a\r\n$9\r\nb" came"#;
+        assert_eq!(
+            told(half, false).await,
+            format!("h:1: no whole reply to PING within 0.0 s; {shown}")
+        );
+        assert_eq!(
+            told(half, true).await,
+            format!("h:1: connection closed before the end of the reply to PING; {shown}")
+        );
+        assert_eq!(told(b"", true).await, "h:1: connection closed before the reply to PING");
+    }
+
+    #[test]
+    fn a_reason_is_bounded() {
+        let bounded = bounded("ü".repeat(5000));
+        assert!(bounded.chars().count() < 630 && bounded.ends_with("… (5000 characters)"));
     }
 }

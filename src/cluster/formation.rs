@@ -7,6 +7,8 @@ use super::connection::{Connection, LinkError};
 use super::node::{Member, NodeView};
 use super::slot::{SLOT_COUNT, SlotRange};
 use super::view::{ClusterView, Shape};
+use futures::future::try_join_all;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Why a cluster was not formed.
@@ -56,52 +58,228 @@ pub async fn form(
     shape: Shape,
     bound: Duration,
 ) -> Result<(), FormationError> {
+    // The steps keep to the bound themselves and say what was missing; this one is for a question that is never answered.
+    let hanging = bound + HANGING;
+    match tokio::time::timeout(hanging, form_step_by_step(members, connections, shape, bound)).await {
+        Ok(formed) => formed,
+        Err(_) => Err(FormationError::NotWhole {
+            bound: hanging,
+            last: "a node did not answer".into(),
+        }),
+    }
+}
+
+async fn form_step_by_step(
+    members: &[Member],
+    connections: &mut [Connection],
+    shape: Shape,
+    bound: Duration,
+) -> Result<(), FormationError> {
     let started = Instant::now();
-    for (index, (connection, range)) in connections.iter_mut().zip(split(shape.masters)).enumerate() {
+    let ranges = split(shape.masters);
+    let masters = connections.iter_mut().zip(ranges).enumerate();
+    try_join_all(masters.map(async |(index, (connection, range))| {
         connection
             .ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()])
             .await?;
         let mut command = vec!["CLUSTER".to_owned(), "ADDSLOTS".to_owned()];
         command.extend(range.slots().map(|slot| slot.to_string()));
-        connection.ask(&command).await?;
-    }
-    let (first, others) = (&mut connections[0], &members[1..]);
-    for other in others {
-        first
-            .ask(&["CLUSTER", "MEET", &other.address.host, &other.address.port.to_string()])
-            .await?;
-    }
+        connection.ask(&command).await
+    }))
+    .await?;
+    let meet_again = MEET_AGAIN.max(MEET_AGAIN_A_NODE * u32::try_from(members.len()).unwrap_or(u32::MAX));
+    let mut met = Instant::now();
+    introduce(members, connections).await?;
+    // Asking hundreds for everything again and again would keep them from getting to know each other.
+    let pause = LOOK_AGAIN.max(LOOK_AGAIN_A_NODE * u32::try_from(members.len()).unwrap_or(u32::MAX));
     while let Some(last) = strangers(connections, members.len()).await? {
-        again(bound, started, last).await?;
+        if met.elapsed() >= meet_again {
+            met = Instant::now();
+            introduce(members, connections).await?;
+        }
+        again(bound, started, pause, last).await?;
     }
-    let mut ids = Vec::new();
-    for connection in connections.iter_mut().take(shape.masters) {
-        ids.push(connection.ask_text(&["CLUSTER", "MYID"]).await?);
-    }
-    for (index, replica) in connections.iter_mut().skip(shape.masters).enumerate() {
+    let masters = connections.iter_mut().take(shape.masters);
+    let ids = try_join_all(masters.map(|connection| connection.ask_text(&["CLUSTER", "MYID"]))).await?;
+    let replicas = connections.iter_mut().skip(shape.masters).enumerate();
+    try_join_all(replicas.map(async |(index, replica)| {
         replica
             .ask(&["CLUSTER", "REPLICATE", &ids[index % shape.masters]])
-            .await?;
+            .await
+    }))
+    .await?;
+    let mut told = Instant::now();
+    loop {
+        let unaware = unaware(connections).await?;
+        let Some((of, by)) = unaware.first() else { break };
+        let last = format!(
+            "{} times a node does not know the role or the epoch of another; the first: {} that of {}",
+            unaware.len(),
+            members[*by].address,
+            members[*of].address
+        );
+        if told.elapsed() >= MEET_AGAIN {
+            told = Instant::now();
+            present(members, connections, &unaware).await?;
+        }
+        again(bound, started, pause, last).await?;
+    }
+    // First what costs the servers little.
+    while let Some(last) = unready(connections, shape).await? {
+        again(bound, started, pause, last).await?;
     }
     while let Some(last) = not_whole(members, connections, shape).await? {
-        again(bound, started, last).await?;
+        again(bound, started, pause, last).await?;
     }
     Ok(())
 }
 
+/// How long after the bound a step may still be at work.
+const HANGING: Duration = Duration::from_secs(30);
+
+/// After so long nodes that do not know each other yet are introduced once more: a handshake that a busy machine did not
+/// let end within the node-timeout is forgotten, and nobody tries again.
+pub(crate) const MEET_AGAIN: Duration = Duration::from_secs(5);
+/// The same for many nodes, for each of them: news takes longer to go round.
+const MEET_AGAIN_A_NODE: Duration = Duration::from_millis(250);
+
+/// The first node meets all others: with that they are one cluster. Each other node meets those 1, 2, 4, 8, … places
+/// after it, so that news goes round in a few steps however many nodes there are, and not from the first alone.
+async fn introduce(members: &[Member], connections: &mut [Connection]) -> Result<(), LinkError> {
+    let count = members.len();
+    let meetings = connections.iter_mut().enumerate().map(async |(index, connection)| {
+        let others: Vec<usize> = match index {
+            0 => (1..count).collect(),
+            _ => std::iter::successors(Some(1), |step| Some(step * 2))
+                .take_while(|step| *step < count)
+                .map(|step| (index + step) % count)
+                .collect(),
+        };
+        for other in others {
+            let address = &members[other].address;
+            connection
+                .ask(&["CLUSTER", "MEET", &address.host, &address.port.to_string()])
+                .await?;
+        }
+        Ok::<_, LinkError>(())
+    });
+    try_join_all(meetings).await?;
+    Ok(())
+}
+
+/// How long between two looks at a few nodes.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// The same for many nodes, for each of them.
+const LOOK_AGAIN_A_NODE: Duration = Duration::from_millis(10);
+
 /// Which node does not yet know all others.
 async fn strangers(connections: &mut [Connection], count: usize) -> Result<Option<String>, LinkError> {
-    for connection in connections {
+    // A count that holds nodes in handshake too, but is had for little.
+    let counts = connections.iter_mut().map(async |connection| {
         let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
-        let known = info
-            .lines()
-            .find_map(|line| line.strip_prefix("cluster_known_nodes:"))
-            .unwrap_or("0");
-        if known != count.to_string() {
-            return Ok(Some(format!("{} knows {known} of {count} nodes", connection.address())));
-        }
+        let known: usize = field(&info, "cluster_known_nodes").parse().unwrap_or_default();
+        Ok::<_, LinkError>((connection.address().clone(), known))
+    });
+    let counts = try_join_all(counts).await?;
+    let fewest = counts.iter().min_by_key(|(_, known)| *known);
+    if let Some((address, known)) = fewest.filter(|(_, known)| *known < count) {
+        let ready = counts.iter().filter(|(_, known)| *known >= count).count();
+        return Ok(Some(format!(
+            "{ready} of {count} nodes know all; {address} knows {known}"
+        )));
     }
-    Ok(None)
+    let known = connections.iter_mut().map(async |connection| {
+        let nodes = connection.ask_text(&["CLUSTER", "NODES"]).await?;
+        // A node in handshake has a name for the time being only.
+        let known = nodes.lines().filter(|line| !line.contains("handshake")).count();
+        Ok::<_, LinkError>((connection.address().clone(), known))
+    });
+    let known = try_join_all(known).await?;
+    let stranger = known.into_iter().find(|(_, known)| *known != count);
+    Ok(stranger.map(|(address, known)| format!("{address} knows {known} of {count} nodes")))
+}
+
+/// Which nodes do not know of another what it says of itself, its master or its configuration epoch; as indices: of whom,
+/// and by whom. Both are told by a node alone, in each of its packets. Of hundreds of nodes most pairs exchange one only
+/// by chance, once in minutes: what others say of a node keeps it from being pinged (Redis source,
+/// clusterProcessGossipSection).
+async fn unaware(connections: &mut [Connection]) -> Result<Vec<(usize, usize)>, LinkError> {
+    let asked = connections
+        .iter_mut()
+        .map(|connection| connection.ask_text(&["CLUSTER", "NODES"]));
+    let views = try_join_all(asked).await?;
+    // Of each line: the id, whether it is the node's own, its master or "-", and the epoch where it is a master's.
+    let lines = |view: &'_ str| {
+        let fields = view.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let told = fields.filter(|fields| fields.len() > 6).map(|fields| {
+            let epoch = if fields[3] == "-" { fields[6] } else { "" };
+            let own = fields[2].contains("myself");
+            (fields[0].to_owned(), own, fields[3].to_owned(), epoch.to_owned())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let views: Vec<_> = views.iter().map(|view| lines(view)).collect();
+    let mut own = HashMap::new();
+    for (of, view) in views.iter().enumerate() {
+        let line = view.iter().find(|(_, own, _, _)| *own);
+        own.extend(line.map(|(id, _, master, epoch)| (id, (of, master, epoch))));
+    }
+    let mut found = Vec::new();
+    for (by, view) in views.iter().enumerate() {
+        let wrong = view.iter().filter_map(|(id, _, master, epoch)| {
+            let (of, its_master, its_epoch) = own.get(id)?;
+            ((master, epoch) != (its_master, its_epoch)).then_some((*of, by))
+        });
+        found.extend(wrong);
+    }
+    Ok(found)
+}
+
+/// Lets nodes tell others their role and epoch: whoever is met by a node that it knows learns them from the packet.
+async fn present(
+    members: &[Member],
+    connections: &mut [Connection],
+    unaware: &[(usize, usize)],
+) -> Result<(), LinkError> {
+    let meetings = connections.iter_mut().enumerate().map(async |(index, connection)| {
+        for (_, by) in unaware.iter().filter(|(of, _)| *of == index) {
+            let address = &members[*by].address;
+            connection
+                .ask(&["CLUSTER", "MEET", &address.host, &address.port.to_string()])
+                .await?;
+        }
+        Ok::<_, LinkError>(())
+    });
+    try_join_all(meetings).await.map(drop)
+}
+
+/// Which node does not yet call the cluster served, or has not yet its replication.
+async fn unready(connections: &mut [Connection], shape: Shape) -> Result<Option<String>, LinkError> {
+    let findings = connections.iter_mut().enumerate().map(async |(index, connection)| {
+        let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
+        let replication = connection.ask_text(&["INFO", "replication"]).await?;
+        let expected = if index < shape.masters {
+            ("connected_slaves", shape.replicas_per_master.to_string())
+        } else {
+            ("master_link_status", "up".to_owned())
+        };
+        let seen = [
+            (&info, "cluster_state", "ok".to_owned()),
+            (&replication, expected.0, expected.1),
+        ];
+        let wrong = seen.into_iter().find(|(text, name, value)| field(text, name) != value);
+        Ok::<_, LinkError>(wrong.map(|(text, name, value)| {
+            let address = connection.address();
+            format!("{address}: {name}:{} (expected {value})", field(text, name))
+        }))
+    });
+    Ok(try_join_all(findings).await?.into_iter().flatten().next())
+}
+
+/// The value of a field of a text of `name:value` lines, empty where there is none.
+fn field<'a>(text: &'a str, name: &str) -> &'a str {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or_default().trim_end()
 }
 
 /// What keeps the cluster from being whole.
@@ -110,20 +288,27 @@ async fn not_whole(
     connections: &mut [Connection],
     shape: Shape,
 ) -> Result<Option<String>, LinkError> {
-    let mut view = ClusterView::default();
-    for (member, connection) in members.iter().zip(connections) {
-        view.nodes.push(NodeView::ask(connection, member.clone()).await?);
-    }
+    let pairs = members.iter().zip(connections);
+    let nodes = try_join_all(pairs.map(|(member, connection)| NodeView::ask(connection, member.clone()))).await?;
+    let view = ClusterView {
+        nodes,
+        silent: Vec::new(),
+    };
     let findings = view.not_whole(shape);
-    Ok((!findings.is_empty()).then(|| findings.join("; ")))
+    let more = findings.len().saturating_sub(5);
+    let mut shown: Vec<String> = findings.into_iter().take(5).collect();
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    Ok((!shown.is_empty()).then(|| shown.join("; ")))
 }
 
 /// Waits a little before the next look, or gives up.
-async fn again(bound: Duration, started: Instant, last: String) -> Result<(), FormationError> {
+async fn again(bound: Duration, started: Instant, pause: Duration, last: String) -> Result<(), FormationError> {
     if started.elapsed() >= bound {
         return Err(FormationError::NotWhole { bound, last });
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(pause).await;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 pub mod connection;
 pub mod formation;
+pub mod links;
 pub mod node;
 pub mod redirect;
 pub mod resp;

@@ -4,6 +4,7 @@
 use super::connection::{Address, Connection, LinkError};
 use super::resp::Reply;
 use super::slot::SlotRange;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A node's 40 hexadecimal digits.
@@ -59,7 +60,7 @@ impl NodeLine {
     /// # Errors
     /// When the line does not have the fields that the command page documents.
     pub fn parse(line: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{what} in line \"{line}\"");
+        let wrong = |what: &str| format!("{what} in line \"{}\"", line.escape_debug());
         let fields: Vec<&str> = line.split(' ').collect();
         let [id, address, flags, master, _ping, _pong, epoch, link, slots @ ..] = fields.as_slice() else {
             return Err(wrong("fewer than 8 fields"));
@@ -212,6 +213,10 @@ impl NodeView {
         ];
         let requests: Vec<Vec<&str>> = COMMANDS.iter().map(|(_, words)| words.to_vec()).collect();
         let replies = connection.pipeline(&requests).await?;
+        if let Some(bytes) = connection.unread() {
+            // Every reply after it would be taken for another command's.
+            return Err(connection.nonsense("six commands", format!("more than six replies: {bytes}")));
+        }
         let host = connection.address().host.clone();
         let mut raw = BTreeMap::new();
         for ((name, _), reply) in COMMANDS.iter().zip(&replies) {
@@ -266,37 +271,33 @@ impl NodeView {
     ///
     /// # Errors
     /// When a slot is claimed twice.
-    pub fn owners_by_slots(&self) -> Result<Vec<Option<String>>, String> {
-        let claims: Vec<(SlotRange, String)> = self
-            .slots
-            .iter()
-            .filter_map(|entry| {
-                let (address, id) = entry.nodes.first()?;
-                let by_address = || self.nodes.iter().find(|line| &line.address == address);
-                let known = id.clone().or_else(|| by_address().map(|line| line.id.clone()));
-                Some((entry.range, known.unwrap_or_else(|| address.to_string())))
-            })
-            .collect();
-        named_owners(&claims)
+    pub fn owners_by_slots(&self) -> Result<Vec<Option<Cow<'_, str>>>, String> {
+        let claims = self.slots.iter().filter_map(|entry| {
+            let (address, id) = entry.nodes.first()?;
+            let by_address = || self.nodes.iter().find(|line| &line.address == address);
+            let known = id.as_deref().or_else(|| by_address().map(|line| line.id.as_str()));
+            Some((entry.range, known.map_or_else(|| address.to_string().into(), Cow::from)))
+        });
+        owners(claims)
     }
 
     /// The owner of every slot by `CLUSTER SHARDS`: the id of its shard's master.
     ///
     /// # Errors
     /// When the server refused the command, when a slot is claimed twice, or when a shard with slots has not one master.
-    pub fn owners_by_shards(&self) -> Result<Vec<Option<String>>, String> {
+    pub fn owners_by_shards(&self) -> Result<Vec<Option<&str>>, String> {
         let mut claims = Vec::new();
         for shard in self.shards.as_ref().map_err(String::clone)? {
             let masters: Vec<&ShardNode> = shard.nodes.iter().filter(|node| node.role == "master").collect();
             match (masters.as_slice(), shard.slots.as_slice()) {
                 (_, []) => {}
-                ([master], slots) => claims.extend(slots.iter().map(|range| (*range, master.id.clone()))),
+                ([master], slots) => claims.extend(slots.iter().map(|range| (*range, master.id.as_str()))),
                 (masters, [first, ..]) => {
                     return Err(format!("the shard of slots {first} has {} masters", masters.len()));
                 }
             }
         }
-        named_owners(&claims)
+        owners(claims)
     }
 
     /// The slots that the node claims on its own line, in the line's order.
@@ -352,16 +353,11 @@ impl Attached {
     }
 }
 
-fn named_owners(claims: &[(SlotRange, String)]) -> Result<Vec<Option<String>>, String> {
-    let map = owners(claims.iter().map(|(range, owner)| (*range, owner.as_str())))?;
-    Ok(map.into_iter().map(|owner| owner.map(str::to_owned)).collect())
-}
-
 /// Spreads ranges with an owner each over the 16384 slots.
 ///
 /// # Errors
 /// When a slot is claimed twice.
-pub fn owners<O: Copy + std::fmt::Display>(
+pub fn owners<O: Clone + std::fmt::Display>(
     claims: impl IntoIterator<Item = (SlotRange, O)>,
 ) -> Result<Vec<Option<O>>, String> {
     let mut map: Vec<Option<O>> = vec![None; usize::from(super::slot::SLOT_COUNT)];
@@ -371,7 +367,7 @@ pub fn owners<O: Copy + std::fmt::Display>(
             if let Some(first) = place {
                 return Err(format!("slot {slot} is claimed by {first} and by {owner}"));
             }
-            *place = Some(owner);
+            *place = Some(owner.clone());
         }
     }
     Ok(map)
@@ -380,14 +376,20 @@ pub fn owners<O: Copy + std::fmt::Display>(
 /// Parses `key:value` lines.
 ///
 /// # Errors
-/// When the reply is not text.
+/// When the reply is not text, or text without a single such line. An empty section, as servers give for one that they do
+/// not know, is none.
 pub fn parse_fields(reply: &Reply) -> Result<Fields, String> {
     let text = reply.text().ok_or_else(|| reply.to_string())?;
-    Ok(text
+    let fields: Fields = text
         .lines()
         .filter_map(|line| line.trim_end().split_once(':'))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect())
+        .collect();
+    let says_something = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
+    if fields.is_empty() && text.lines().any(says_something) {
+        return Err(format!("no field in {reply}"));
+    }
+    Ok(fields)
 }
 
 /// Parses the reply of `CLUSTER NODES`.
@@ -491,11 +493,11 @@ pub fn parse_shards(reply: &Reply) -> Result<Vec<Shard>, String> {
         for node in members {
             let fields = pairs(node).ok_or_else(|| wrong(node))?;
             let text = |name: &str| fields.get(name).and_then(|value| value.text()).map(str::to_owned);
-            let port = fields
-                .get("port")
-                .or_else(|| fields.get("tls-port"))
-                .and_then(|port| port.integer())
-                .and_then(|port| u16::try_from(port).ok());
+            // A node whose address is unknown (`noaddr`) is listed without a port.
+            let port = match fields.get("port").or_else(|| fields.get("tls-port")) {
+                Some(port) => port.integer().and_then(|port| u16::try_from(port).ok()),
+                None => Some(0),
+            };
             let (Some(id), Some(port), Some(role)) = (text("id"), port, text("role")) else {
                 return Err(wrong(node));
             };

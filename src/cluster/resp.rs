@@ -1,7 +1,12 @@
-//! The bytes of the protocol (RESP2): requests out, replies in, nothing folded or interpreted.
+//! The bytes of the protocol (RESP2 and RESP3): requests out, replies in, nothing interpreted.
 //!
-//! Source: "Redis serialization protocol specification", RESP2. A client library would hide exactly what the suite
-//! has to see: the text of an error, a simple string against a bulk string, an empty array against a null one.
+//! Source: "Redis serialization protocol specification". A client library would hide exactly what the suite has to see:
+//! the text of an error, a simple string against a bulk string.
+//!
+//! The types that the third version adds are read as what a server sends in their place by the second: a map as an array
+//! of its keys and values in turn, a set and a push as arrays, a boolean as 1 or 0, a double, a big number and a verbatim
+//! string (without its format) as bulk strings, a blob error as an error. An attribute is passed over. Streamed strings and
+//! aggregates, which no server sends, are refused.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::fmt;
@@ -9,10 +14,15 @@ use tokio_util::codec::{Decoder, Encoder};
 
 /// The longest line (type byte to CR LF) that a server may send: none of the replies the suite asks for comes near it.
 const MAX_LINE: usize = 64 * 1024;
-/// The longest bulk string that is accepted, in bytes (the protocol's own limit is 512 MiB).
-const MAX_BULK: usize = 64 * 1024 * 1024;
+/// The longest reply that is accepted, in bytes: twenty times what the longest that the suite asks for has. What a server
+/// sends beyond it is never kept, so that one which never ends a reply cannot fill the memory.
+const MAX_REPLY: usize = 8 * 1024 * 1024;
+/// The most elements of a reply, over all its arrays.
+const MAX_ITEMS: usize = 1024 * 1024;
 /// The deepest nesting of arrays that is accepted.
 const MAX_DEPTH: usize = 16;
+/// How many bytes of a reply that is none are shown.
+const SHOWN: usize = 80;
 
 /// One reply of a server.
 #[derive(Clone, PartialEq, Eq)]
@@ -121,7 +131,7 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// A reply that is not RESP2.
+/// A reply that is not RESP.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// The bytes are not a reply; the text says which and why.
@@ -136,9 +146,42 @@ fn nonsense(what: impl Into<String>) -> ProtocolError {
     ProtocolError::Nonsense(what.into())
 }
 
-/// Encodes requests (arrays of bulk strings) and decodes replies.
-#[derive(Debug, Default)]
-pub struct RespCodec;
+/// Encodes requests (arrays of bulk strings) and decodes replies. What of a reply has come is taken apart at once and
+/// never again: a long reply costs no more than its length.
+#[derive(Debug)]
+pub struct RespCodec {
+    /// The arrays that have begun and not ended, outermost first.
+    open: Vec<Open>,
+    /// The bytes of the present reply that were taken from the input.
+    taken: usize,
+    /// How many elements it has.
+    items: usize,
+    /// Its first bytes, for messages.
+    beginning: Vec<u8>,
+    /// The longest reply that is accepted.
+    longest: usize,
+}
+
+/// An array of which not all elements have come.
+#[derive(Debug)]
+struct Open {
+    missing: usize,
+    items: Vec<Reply>,
+    /// It is an attribute: nobody here asks for what it says of the reply after it.
+    passed_over: bool,
+}
+
+impl Default for RespCodec {
+    fn default() -> Self {
+        Self {
+            open: Vec::new(),
+            taken: 0,
+            items: 0,
+            beginning: Vec::new(),
+            longest: MAX_REPLY,
+        }
+    }
+}
 
 impl<A: AsRef<[u8]>> Encoder<&[A]> for RespCodec {
     type Error = ProtocolError;
@@ -160,29 +203,128 @@ impl Decoder for RespCodec {
     type Error = ProtocolError;
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ProtocolError> {
-        match parse(input, 0)? {
-            Some((reply, used)) => {
-                input.advance(used);
-                Ok(Some(reply))
+        match self.next_reply(input) {
+            Err(ProtocolError::Nonsense(reason)) => {
+                let shown = self.so_far(input).unwrap_or_default();
+                Err(nonsense(format!("{reason}, in {shown}")))
             }
-            None => Ok(None),
+            other => other,
         }
+    }
+
+    /// The end of the stream within a reply is the stream's end, and no other error.
+    fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ProtocolError> {
+        self.decode(input)
     }
 }
 
-/// Parses one reply from the front of `input`: the reply and its length in bytes, or nothing while it is incomplete.
-fn parse(input: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
-    if depth > MAX_DEPTH {
-        return Err(nonsense(format!("arrays nested deeper than {MAX_DEPTH}")));
+impl RespCodec {
+    /// Accepts replies of up to `bytes`.
+    pub fn accept_up_to(&mut self, bytes: usize) {
+        self.longest = bytes;
     }
+
+    /// What has come of a reply that has not ended, as text: its first bytes, escaped, and how many there are. `None`
+    /// where nothing has come. `rest` is what has not been decoded.
+    pub fn so_far(&self, rest: &[u8]) -> Option<String> {
+        let count = self.taken + rest.len();
+        let missing = SHOWN.saturating_sub(self.beginning.len());
+        let shown = [&self.beginning, &rest[..rest.len().min(missing)]].concat();
+        let more = if count > shown.len() {
+            format!("… ({count} bytes)")
+        } else {
+            String::new()
+        };
+        (count > 0).then(|| format!("\"{}\"{more}", shown.escape_ascii()))
+    }
+
+    fn next_reply(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ProtocolError> {
+        loop {
+            let piece = piece(input, self.longest)?;
+            if self.taken + input.len() > self.longest && piece.is_none() {
+                return Err(nonsense(format!("a reply longer than {} bytes", self.longest)));
+            }
+            let Some((piece, used)) = piece else {
+                return Ok(None);
+            };
+            let missing = SHOWN.saturating_sub(self.beginning.len()).min(used);
+            self.beginning.extend_from_slice(&input[..missing]);
+            self.taken += used;
+            self.items += 1;
+            input.advance(used);
+            if self.taken > self.longest || self.items > MAX_ITEMS {
+                let (bytes, items) = (self.longest, MAX_ITEMS);
+                return Err(nonsense(format!(
+                    "a reply of more than {bytes} bytes or {items} elements"
+                )));
+            }
+            let whole = match piece {
+                Piece::Whole(reply) => reply,
+                Piece::Array(0) => Reply::Array(Vec::new()),
+                Piece::Attribute(0) => continue,
+                Piece::Array(_) | Piece::Attribute(_) if self.open.len() >= MAX_DEPTH => {
+                    return Err(nonsense(format!("arrays nested deeper than {MAX_DEPTH}")));
+                }
+                Piece::Array(missing) | Piece::Attribute(missing) => {
+                    self.open.push(Open {
+                        missing,
+                        items: Vec::with_capacity(missing.min(64)),
+                        passed_over: matches!(piece, Piece::Attribute(_)),
+                    });
+                    continue;
+                }
+            };
+            if let Some(reply) = self.close(whole) {
+                (self.taken, self.items) = (0, 0);
+                self.beginning.clear();
+                return Ok(Some(reply));
+            }
+        }
+    }
+
+    /// Puts a reply into the array that it belongs to, and that one, where it is now complete, into its own: what
+    /// belongs to none is the whole reply.
+    fn close(&mut self, mut reply: Reply) -> Option<Reply> {
+        while let Some(mut open) = self.open.pop() {
+            open.items.push(reply);
+            open.missing -= 1;
+            if open.missing > 0 {
+                self.open.push(open);
+                return None;
+            }
+            if open.passed_over {
+                return None;
+            }
+            reply = Reply::Array(open.items);
+        }
+        Some(reply)
+    }
+}
+
+/// What the front of the input holds.
+enum Piece {
+    /// A reply that is no array.
+    Whole(Reply),
+    /// The beginning of an array with as many elements.
+    Array(usize),
+    /// The beginning of an attribute with as many keys and values.
+    Attribute(usize),
+}
+
+/// The piece at the front of `input` and its length in bytes, or nothing while it is incomplete.
+fn piece(input: &[u8], longest: usize) -> Result<Option<(Piece, usize)>, ProtocolError> {
     let Some(&kind) = input.first() else {
         return Ok(None);
     };
-    if !b"+-:$*".contains(&kind) {
-        let shown = &input[..input.len().min(40)];
-        return Err(nonsense(format!("starts with \"{}\"", shown.escape_ascii())));
+    if !b"+-:$*_#,(!=%~>|".contains(&kind) {
+        let kind = [kind];
+        return Err(nonsense(format!(
+            "\"{}\" where the type of a reply belongs",
+            kind.escape_ascii()
+        )));
     }
-    let Some(end) = input.windows(2).position(|pair| pair == b"\r\n") else {
+    let front = &input[..input.len().min(MAX_LINE + 2)];
+    let Some(end) = front.windows(2).position(|pair| pair == b"\r\n") else {
         if input.len() > MAX_LINE {
             return Err(nonsense(format!("a line longer than {MAX_LINE} bytes")));
         }
@@ -191,12 +333,21 @@ fn parse(input: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolE
     let line = &input[1..end];
     let used = end + 2;
     let text = || String::from_utf8_lossy(line).into_owned();
+    let whole = |reply| Ok(Some((Piece::Whole(reply), used)));
     match kind {
-        b'+' => Ok(Some((Reply::Simple(text()), used))),
-        b'-' => Ok(Some((Reply::Error(text()), used))),
-        b':' => Ok(Some((Reply::Integer(number(line)?), used))),
-        b'$' => match length(line, MAX_BULK)? {
-            None => Ok(Some((Reply::Nil, used))),
+        b'+' => whole(Reply::Simple(text())),
+        b'-' => whole(Reply::Error(text())),
+        b':' => whole(Reply::Integer(number(line)?)),
+        b'_' if line.is_empty() => whole(Reply::Nil),
+        b'#' if matches!(line, b"t" | b"f") => whole(Reply::Integer((line == b"t").into())),
+        b',' if is_double(line) => whole(Reply::Bulk(Bytes::copy_from_slice(line))),
+        b'(' if is_whole_number(line) => whole(Reply::Bulk(Bytes::copy_from_slice(line))),
+        b'_' | b'#' | b',' | b'(' => {
+            let shown = &input[..end.min(SHOWN)];
+            Err(nonsense(format!("\"{}\", which is no value", shown.escape_ascii())))
+        }
+        b'$' | b'!' | b'=' => match length(line, longest)? {
+            None => whole(Reply::Nil),
             Some(length) => {
                 let Some(body) = input.get(used..used + length + 2) else {
                     return Ok(None);
@@ -204,37 +355,57 @@ fn parse(input: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolE
                 if &body[length..] != b"\r\n" {
                     return Err(nonsense(format!("a bulk string of {length} bytes without its CR LF")));
                 }
-                Ok(Some((
-                    Reply::Bulk(Bytes::copy_from_slice(&body[..length])),
-                    used + length + 2,
-                )))
+                let reply = blob(kind, &body[..length])?;
+                Ok(Some((Piece::Whole(reply), used + length + 2)))
             }
         },
-        _ => match length(line, MAX_BULK)? {
-            None => Ok(Some((Reply::Nil, used))),
-            Some(count) => {
-                let mut at = used;
-                let mut items = Vec::with_capacity(count.min(1024));
-                for _ in 0..count {
-                    match parse(&input[at..], depth + 1)? {
-                        Some((item, used)) => {
-                            items.push(item);
-                            at += used;
-                        }
-                        None => return Ok(None),
-                    }
-                }
-                Ok(Some((Reply::Array(items), at)))
-            }
+        b'%' | b'|' => {
+            let count = 2 * length(line, MAX_ITEMS / 2)?.unwrap_or(0);
+            let begun = if kind == b'%' {
+                Piece::Array(count)
+            } else {
+                Piece::Attribute(count)
+            };
+            Ok(Some((begun, used)))
+        }
+        _ => match length(line, MAX_ITEMS)? {
+            None => whole(Reply::Nil),
+            Some(count) => Ok(Some((Piece::Array(count), used))),
         },
     }
+}
+
+/// A bulk string, a blob error or a verbatim string.
+fn blob(kind: u8, body: &[u8]) -> Result<Reply, ProtocolError> {
+    match (kind, body) {
+        (b'!', _) => Ok(Reply::Error(String::from_utf8_lossy(body).into_owned())),
+        // Three bytes of format and a colon come before the text.
+        (b'=', [_, _, _, b':', text @ ..]) => Ok(Reply::Bulk(Bytes::copy_from_slice(text))),
+        (b'=', _) => Err(nonsense("a verbatim string without its format")),
+        (_, _) => Ok(Reply::Bulk(Bytes::copy_from_slice(body))),
+    }
+}
+
+fn is_double(line: &[u8]) -> bool {
+    std::str::from_utf8(line).is_ok_and(|text| text.parse::<f64>().is_ok())
+}
+
+fn is_whole_number(line: &[u8]) -> bool {
+    let digits = line
+        .strip_prefix(b"-")
+        .or_else(|| line.strip_prefix(b"+"))
+        .unwrap_or(line);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn number(line: &[u8]) -> Result<i64, ProtocolError> {
     std::str::from_utf8(line)
         .ok()
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| nonsense(format!("\"{}\" where a number belongs", line.escape_ascii())))
+        .ok_or_else(|| {
+            let shown = &line[..line.len().min(SHOWN)];
+            nonsense(format!("\"{}\" where a number belongs", shown.escape_ascii()))
+        })
 }
 
 fn length(line: &[u8], limit: usize) -> Result<Option<usize>, ProtocolError> {
@@ -254,7 +425,7 @@ mod tests {
     use rstest::rstest;
 
     fn decode(bytes: &[u8]) -> Result<Option<Reply>, ProtocolError> {
-        RespCodec.decode(&mut BytesMut::from(bytes))
+        RespCodec::default().decode(&mut BytesMut::from(bytes))
     }
 
     #[rstest]
@@ -274,7 +445,47 @@ mod tests {
         }
     }
 
+    fn bulk(text: &'static str) -> Reply {
+        Reply::Bulk(Bytes::from_static(text.as_bytes()))
+    }
+
     #[rstest]
+    #[case(b"_\r\n", Reply::Nil)]
+    #[case(b"#t\r\n", Reply::Integer(1))]
+    #[case(b"#f\r\n", Reply::Integer(0))]
+    #[case(b",3.14\r\n", bulk("3.14"))]
+    #[case(b",-inf\r\n", bulk("-inf"))]
+    #[case(b",nan\r\n", bulk("nan"))]
+    #[case(
+        b"(-3492890328409238509324850943850943825024385\r\n",
+        bulk("-3492890328409238509324850943850943825024385")
+    )]
+    #[case(b"!21\r\nSYNTAX invalid syntax\r\n", Reply::Error("SYNTAX invalid syntax".into()))]
+    #[case(b"=15\r\ntxt:Some string\r\n", bulk("Some string"))]
+    #[case(b"=4\r\nmkd:\r\n", bulk(""))]
+    #[case(b"%0\r\n", Reply::Array(vec![]))]
+    #[case(
+        b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
+        Reply::Array(vec![bulk("server"), bulk("redis"), bulk("proto"), Reply::Integer(3)])
+    )]
+    #[case(b"~2\r\n#t\r\n_\r\n", Reply::Array(vec![Reply::Integer(1), Reply::Nil]))]
+    #[case(b">2\r\n$10\r\ninvalidate\r\n*-1\r\n", Reply::Array(vec![bulk("invalidate"), Reply::Nil]))]
+    #[case(b"|1\r\n+ttl\r\n:3600\r\n*1\r\n:7\r\n", Reply::Array(vec![Reply::Integer(7)]))]
+    fn decodes_the_third_version(#[case] bytes: &[u8], #[case] reply: Reply) {
+        decodes(bytes, reply);
+    }
+
+    #[rstest]
+    #[case(b"_x\r\n")]
+    #[case(b"#yes\r\n")]
+    #[case(b",1.2.3\r\n")]
+    #[case(b"(12a\r\n")]
+    #[case(b"(-\r\n")]
+    #[case(b"=3\r\ntxt\r\n")]
+    #[case(b"=9\r\nmarkdown:\r\n")]
+    #[case(b"$?\r\n;4\r\nabcd\r\n;0\r\n")]
+    #[case(b"%99999999\r\n")]
+    #[case(b"~99999999999\r\n")]
     #[case(b"HTTP/1.1 400 Bad Request\r\n")]
     #[case(b":seven\r\n")]
     #[case(b"$3\r\nabcd\r\n")]
@@ -289,6 +500,38 @@ mod tests {
         let endless = [b"+".as_slice(), &vec![b'a'; MAX_LINE + 1]].concat();
         assert!(decode(&endless).is_err());
         assert!(decode(&b"*1\r\n".repeat(MAX_DEPTH + 2)).is_err());
+        assert!(decode(&b"%1\r\n+a\r\n".repeat(MAX_DEPTH + 2)).is_err());
+        assert!(decode(&b"|1\r\n".repeat(MAX_DEPTH + 2)).is_err());
+        let ended = [endless.as_slice(), b"\r\n"].concat();
+        assert!(decode(&ended).is_err());
+    }
+
+    /// Feeds a codec a beginning and then the same bytes for ever, and returns the error, with the most that it kept.
+    fn endless(beginning: &[u8], repeated: &[u8]) -> (String, usize) {
+        let (mut codec, mut input) = (RespCodec::default(), BytesMut::from(beginning));
+        let mut most = 0;
+        loop {
+            match codec.decode(&mut input) {
+                Ok(None) => input.extend_from_slice(repeated),
+                Ok(Some(reply)) => panic!("{reply}"),
+                Err(error) => return (error.to_string(), most),
+            }
+            most = most.max(input.len());
+        }
+    }
+
+    #[rstest]
+    #[case(b"$5000000\r\n", &[b'a'; 4096], "without its CR LF, in \"$5000000\\r\\naaa")]
+    #[case(b"$99999999999\r\n", b"a", "a length of 99999999999, in \"$99999999999")]
+    #[case(b"*1000000\r\n", &[b"*2\r\n:1\r\n:2\r\n".as_slice(); 99].concat(), "1048576 elements, in \"*1000000\\r\\n*2")]
+    #[case(b"*1000000\r\n", b"$999\r\n", "without its CR LF")]
+    #[case(b"*100000\r\n", &[b"$990\r\n".as_slice(), &[b'a'; 990], b"\r\n"].concat(), "8388608 bytes or")]
+    #[case(b"", b"*1\r\n", "arrays nested deeper than 16, in \"*1\\r\\n*1")]
+    #[case(b"+", &[b'a'; 1000], "a line longer than 65536 bytes, in \"+aaaa")]
+    fn what_never_ends_is_refused_and_not_kept(#[case] first: &[u8], #[case] repeated: &[u8], #[case] says: &str) {
+        let (error, most) = endless(first, repeated);
+        assert!(error.contains(says) && error.len() < 300, "{error}");
+        assert!(most <= MAX_REPLY + 2 * repeated.len(), "{most} bytes were kept");
     }
 
     fn any_reply() -> impl Strategy<Value = Reply> {
@@ -324,15 +567,74 @@ mod tests {
         }
     }
 
+    /// The same reply in the third version's types wherever there is one; `turns` says which.
+    fn encode_third(reply: &Reply, turns: &mut impl Iterator<Item = u8>, out: &mut Vec<u8>) {
+        let turn = turns.next().unwrap_or(0);
+        if turn % 5 == 4 {
+            out.extend(b"|1\r\n+key\r\n,0.5\r\n");
+        }
+        match reply {
+            Reply::Error(text) => out.extend(format!("!{}\r\n{text}\r\n", text.len()).into_bytes()),
+            Reply::Integer(number @ (0 | 1)) => out.extend(if *number == 1 { b"#t\r\n" } else { b"#f\r\n" }),
+            Reply::Bulk(bytes) => {
+                out.extend(format!("={}\r\ntxt:", bytes.len() + 4).into_bytes());
+                out.extend_from_slice(bytes);
+                out.extend(b"\r\n");
+            }
+            Reply::Array(items) => {
+                let (kind, count) = match turn % 3 {
+                    0 if items.len().is_multiple_of(2) => ('%', items.len() / 2),
+                    1 => ('~', items.len()),
+                    _ => ('>', items.len()),
+                };
+                out.extend(format!("{kind}{count}\r\n").into_bytes());
+                items.iter().for_each(|item| encode_third(item, turns, out));
+            }
+            Reply::Nil => out.extend(b"_\r\n"),
+            Reply::Simple(_) | Reply::Integer(_) => encode(reply, out),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_reply_survives_the_third_version(
+            reply in any_reply(),
+            turns in proptest::collection::vec(any::<u8>(), 30),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = Vec::new();
+            encode_third(&reply, &mut turns.into_iter(), &mut bytes);
+            let cut = cut.index(bytes.len());
+            let (mut codec, mut input) = (RespCodec::default(), BytesMut::from(&bytes[..cut]));
+            prop_assert_eq!(codec.decode(&mut input).unwrap(), None);
+            input.extend_from_slice(&bytes[cut..]);
+            prop_assert_eq!(codec.decode(&mut input).unwrap(), Some(reply));
+            prop_assert!(input.is_empty());
+        }
+
         #[test]
         fn every_reply_survives(reply in any_reply(), rest in proptest::collection::vec(any::<u8>(), 0..10)) {
             let mut bytes = Vec::new();
             encode(&reply, &mut bytes);
             let length = bytes.len();
             bytes.extend(&rest);
-            let parsed = parse(&bytes, 0).unwrap();
-            prop_assert_eq!(parsed, Some((reply, length)));
+            let mut input = BytesMut::from(&bytes[..]);
+            prop_assert_eq!(RespCodec::default().decode(&mut input).unwrap(), Some(reply));
+            prop_assert_eq!(&input[..], &bytes[length..]);
+        }
+
+        #[test]
+        fn a_reply_in_pieces_is_the_same_reply(reply in any_reply(), chunk in 1_usize..20) {
+            let mut bytes = Vec::new();
+            encode(&reply, &mut bytes);
+            let (mut codec, mut input, mut decoded) = (RespCodec::default(), BytesMut::new(), None);
+            for piece in bytes.chunks(chunk) {
+                prop_assert_eq!(&decoded, &None, "before the end");
+                input.extend_from_slice(piece);
+                decoded = codec.decode(&mut input).unwrap();
+            }
+            prop_assert_eq!(decoded, Some(reply));
+            prop_assert_eq!(codec.so_far(&input), None);
         }
 
         #[test]

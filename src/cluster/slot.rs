@@ -118,9 +118,27 @@ pub fn ranges(slots: impl IntoIterator<Item = u16>) -> Vec<SlotRange> {
     ranges
 }
 
+/// The same slots in as few ranges as possible, in ascending order.
+pub fn joined(ranges: impl IntoIterator<Item = SlotRange>) -> Vec<SlotRange> {
+    let mut ranges: Vec<SlotRange> = ranges.into_iter().collect();
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, range| {
+        let adjacent = u32::from(next.first) <= u32::from(range.last) + 1;
+        if adjacent {
+            range.last = range.last.max(next.last);
+        }
+        adjacent
+    });
+    ranges
+}
+
 /// Slots as a short text: `0-5460,5462`, or `none`.
 pub fn describe(slots: impl IntoIterator<Item = u16>) -> String {
-    let ranges = ranges(slots);
+    listed(&ranges(slots))
+}
+
+/// Ranges as a short text: `0-5460,5462`, or `none`.
+pub fn listed(ranges: &[SlotRange]) -> String {
     if ranges.is_empty() {
         return "none".into();
     }
@@ -177,6 +195,18 @@ mod tests {
             for pair in joined.windows(2) {
                 prop_assert!(pair[0].last + 1 < pair[1].first);
             }
+        }
+
+        #[test]
+        fn joined_ranges_hold_the_same_slots(
+            pairs in proptest::collection::vec((0..SLOT_COUNT, 0_u16..300), 0..20),
+        ) {
+            let given: Vec<SlotRange> = pairs
+                .iter()
+                .map(|(first, more)| SlotRange { first: *first, last: (first + more).min(SLOT_COUNT - 1) })
+                .collect();
+            let slots = given.iter().flat_map(|range| range.slots());
+            prop_assert_eq!(joined(given.iter().copied()), ranges(slots));
         }
 
         #[test]

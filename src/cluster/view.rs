@@ -1,8 +1,8 @@
 //! The views of all nodes side by side: do they agree, is the cluster whole, and if not, where not.
 
 use super::connection::{Address, LinkError};
-use super::node::{Member, NodeId, NodeLine, NodeView, Role};
-use super::slot::{self, SLOT_COUNT};
+use super::node::{Member, NodeLine, NodeView, Role};
+use super::slot::{self, SLOT_COUNT, SlotRange};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,18 +23,16 @@ impl Shape {
 }
 
 /// A node as every other node should see it: what must be equal in all views (`myself`, ping times and link state differ).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AgreedNode {
-    /// Where it serves clients.
-    pub address: Address,
-    /// Whether it is a master.
-    pub master: bool,
+#[derive(Debug, PartialEq, Eq)]
+struct AgreedNode<'a> {
+    address: &'a Address,
+    master: bool,
     /// The master's id, for a replica.
-    pub master_id: Option<NodeId>,
-    /// Its slots, as text.
-    pub slots: String,
-    /// The configuration epoch, for a master.
-    pub config_epoch: Option<u64>,
+    master_id: Option<&'a str>,
+    /// As few ranges as possible, in ascending order.
+    slots: Vec<SlotRange>,
+    /// For a master; a replica shows its master's.
+    config_epoch: Option<u64>,
 }
 
 /// What all nodes answered at about one moment.
@@ -94,15 +92,15 @@ impl ClusterView {
     }
 
     /// What each node knows of each node, reduced to what must agree.
-    fn agreed(view: &NodeView) -> BTreeMap<&str, AgreedNode> {
+    fn agreed(view: &NodeView) -> BTreeMap<&str, AgreedNode<'_>> {
         view.nodes
             .iter()
             .map(|line: &NodeLine| {
                 let node = AgreedNode {
-                    address: line.address.clone(),
+                    address: &line.address,
                     master: line.is_master(),
-                    master_id: line.master.clone(),
-                    slots: slot::describe(line.slots.iter().flat_map(|range| range.slots())),
+                    master_id: line.master.as_deref(),
+                    slots: slot::joined(line.slots.iter().copied()),
                     config_epoch: line.is_master().then_some(line.config_epoch),
                 };
                 (line.id.as_str(), node)
@@ -119,14 +117,17 @@ impl ClusterView {
         let mut differences = Vec::new();
         for other in others {
             let seen = Self::agreed(other);
+            if seen == reference {
+                continue;
+            }
             let ids: BTreeSet<&str> = reference.keys().chain(seen.keys()).copied().collect();
             for id in ids {
                 let (here, there) = (reference.get(id), seen.get(id));
                 if here != there {
-                    let show = |node: Option<&AgreedNode>| node.map_or("unknown".into(), AgreedNode::describe);
+                    let show = |node: Option<&AgreedNode<'_>>| node.map_or("unknown".into(), AgreedNode::describe);
                     differences.push(format!(
                         "node {}: {} says {}, {} says {}",
-                        &id[..id.len().min(8)],
+                        beginning(id),
                         first.member.name,
                         show(here),
                         other.member.name,
@@ -215,17 +216,22 @@ impl ClusterView {
     /// The deployment's name of a node id, else the id's first eight digits.
     pub fn name_of(&self, id: &str) -> String {
         self.by_id(id)
-            .map_or_else(|| id[..id.len().min(8)].to_owned(), |view| view.member.name.clone())
+            .map_or_else(|| beginning(id).to_owned(), |view| view.member.name.clone())
     }
 }
 
-impl AgreedNode {
+impl AgreedNode<'_> {
     fn describe(&self) -> String {
-        let role = match (&self.master_id, self.config_epoch) {
-            (Some(master), _) => format!("replica of {}", &master[..master.len().min(8)]),
-            (None, Some(epoch)) => format!("master of slots {} at epoch {epoch}", self.slots),
+        let role = match (self.master_id, self.config_epoch) {
+            (Some(master), _) => format!("replica of {}", beginning(master)),
+            (None, Some(epoch)) => format!("master of slots {} at epoch {epoch}", slot::listed(&self.slots)),
             (None, None) => "neither master nor replica".into(),
         };
         format!("{} {role}", self.address)
     }
+}
+
+/// The first eight digits of an id. What a server gives for one need not be digits.
+fn beginning(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
 }

@@ -218,7 +218,7 @@ impl Search<'_> {
         match self.name_at(line) {
             Some(name) if name == address => address,
             Some(name) => format!("{} ({name})", line.address.host),
-            None => format!("{address} (node {})", &line.id[..line.id.len().min(8)]),
+            None => format!("{address} (node {})", line.id.get(..8).unwrap_or(&line.id)),
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod json;
 pub mod junit;
+pub mod repeat;
 pub mod terminal;
 mod text;
 mod words;

@@ -2,7 +2,7 @@
 
 use super::{Fault, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
-use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::node::Member;
 use crate::cluster::view::Shape;
 use crate::progress::Progress;
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Servers at known addresses.
 #[derive(Debug)]
@@ -138,6 +139,17 @@ pub async fn connect_tcp(address: &Address) -> Result<BoxedStream, LinkError> {
                 reason: error.to_string(),
             },
         }),
+    }
+}
+
+/// Whether the server at an address answers; if not, what came instead. NOAUTH is an answer too; LOADING is not yet one.
+pub(super) async fn answers(address: &Address) -> Result<(), String> {
+    let stream = connect_tcp(address).await.map_err(|error| error.to_string())?;
+    let mut connection = Connection::new(stream, address.clone(), Duration::from_secs(1));
+    match connection.call(&["PING"]).await {
+        Ok(reply) if reply.error_prefix() != Some("LOADING") => Ok(()),
+        Ok(reply) => Err(reply.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

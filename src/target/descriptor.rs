@@ -52,7 +52,7 @@ pub struct Descriptor {
     /// Where the password is; left out where the deployment has none.
     #[serde(default, deserialize_with = "serde_yaml::with::singleton_map_recursive::deserialize")]
     pub password: Option<PasswordSource>,
-    /// Where the servers' configuration is, for the target `processes`.
+    /// Where the servers' configuration is, for the targets `processes` and `docker`.
     pub redis_conf: Option<ConfigMapEntry>,
     /// The shape that the cluster is meant to have.
     pub shape: ExpectedShape,

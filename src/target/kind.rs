@@ -9,7 +9,7 @@ pub use cluster::{cluster_name, down, kubeconfig, up};
 
 use super::descriptor::Descriptor;
 use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget, remove_leftovers};
-use super::{Deployment, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -177,6 +177,16 @@ impl Target for KindTarget {
 
     async fn undo_faults(&self) -> Result<(), TargetError> {
         self.inner.undo_faults().await
+    }
+
+    async fn exec(
+        &self,
+        member: &Member,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        self.inner.exec(member, command, environment, limit).await
     }
 
     fn deployment(&self) -> Option<&dyn Deployment> {

@@ -16,7 +16,7 @@ mod site;
 pub use apply::RUN_LABEL;
 
 use super::descriptor::Descriptor;
-use super::{Deployment, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -98,6 +98,10 @@ pub(crate) struct ServerProcess {
 pub(crate) trait NodeAccess: Send + Sync {
     /// Sends a signal to the first process of a pod's container. To let go what has ended meanwhile is no error.
     async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError>;
+
+    /// Waits until the first process of a pod's container is gone: at once where there is none. A bound that passes is an
+    /// error.
+    async fn await_end(&self, process: &ServerProcess, bound: Duration) -> Result<(), TargetError>;
 
     /// Drops every packet to a port of a pod's address, until [`Self::unblock`] of the same tag.
     async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError>;
@@ -240,10 +244,13 @@ impl KubernetesTarget {
     async fn probe(&self, site: &Site) {
         let mut found = BTreeSet::from([Capability::Kubernetes]);
         if allowed(&site.client, Some(&site.namespace), "delete", "pods").await {
-            found.insert(Capability::Restart);
+            found.extend([Capability::Restart, Capability::NewAddress]);
             if allowed(&site.client, Some(&site.namespace), "create", "resourcequotas").await {
                 found.insert(Capability::KeepAway);
             }
+        }
+        if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
+            found.insert(Capability::Exec);
         }
         if site.copies && !self.descriptor.variants.is_empty() {
             found.insert(Capability::Variant);
@@ -320,7 +327,13 @@ impl Target for KubernetesTarget {
         if let Some(probed) = &*lock(&self.probed) {
             return probed.clone();
         }
-        let mut hoped = BTreeSet::from([Capability::Kubernetes, Capability::Restart, Capability::KeepAway]);
+        let mut hoped = BTreeSet::from([
+            Capability::Kubernetes,
+            Capability::Restart,
+            Capability::KeepAway,
+            Capability::NewAddress,
+            Capability::Exec,
+        ]);
         if self.manifest.is_some() && !self.descriptor.variants.is_empty() {
             hoped.insert(Capability::Variant);
         }
@@ -378,6 +391,16 @@ impl Target for KubernetesTarget {
             Some(shared) => self.lasting.undo(&shared.0).await,
             None => Ok(()),
         }
+    }
+
+    async fn exec(
+        &self,
+        member: &Member,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        self.site()?.run_with(&member.name, command, environment, limit).await
     }
 
     fn deployment(&self) -> Option<&dyn Deployment> {

@@ -3,9 +3,13 @@
 
 pub mod addresses;
 pub mod descriptor;
+pub mod docker;
+mod folder;
+mod kept;
 pub mod kind;
 pub mod kubernetes;
 pub mod processes;
+mod redis_conf;
 
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
@@ -28,6 +32,8 @@ pub enum TargetKind {
     Kind,
     /// An existing Kubernetes cluster and namespace.
     Kubernetes,
+    /// Containers of any image on this machine's Docker, from the manifest's own redis.conf.
+    Docker,
     /// Servers on loopback, from the manifest's own redis.conf.
     Processes,
     /// A list of host:port.
@@ -39,6 +45,7 @@ impl fmt::Display for TargetKind {
         f.pad(match self {
             Self::Kind => "kind",
             Self::Kubernetes => "kubernetes",
+            Self::Docker => "docker",
             Self::Processes => "processes",
             Self::Addresses => "addresses",
         })
@@ -104,7 +111,7 @@ pub enum TargetError {
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// Stopped gracefully; the platform brings it back as it does (Kubernetes: the pod is deleted, its controller makes
-    /// another; processes: SIGTERM, then started again).
+    /// another; processes, docker: SIGTERM, then started again).
     Restart,
     /// Stopped gracefully and kept away until the fault is undone.
     KeepAway,
@@ -112,6 +119,11 @@ pub enum Fault {
     Crash,
     /// The server is frozen until the fault is undone.
     Pause,
+    /// Stopped gracefully and brought back with its data, under another address, where it stays. Where servers are named
+    /// by their addresses it has another name then: whoever looks for it again knows it by its node id.
+    NewAddress,
+    /// Off the network, for clients and for the bus, until the fault is undone.
+    Disconnect,
 }
 
 impl Fault {
@@ -122,6 +134,8 @@ impl Fault {
             Self::KeepAway => Capability::KeepAway,
             Self::Crash => Capability::Crash,
             Self::Pause => Capability::Pause,
+            Self::NewAddress => Capability::NewAddress,
+            Self::Disconnect => Capability::Disconnect,
         }
     }
 
@@ -132,8 +146,61 @@ impl Fault {
             Self::KeepAway => "stopped gracefully and kept away",
             Self::Crash => "killed",
             Self::Pause => "frozen",
+            Self::NewAddress => "stopped gracefully and brought back under another address",
+            Self::Disconnect => "taken off the network",
         }
     }
+}
+
+/// What stands in an [`Alteration`] for the port on which a server may serve clients over TLS: each has one of its own.
+pub const TLS_PORT: &str = "{tls-port}";
+
+/// Directives that servers are started with beyond the deployment's own. They come last, and so take their place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alteration {
+    /// The server, counted from 0 in the order of its start (masters first, then the first replica of each, and so on);
+    /// `None` for every server.
+    pub node: Option<usize>,
+    /// Lines of redis.conf.
+    pub directives: Vec<String>,
+}
+
+impl Alteration {
+    /// One line for every server.
+    pub fn everywhere(directive: impl Into<String>) -> Self {
+        Self {
+            node: None,
+            directives: vec![directive.into()],
+        }
+    }
+
+    /// One line for one server.
+    pub fn of(node: usize, directive: impl Into<String>) -> Self {
+        Self {
+            node: Some(node),
+            directives: vec![directive.into()],
+        }
+    }
+
+    /// Whether a server is meant.
+    pub fn concerns(&self, node: usize) -> bool {
+        self.node.is_none_or(|meant| meant == node)
+    }
+}
+
+/// Servers that a case wants beside the deployment: from the same configuration, but for what is said here.
+#[derive(Clone, Debug)]
+pub struct Scratch {
+    /// The cluster that they form; with no masters they form none.
+    pub shape: Shape,
+    /// Servers beside it that have joined nothing: they come last in [`Target::members`].
+    pub spare: usize,
+    /// `cluster-node-timeout` of every server; the scratch's time limits follow it.
+    pub node_timeout: Duration,
+    /// The password; `None` starts the servers with none.
+    pub password: Option<Secret>,
+    /// What else is different.
+    pub alterations: Vec<Alteration>,
 }
 
 /// A phase of a run, for the report.
@@ -216,11 +283,44 @@ pub trait Target: Send + Sync {
     /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
-    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`]). Cheap when there is none.
+    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`], [`Fault::Disconnect`]). Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.
     async fn undo_faults(&self) -> Result<(), TargetError>;
+
+    /// Servers beside the deployment, of the same program and configuration: a target of its own, to be prepared and
+    /// released like any other. [`Target::release`] of this target releases those that are left.
+    ///
+    /// # Errors
+    /// When the target cannot make any.
+    async fn scratch(&self, _scratch: &Scratch) -> Result<std::sync::Arc<dyn Target>, TargetError> {
+        Err(TargetError::Usage(
+            "this target makes no servers beside the deployment".into(),
+        ))
+    }
+
+    /// Runs a program where a server runs, for at most `limit`: with the network that the server has, in its container
+    /// or on its machine. What is secret goes by `environment`, never by `command`.
+    ///
+    /// # Errors
+    /// When it could not be run to its end. Its own exit status is no error.
+    async fn exec(
+        &self,
+        member: &Member,
+        _command: &[&str],
+        _environment: &[(&str, &Secret)],
+        _limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        Err(TargetError::Usage(format!(
+            "this target runs no programs beside {member}"
+        )))
+    }
+
+    /// The folder on this machine that holds a server's data (`dir`), where the suite can reach it.
+    fn data_folder(&self, _member: &Member) -> Option<std::path::PathBuf> {
+        None
+    }
 
     /// The Kubernetes side of the deployment, where there is one.
     fn deployment(&self) -> Option<&dyn Deployment> {
@@ -292,6 +392,8 @@ pub struct Execution {
 pub enum Variant {
     /// The pods' `dnsConfig.searches` has one more domain, `example.internal`.
     ExtraSearchDomain,
+    /// The password is empty.
+    EmptyPassword,
     /// The bootstrap uses another password than the servers.
     WrongBootstrapPassword,
     /// One server never listens.

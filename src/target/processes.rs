@@ -1,11 +1,15 @@
 //! Target `processes`: servers on loopback, from the manifest's own redis.conf, formed by the suite. The quick way.
 
 mod leftovers;
+mod ports;
 mod server;
 
+use self::ports::Port;
 use self::server::Server;
 use super::addresses::{connect_tcp, resolve};
-use super::{Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::folder::Folder;
+use super::kept;
+use super::{Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::formation;
@@ -15,16 +19,12 @@ use crate::progress::Progress;
 use crate::timing::Timing;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
-
-/// How many ports above a node's own its bus listens (the default that `cluster-port 0` stands for).
-const BUS_OFFSET: u16 = 10000;
-/// Where the search for free ports begins; bus ports then stay below 65536.
-const PORTS: std::ops::Range<u16> = 17000..27000;
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -37,60 +37,98 @@ pub struct ProcessesOptions {
     pub server: PathBuf,
     /// The password of every server; `None` starts them with none.
     pub password: Option<Secret>,
-    /// How many servers, and in what roles.
+    /// How many servers form the cluster, and in what roles; with no masters none is formed.
     pub shape: Shape,
+    /// How many servers stand beside it and have joined nothing.
+    pub spare: usize,
     /// The run's name, part of the folder's.
     pub run_id: String,
     /// The time limits.
     pub timing: Timing,
     /// Leave servers and folder behind.
     pub keep: bool,
-    /// What single servers' redis.conf says otherwise: for deployments that are wrong on purpose.
+    /// What the redis.conf of single servers, or of all, says otherwise.
     pub alterations: Vec<Alteration>,
-}
-
-/// Directives that one server alone is started with.
-#[derive(Clone, Debug)]
-pub struct Alteration {
-    /// The server, counted from 0 in the order of its port: masters first, then the first replica of each, and so on.
-    pub node: usize,
-    /// Lines of redis.conf. They come last, and so take the place of the target's own.
-    pub directives: Vec<String>,
 }
 
 /// Servers on loopback.
 #[derive(Debug)]
 pub struct ProcessesTarget {
     options: ProcessesOptions,
-    folder: Mutex<Option<leftovers::Folder>>,
+    /// The node-timeout that the configuration says and the one that the servers have instead, in milliseconds, where
+    /// they are too many for the machine.
+    raised: Option<(u64, u64)>,
+    folder: Mutex<Option<Folder>>,
     /// Filled once by `prepare`. Each process has a lock of its own: while one is being stopped, all others are served.
     servers: OnceLock<Vec<Slot>>,
-    faults: std::sync::Mutex<Faults>,
+    /// The servers made beside this target, until they are released.
+    scratches: Mutex<Vec<Arc<ProcessesTarget>>>,
 }
 
 /// A server, with what is asked of it while its process is locked.
 #[derive(Debug)]
 struct Slot {
-    member: Member,
     folder: PathBuf,
     process: Mutex<Server>,
+    state: std::sync::Mutex<State>,
 }
 
-/// The servers under a fault that lasts, by name.
-#[derive(Debug, Default)]
-struct Faults {
-    away: BTreeSet<String>,
-    paused: BTreeSet<String>,
+/// What is known of a server without asking its process.
+#[derive(Debug)]
+struct State {
+    /// Its present name and address. A server is named by its address: under another one it has another name.
+    member: Member,
+    /// The present port and those before it, all held: nobody else takes one while the server is down, or is found where
+    /// the server once was.
+    ports: Vec<Port>,
+    /// Stopped, until the fault is undone.
+    away: bool,
+    /// Frozen, until the fault is undone.
+    paused: bool,
+}
+
+/// How many packets of the cluster bus a core can be asked to send and receive in a second, beside all else that it has
+/// to do: each takes 50 µs or so, and what comes of one is written to the disk.
+const PACKETS_PER_CORE: u64 = 2500;
+
+impl ProcessesOptions {
+    /// Every node pings every other within half a node-timeout, and each answers: with hundreds of servers on a few cores
+    /// that is more than can be done, and they would call each other failed for ever. The node-timeout that the
+    /// configuration says, and the least with which they can keep up, where that is more; both in milliseconds.
+    fn raised_node_timeout(&self, cores: usize) -> Option<(u64, u64)> {
+        let servers = (self.shape.nodes() + self.spare) as u64;
+        let altered = self.alterations.iter().filter(|alteration| alteration.node.is_none());
+        let lines = self
+            .redis_conf
+            .lines()
+            .chain(altered.flat_map(|alteration| alteration.directives.iter().map(String::as_str)));
+        let configured = lines
+            .filter_map(|line| line.trim().strip_prefix("cluster-node-timeout")?.trim().parse().ok())
+            .next_back()
+            // The servers' own default.
+            .unwrap_or(15_000);
+        let packets = 4 * servers * servers;
+        let least = packets * 1000 / (PACKETS_PER_CORE * cores as u64);
+        (least > configured).then_some((configured, least))
+    }
 }
 
 impl ProcessesTarget {
     /// A target that will be made by `prepare`.
-    pub fn new(options: ProcessesOptions) -> Self {
+    pub fn new(mut options: ProcessesOptions) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let raised = options.raised_node_timeout(cores);
+        if let Some((_, raised)) = raised {
+            options
+                .alterations
+                .push(Alteration::everywhere(format!("cluster-node-timeout {raised}")));
+        }
         Self {
             options,
+            raised,
             folder: Mutex::default(),
             servers: OnceLock::new(),
-            faults: std::sync::Mutex::default(),
+            scratches: Mutex::default(),
         }
     }
 
@@ -98,33 +136,55 @@ impl ProcessesTarget {
         self.servers.get().map_or(&[], Vec::as_slice)
     }
 
-    fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
-        self.faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn slot(&self, member: &Member) -> Result<&Slot, TargetError> {
+        let found = self.servers().iter().find(|slot| slot.member().name == member.name);
+        found.ok_or_else(|| TargetError::Usage(format!("{member} is no server of this target")))
+    }
+
+    /// A program of the server's release: beside its binary where that is named by a path, else wherever it is found.
+    fn program(&self, name: &str) -> PathBuf {
+        let beside = self.options.server.with_file_name(name);
+        if self.options.server.components().count() > 1 && beside.is_file() {
+            beside
+        } else {
+            PathBuf::from(name)
+        }
     }
 
     async fn member_connections(&self, members: &[Member]) -> Result<Vec<Connection>, LinkError> {
-        let mut connections = Vec::new();
-        for member in members {
+        let connecting = members.iter().map(async |member| {
             let stream = connect_tcp(&member.address).await?;
-            let mut connection = Connection::new(stream, member.address.clone(), self.options.timing.reply());
+            // Hundreds of servers that meet at once keep a small machine busy: only the whole time counts here.
+            let patience = self.options.timing.deployment();
+            let mut connection = Connection::new(stream, member.address.clone(), patience);
             if let Some(password) = &self.options.password {
                 connection.ask(&["AUTH", password.expose()]).await?;
             }
-            connections.push(connection);
-        }
-        Ok(connections)
+            Ok(connection)
+        });
+        futures::future::try_join_all(connecting).await
     }
 }
 
 #[async_trait]
 impl Target for ProcessesTarget {
     fn description(&self) -> TargetDescription {
+        let mut descriptor = BTreeMap::from([
+            ("redis.conf".to_owned(), self.options.source.clone()),
+            ("server".to_owned(), self.options.server.display().to_string()),
+        ]);
+        if let Some((configured, raised)) = self.raised {
+            let servers = self.options.shape.nodes() + self.options.spare;
+            descriptor.insert(
+                "cluster-node-timeout".to_owned(),
+                format!(
+                    "{raised} ms instead of {configured} ms, which {servers} servers on this machine could not keep to"
+                ),
+            );
+        }
         TargetDescription {
             kind: TargetKind::Processes,
-            descriptor: BTreeMap::from([
-                ("redis.conf".to_owned(), self.options.source.clone()),
-                ("server".to_owned(), self.options.server.display().to_string()),
-            ]),
+            descriptor,
             shape: self.options.shape,
         }
     }
@@ -135,6 +195,10 @@ impl Target for ProcessesTarget {
             Capability::KeepAway,
             Capability::Crash,
             Capability::Pause,
+            Capability::NewAddress,
+            Capability::Scratch,
+            Capability::Exec,
+            Capability::Files,
         ])
     }
 
@@ -147,16 +211,22 @@ impl Target for ProcessesTarget {
         for line in leftovers::sweep().await {
             progress.line(line);
         }
-        let folder = leftovers::Folder::create(&self.options.run_id)?;
+        let folder = Folder::create(&leftovers::parent(), &self.options.run_id)?;
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
         let mut slots = Vec::new();
-        for (node, port) in free_ports(self.options.shape.nodes())?.into_iter().enumerate() {
-            let server = Server::new(&self.options, &path, port, node);
+        let count = self.options.shape.nodes() + self.options.spare;
+        for (node, port) in ports::take(count)?.into_iter().enumerate() {
+            let server = Server::new(&self.options, &path, port.number(), node);
             server.write_configuration()?;
             slots.push(Slot {
-                member: server.member(),
                 folder: server.folder().to_owned(),
+                state: std::sync::Mutex::new(State {
+                    member: server.member(),
+                    ports: vec![port],
+                    away: false,
+                    paused: false,
+                }),
                 process: Mutex::new(server),
             });
         }
@@ -167,7 +237,16 @@ impl Target for ProcessesTarget {
             .during("the servers to answer", bound, futures::future::try_join_all(starts))
             .await?;
         let began = Instant::now();
-        let members: Vec<Member> = slots.iter().map(|slot| slot.member.clone()).collect();
+        let answering = Phase {
+            name: format!("{count} servers answer"),
+            seconds: (began - started).as_secs_f64(),
+            floor: None,
+        };
+        if self.options.shape.masters == 0 {
+            return Ok(vec![answering]);
+        }
+        let members = slots.iter().take(self.options.shape.nodes());
+        let members: Vec<Member> = members.map(Slot::member).collect();
         let mut connections = self.member_connections(&members).await?;
         let bound = self.options.timing.deployment();
         let forming = formation::form(&members, &mut connections, self.options.shape, bound);
@@ -176,11 +255,7 @@ impl Target for ProcessesTarget {
             .await
             .map_err(|error| TargetError::NotDeployed(error.to_string()))?;
         Ok(vec![
-            Phase {
-                name: format!("{} servers answer", members.len()),
-                seconds: (began - started).as_secs_f64(),
-                floor: None,
-            },
+            answering,
             Phase {
                 name: "the suite forms the cluster, links up".into(),
                 seconds: began.elapsed().as_secs_f64(),
@@ -195,12 +270,8 @@ impl Target for ProcessesTarget {
     }
 
     async fn members(&self) -> Result<Vec<Member>, TargetError> {
-        let faults = self.faults();
-        let present = self
-            .servers()
-            .iter()
-            .filter(|slot| !faults.away.contains(&slot.member.name));
-        Ok(present.map(|slot| slot.member.clone()).collect())
+        let present = self.servers().iter().filter(|slot| !slot.state().away);
+        Ok(present.map(Slot::member).collect())
     }
 
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
@@ -212,11 +283,7 @@ impl Target for ProcessesTarget {
     }
 
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
-        let slot = self
-            .servers()
-            .iter()
-            .find(|slot| slot.member.name == member.name)
-            .ok_or_else(|| TargetError::Usage(format!("{member} is no server of this target")))?;
+        let slot = self.slot(member)?;
         let timing = &self.options.timing;
         let (patience, bound) = (timing.shutdown() + timing.reply(), timing.scheduling());
         match fault {
@@ -226,7 +293,7 @@ impl Target for ProcessesTarget {
                 process.start(bound).await
             }
             Fault::KeepAway => {
-                self.faults().away.insert(member.name.clone());
+                slot.state().away = true;
                 slot.process.lock().await.terminate(patience).await
             }
             Fault::Crash => {
@@ -235,25 +302,39 @@ impl Target for ProcessesTarget {
                 process.start(bound).await
             }
             Fault::Pause => {
-                self.faults().paused.insert(member.name.clone());
+                slot.state().paused = true;
                 slot.process.lock().await.pause()
             }
+            Fault::NewAddress => {
+                let mut process = slot.process.lock().await;
+                process.terminate(patience).await?;
+                for port in ports::take(1)? {
+                    process.move_to(port.number())?;
+                    let mut state = slot.state();
+                    state.member = process.member();
+                    state.ports.push(port);
+                }
+                process.start(bound).await
+            }
+            Fault::Disconnect => Err(TargetError::Usage(format!(
+                "{member} cannot be {} on loopback",
+                fault.past()
+            ))),
         }
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {
         for slot in self.servers() {
-            let name = &slot.member.name;
             let (paused, away) = {
-                let mut faults = self.faults();
-                (faults.paused.remove(name), faults.away.contains(name))
+                let mut state = slot.state();
+                (std::mem::take(&mut state.paused), state.away)
             };
             if paused {
                 slot.process.lock().await.resume()?;
             }
             if away {
                 slot.start(self.options.timing.scheduling()).await?;
-                self.faults().away.remove(name);
+                slot.state().away = false;
             }
         }
         Ok(())
@@ -270,58 +351,149 @@ impl Target for ProcessesTarget {
                         .map_or(text.clone(), |password| password.redact(&text)),
                     Err(error) => format!("could not be read: {error}\n"),
                 };
-                let file = folder.join(format!("{}-{name}", slot.member.address.port));
+                let file = folder.join(format!("{}-{name}", slot.member().address.port));
                 // Evidence never fails a run; a full disk shows itself when run.json is written.
-                let _ = tokio::fs::write(file, text).await;
+                let _ = kept::write(&file, &text).await;
             }
         }
     }
 
+    async fn scratch(&self, scratch: &Scratch) -> Result<Arc<dyn Target>, TargetError> {
+        let mut scratches = self.scratches.lock().await;
+        let milliseconds = scratch.node_timeout.as_millis();
+        let mut alterations = self.options.alterations.clone();
+        alterations.push(Alteration::everywhere(format!("cluster-node-timeout {milliseconds}")));
+        alterations.extend_from_slice(&scratch.alterations);
+        let target = Arc::new(Self::new(ProcessesOptions {
+            password: scratch.password.clone(),
+            shape: scratch.shape,
+            spare: scratch.spare,
+            run_id: format!("{}-scratch-{}", self.options.run_id, scratches.len()),
+            alterations,
+            ..self.options.clone()
+        }));
+        scratches.push(target.clone());
+        Ok(target)
+    }
+
+    async fn exec(
+        &self,
+        member: &Member,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        let slot = self.slot(member)?;
+        let Some((program, arguments)) = command.split_first() else {
+            return Err(TargetError::Usage("no program to run".into()));
+        };
+        let running = tokio::process::Command::new(self.program(program))
+            .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value.expose())))
+            .current_dir(&slot.folder)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match tokio::time::timeout(limit, running).await {
+            Ok(Ok(output)) => Ok(Execution {
+                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+                status: output.status.code().unwrap_or(-1),
+            }),
+            Ok(Err(error)) => Err(TargetError::Surroundings(format!("{program} cannot be run: {error}"))),
+            Err(_) => Err(TargetError::Surroundings(format!(
+                "{program} did not end within {:.0} s",
+                limit.as_secs_f64()
+            ))),
+        }
+    }
+
+    fn data_folder(&self, member: &Member) -> Option<PathBuf> {
+        self.slot(member).ok().map(|slot| slot.folder.clone())
+    }
+
     async fn release(&self) -> Result<(), TargetError> {
-        for slot in self.servers() {
+        let scratches = std::mem::take(&mut *self.scratches.lock().await);
+        for scratch in scratches {
+            scratch.release().await?;
+        }
+        // All at once: on a busy machine each takes its time to end.
+        let ends = self.servers().iter().map(async |slot| {
             let mut process = slot.process.lock().await;
             process.resume()?;
             if self.options.keep {
                 process.leave();
+                Ok(())
             } else {
-                process.kill().await?;
+                process.kill().await
             }
+        });
+        for end in futures::future::join_all(ends).await {
+            end?;
         }
         match self.folder.lock().await.take() {
             Some(folder) if self.options.keep => {
                 folder.leave();
                 Ok(())
             }
-            Some(folder) => folder.remove(),
+            Some(folder) => {
+                // A server's own child, which writes a snapshot or an append-only file, outlives a killed server for a
+                // moment, and would go on writing into the folder while that is removed.
+                leftovers::kill_servers_of(folder.path()).await;
+                folder.remove()
+            }
             None => Ok(()),
         }
     }
 }
 
 impl Slot {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn member(&self) -> Member {
+        self.state().member.clone()
+    }
+
     async fn start(&self, bound: std::time::Duration) -> Result<(), TargetError> {
         self.process.lock().await.start(bound).await
     }
 }
 
-/// Ports that are free at this moment, with their bus ports. The search begins at a place that depends on the process,
-/// so that two runs at once seldom look at the same ones.
-fn free_ports(count: usize) -> Result<Vec<u16>, TargetError> {
-    let span = u32::from(PORTS.end - PORTS.start);
-    let offset = std::process::id().wrapping_mul(97) % span;
-    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    let ports: Vec<u16> = (0..span)
-        .map(|step| PORTS.start + ((offset + step) % span) as u16)
-        .filter(|port| free(*port) && free(port + BUS_OFFSET))
-        .take(count)
-        .collect();
-    if ports.len() < count {
-        return Err(TargetError::Surroundings(format!(
-            "only {} of {count} pairs of free ports between {} and {}",
-            ports.len(),
-            PORTS.start,
-            PORTS.end
-        )));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::six_as_configured(3, "cluster-node-timeout 5000", 2, None)]
+    #[case::six_with_a_short_one(3, "cluster-node-timeout 1000", 1, None)]
+    #[case::sixty_as_configured(30, "cluster-node-timeout 5000", 2, None)]
+    #[case::two_hundred_are_too_many(100, "cluster-node-timeout 5000", 2, Some((5000, 32_000)))]
+    #[case::more_cores_keep_up(100, "cluster-node-timeout 5000", 16, None)]
+    #[case::the_default_is_long(100, "", 8, None)]
+    fn the_node_timeout_is_raised_only_for_too_many_servers(
+        #[case] masters: usize,
+        #[case] conf: &str,
+        #[case] cores: usize,
+        #[case] raised: Option<(u64, u64)>,
+    ) {
+        let options = ProcessesOptions {
+            redis_conf: conf.into(),
+            source: "a test".into(),
+            server: PathBuf::new(),
+            password: None,
+            shape: Shape {
+                masters,
+                replicas_per_master: 1,
+            },
+            spare: 0,
+            run_id: "run".into(),
+            timing: Timing::new(Duration::from_secs(5)),
+            keep: false,
+            alterations: Vec::new(),
+        };
+        assert_eq!(options.raised_node_timeout(cores), raised);
     }
-    Ok(ports)
 }

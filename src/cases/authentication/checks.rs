@@ -75,7 +75,7 @@ fn wrong_passwords(password: &Secret, run: &str) -> Vec<(&'static str, String)> 
 
 /// Whether a reply to AUTH refuses the password, in the words of any version; a node that has no password says something
 /// else.
-fn refuses(reply: &Reply) -> bool {
+pub(super) fn refuses(reply: &Reply) -> bool {
     let text = reply.error().unwrap_or_default();
     reply.error_prefix() == Some("WRONGPASS") || text.to_lowercase().starts_with("err invalid password")
 }
@@ -122,7 +122,7 @@ pub(super) async fn right_password_accepted(cx: &Context) -> Outcome {
 
 pub(super) async fn enforced_after_change_of_role(cx: &Context) -> Outcome {
     cx.password()?;
-    crate::failover::observe(cx).await?;
+    crate::failover::observe(cx).await?.promotion.clone()?;
     everything_needs_a_password(cx).await?;
     wrong_password_refused(cx).await?;
     right_password_accepted(cx).await?;

@@ -11,7 +11,7 @@ use crate::workload::Writer;
 use std::time::{Duration, Instant};
 
 pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
+    let shard = pick_shard(cx, &cx.view().await?).await?;
     let before = cx.view().await?;
     let epoch = before
         .by_id(&shard.master_id)
@@ -127,7 +127,7 @@ async fn all_ok(cx: &Context) -> Result<Look<()>, Stop> {
 }
 
 pub(super) async fn deleting_a_replica(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
+    let shard = pick_shard(cx, &cx.view().await?).await?;
     let writer = Writer::start(cx, &shard.slots()).await?;
     let began = Instant::now();
     let bound = cx.timing().shutdown() + cx.timing().scheduling() + cx.timing().sync();
@@ -180,5 +180,101 @@ async fn replica_back(cx: &Context, shard: &Shard, began: Instant) -> Result<Loo
         }
         Role::Replica { link, .. } if link == "connected" => Look::Reached(began.elapsed()),
         role => Look::NotYet(format!("{}: {role:?}", shard.replica.name)),
+    })
+}
+
+/// How long the way back to writes may take beyond what the protocol sets: the server's own clock and a busy machine.
+const SLACK: Duration = Duration::from_secs(1);
+
+pub(super) async fn fast_return(cx: &Context) -> Outcome {
+    let before = cx.view().await?;
+    let shard = pick_shard(cx, &before).await?;
+    let epoch_of = |view: &ClusterView| Some(view.by_id(&shard.master_id)?.myself()?.config_epoch);
+    let epoch = epoch_of(&before);
+    let writer = Writer::start(cx, &shard.slots()).await?;
+    let fault = Instant::now();
+    let bound = cx.timing().scheduling() + cx.timing().sync();
+    let (injected, back) = futures::join!(
+        cx.inject(Fault::Crash, &shard.master),
+        eventually(cx, "the killed master answers again", bound, async || {
+            restarted(cx, &shard, &before).await
+        })
+    );
+    injected?;
+    back?;
+    let away = fault.elapsed();
+    cx.measure("time away", away, None, Some(cx.timing().node_timeout()));
+    if away >= cx.timing().node_timeout() {
+        writer.stop().await;
+        return Err(Stop::Unsupported(format!(
+            "{} was away for {:.1} s, longer than the node-timeout: its failure may have been detected",
+            shard.master.name,
+            away.as_secs_f64()
+        )));
+    }
+    // Longer than detection and an election could take: one that is to come has come by then.
+    let hold = cx.timing().stable();
+    let (_, patience) = gap_bounds(cx);
+    let steady = steadily(
+        cx,
+        "the killed master serves its slots again",
+        hold,
+        hold + patience,
+        async || {
+            let view = cx.look().await?;
+            let replaced = view.nodes.iter().find(|node| {
+                let line = node.line(&shard.replica_id);
+                line.is_some_and(|line| !line.slots.is_empty())
+            });
+            if let Some(node) = replaced {
+                let actual = format!("{} gives its slots to {}", node.member, shard.replica.name);
+                return Err(Mismatch::new(format!("{} still the master", shard.master.name), actual).into());
+            }
+            writable_again(cx, &shard).await
+        },
+    );
+    let steady = steady.await;
+    let record = writer.stop().await;
+    steady?;
+    let after = cx.look().await?;
+    expect(
+        epoch_of(&after) == epoch,
+        format!("{} under its id, at epoch {epoch:?}", shard.master.name),
+        format!("epoch {:?}", epoch_of(&after)),
+    )?;
+    let gap = record
+        .ledgers
+        .first()
+        .map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
+    cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
+    let bound = away + cx.timing().writable_delay() + SLACK;
+    cx.measure("write gap", gap, None, Some(bound));
+    let expected = format!("at most {:.1} s without an acknowledged write", bound.as_secs_f64());
+    Ok(expect(gap <= bound, expected, format!("{:.1} s", gap.as_secs_f64()))?)
+}
+
+/// Whether the master answers again, as another process than before.
+async fn restarted(cx: &Context, shard: &Shard, before: &ClusterView) -> Result<Look<()>, Stop> {
+    let members = cx.members().await?;
+    let Some(member) = members.iter().find(|member| member.name == shard.master.name) else {
+        return Ok(Look::NotYet(format!("{} is missing", shard.master.name)));
+    };
+    let offset = |info: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix("master_replid:").map(str::to_owned))
+    };
+    let info = cx
+        .connect(&member.address)
+        .await?
+        .ask_text(&["INFO", "replication"])
+        .await?;
+    // A server that has started anew has another history than the one before.
+    let old = before
+        .of(&shard.master.name)
+        .map(|node| node.replication("master_replid").to_owned());
+    Ok(if offset(&info).map(|id| id.trim().to_owned()) != old {
+        Look::Reached(())
+    } else {
+        Look::NotYet(format!("{} has not been killed yet", shard.master.name))
     })
 }

@@ -1,15 +1,16 @@
 //! Swapping the roles of a master and its replica by command.
 
 use crate::check::{Look, eventually, expect, no_findings};
-use crate::cluster::node::Member;
+use crate::cluster::connection::LinkError;
+use crate::cluster::node::{Member, NodeView};
 use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, pick_shard};
-use crate::verdict::{Outcome, Stop};
+use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::{Duration, Instant};
 
 pub(super) async fn manual_failover(cx: &Context) -> Outcome {
-    let shard = pick_shard(&cx.view().await?)?;
+    let shard = pick_shard(cx, &cx.view().await?).await?;
     let writer = Writer::start(cx, &[shard.slot]).await?;
     let began = Instant::now();
     let swapped = swap(cx, &shard.replica, &shard.replica_id).await;
@@ -51,7 +52,7 @@ pub(super) async fn manual_failover(cx: &Context) -> Outcome {
 }
 
 /// Sends `CLUSTER FAILOVER` to a replica and waits until every node says that it is the master.
-async fn swap(cx: &Context, replica: &Member, id: &str) -> Result<Duration, Stop> {
+pub(in crate::cases) async fn swap(cx: &Context, replica: &Member, id: &str) -> Result<Duration, Stop> {
     let began = Instant::now();
     let reply = cx
         .connect(&replica.address)
@@ -98,4 +99,103 @@ async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     } else {
         Look::NotYet(missing.join("\n"))
     })
+}
+
+pub(super) async fn blocked_clients(cx: &Context) -> Outcome {
+    let shard = pick_shard(cx, &cx.view().await?).await?;
+    let key = cx.key_in(shard.slot, "empty");
+    let patience = cx.timing().manual_failover() + cx.timing().gossip() + cx.patience();
+    let mut blocked = cx.connect(&shard.master.address).await?.with_patience(patience);
+    blocked.send(&["BLPOP", &key, "0"]).await?;
+    eventually(cx, "the client is blocked", cx.timing().reply(), async || {
+        let mut connection = cx.connect(&shard.master.address).await?;
+        let info = connection.ask_text(&["INFO", "clients"]).await?;
+        let count = info.lines().find_map(|line| line.strip_prefix("blocked_clients:"));
+        Ok(match count.and_then(|count| count.trim().parse::<u64>().ok()) {
+            Some(1..) => Look::Reached(()),
+            other => Look::NotYet(format!("blocked_clients:{other:?}")),
+        })
+    })
+    .await?;
+    let began = Instant::now();
+    let released = async { (blocked.receive().await, began.elapsed()) };
+    let (swapped, (released, after)) = futures::join!(swap(cx, &shard.replica, &shard.replica_id), released);
+    let judged = async {
+        swapped?;
+        let seen = match released {
+            Err(LinkError::Closed { .. }) => {
+                cx.note("the blocked client's connection was closed");
+                Ok(())
+            }
+            Err(LinkError::TimedOut { .. }) => Err("still blocked".to_owned()),
+            Err(error) => return Err(error.into()),
+            Ok(reply) if matches!(reply.error_prefix(), Some("UNBLOCKED" | "MOVED")) => {
+                cx.note(format!("the blocked client was told {reply}"));
+                Ok(())
+            }
+            Ok(reply) => Err(reply.to_string()),
+        };
+        cx.measure("released", after, None, Some(patience));
+        let expected = "-UNBLOCKED, -MOVED or a closed connection for the client blocked in BLPOP";
+        seen.map_err(|actual| Mismatch::new(expected, actual).into())
+    };
+    let back = async {
+        // The roles as they were: the next case finds the deployment as it was made.
+        if cx
+            .look()
+            .await?
+            .of(&shard.replica.name)
+            .is_some_and(|node| node.role.is_master())
+        {
+            eventually(
+                cx,
+                "the old master follows, as every node knows",
+                cx.timing().sync(),
+                async || follows(cx, &shard).await,
+            )
+            .await?;
+            swap(cx, &shard.master, &shard.master_id).await?;
+        }
+        Ok(())
+    };
+    with_cleanup(judged, back).await
+}
+
+/// Makes a replica the master, for cases that are not about how long that takes: it is asked again until the masters
+/// vote, which they do about one master once in twice the node-timeout.
+pub(in crate::cases) async fn swap_in_time(cx: &Context, replica: &Member, id: &str) -> Result<(), Stop> {
+    let timing = cx.timing();
+    let bound = 2 * timing.node_timeout() + timing.manual_failover() + timing.gossip();
+    let mut asked: Option<Instant> = None;
+    let what = format!("{} is the master, as every node knows", replica.name);
+    eventually(cx, &what, bound, async || {
+        let view = cx.look().await?;
+        let knows = |node: &NodeView| {
+            node.line(id)
+                .is_some_and(|line| line.is_master() && !line.slots.is_empty())
+        };
+        if view.silent.is_empty() && view.nodes.iter().all(knows) {
+            return Ok(Look::Reached(()));
+        }
+        let promoted = view.of(&replica.name).is_some_and(|node| node.role.is_master());
+        if !promoted && asked.is_none_or(|asked| asked.elapsed() > timing.manual_failover()) {
+            let mut connection = cx.connect(&replica.address).await?;
+            let reply = connection.call(&["CLUSTER", "FAILOVER"]).await?;
+            expect(reply.is_ok(), "+OK", format!("{replica}: CLUSTER FAILOVER -> {reply}"))?;
+            asked = Some(Instant::now());
+        }
+        Ok(Look::NotYet("not yet".into()))
+    })
+    .await
+}
+
+/// Gives a shard its roles back after [`swap_in_time`], where they have changed.
+pub(in crate::cases) async fn swap_back(cx: &Context, shard: &Shard) -> Result<(), Stop> {
+    let view = cx.look().await?;
+    if view.of(&shard.master.name).is_some_and(|node| node.role.is_master()) {
+        return Ok(());
+    }
+    let what = "the old master follows, as every node knows";
+    eventually(cx, what, cx.timing().sync(), async || follows(cx, shard).await).await?;
+    swap_in_time(cx, &shard.master, &shard.master_id).await
 }

@@ -174,12 +174,12 @@ pub(super) async fn seed_example(cx: &Context) -> Outcome {
 }
 
 /// A slot of every node that claims some, well inside what it claims.
-fn inner_slots(view: &ClusterView) -> Vec<u16> {
+pub(super) fn inner_slots(view: &ClusterView) -> Vec<u16> {
     view.nodes.iter().filter_map(NodeView::inner_slot).collect()
 }
 
 /// The keys that a node holds in a slot, by `CLUSTER GETKEYSINSLOT`.
-async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Result<Vec<Vec<u8>>, Stop> {
+pub(super) async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Result<Vec<Vec<u8>>, Stop> {
     let slot = slot.to_string();
     let mut connection = cx.connect(&node.member.address).await?;
     let count = connection
@@ -197,7 +197,7 @@ async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Result<Vec<Ve
 }
 
 /// What the owner of a slot answers wrongly about two keys of it.
-async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[String]) -> Result<Vec<String>, Stop> {
+pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[String]) -> Result<Vec<String>, Stop> {
     let member = &owner.member;
     let (name, surname) = (pair[0].as_str(), pair[1].as_str());
     let mut connection = cx.connect(&member.address).await?;
@@ -331,6 +331,38 @@ pub(super) async fn stored_where_mapped(cx: &Context) -> Outcome {
         )?)
     };
     with_cleanup(judge, cx.remove_keys(&keys)).await
+}
+
+pub(super) async fn case_and_space(cx: &Context) -> Outcome {
+    literal_key_slots(cx, &[(b"{Foo}", 10576), (b"{foo}", 12182), (b"{ }", 9314)]).await
+}
+
+pub(super) async fn no_illustration(cx: &Context) -> Outcome {
+    literal_key_slots(cx, &[(b"x", 16287)]).await
+}
+
+pub(super) async fn long_keys(cx: &Context) -> Outcome {
+    let key = [b'x'; 1000];
+    let tag = format!("{{{}}}", "t".repeat(300));
+    let before = format!("{}{{foo}}", "p".repeat(300));
+    literal_key_slots(cx, &[(&key, 3195), (tag.as_bytes(), 9496), (before.as_bytes(), 12182)]).await
+}
+
+pub(super) async fn one_key_alone(cx: &Context) -> Outcome {
+    let expected = "an error about the number of arguments for no key and for two";
+    cx.judge_every_node(expected, async |member, connection| {
+        let mut findings = Vec::new();
+        for arguments in [&[] as &[&str], &["one", "two"]] {
+            let command = [&["CLUSTER", "KEYSLOT"], arguments].concat();
+            let reply = connection.call(&command).await?;
+            let refused = reply
+                .error()
+                .is_some_and(|text| text.contains("wrong number of arguments"));
+            findings.extend(check::unless(refused, member, command.join(" "), &reply));
+        }
+        Ok(findings)
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
 //! The bodies of chapter REDIR.
 
 use crate::cases::slots::boundary_slots;
-use crate::check::{self, Look, eventually};
+use crate::check;
 use crate::cluster::connection::{Address, Connection};
 use crate::cluster::node::NodeView;
 use crate::cluster::redirect::{Redirect, RedirectKind};
 use crate::cluster::resp::Reply;
 use crate::cluster::slot::slot_of;
+use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
+use crate::failover;
 use crate::verdict::{Mismatch, Outcome, Stop};
+use crate::workload::{Fate, MOST_REDIRECTIONS};
 use std::collections::BTreeMap;
+
+/// A command, and which reply to it is right.
+pub(super) type Asked<'a> = (&'a [&'a str], &'a dyn Fn(&Reply) -> bool);
 
 pub(super) async fn moved_format(cx: &Context) -> Outcome {
     let view = cx.view().await?;
@@ -135,158 +141,189 @@ pub(super) async fn no_empty_endpoint(cx: &Context) -> Outcome {
     )?)
 }
 
-/// What is asked, of which two keys, and which reply is right.
-type Question<'a> = (&'a str, [&'a str; 2], &'a dyn Fn(&Reply) -> bool);
-
-/// A slot that is open between two masters, with keys of the case: the first two moved, the next two left, the last two
-/// never written.
-struct Migration<'a> {
-    slot: u16,
-    source: &'a NodeView,
-    destination: &'a NodeView,
-    keys: [String; 6],
+/// A key in a slot of each master, with its owner: at least two.
+fn key_of_each_master<'a>(
+    cx: &Context,
+    view: &'a ClusterView,
+    name: &str,
+) -> Result<Vec<(&'a NodeView, String)>, Stop> {
+    let owners = view.nodes.iter().filter_map(|node| Some((node, node.inner_slot()?)));
+    let keys: Vec<_> = owners.map(|(node, slot)| (node, cx.key_in(slot, name))).collect();
+    let masters = cx.shape().masters;
+    check::expect(
+        keys.len() == masters && masters > 1,
+        format!("{masters} masters with slots, and more than one"),
+        keys.len().to_string(),
+    )?;
+    Ok(keys)
 }
 
-impl Migration<'_> {
-    /// Writes the keys, opens the slot and moves two keys.
-    async fn begin(&self, cx: &Context, from: &mut Connection, to: &mut Connection) -> Result<(), Stop> {
-        let slot = self.slot.to_string();
-        let [moved, moved2, left, left2, ..] = self.keys.each_ref().map(String::as_str);
-        from.ask(&["MSET", moved, "1", moved2, "1", left, "1", left2, "1"])
-            .await?;
-        let id = |node: &NodeView| node.myself().map(|line| line.id.clone()).unwrap_or_default();
-        to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(self.source)])
-            .await?;
-        from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(self.destination)])
-            .await?;
-        let Address { host, port } = &self.destination.member.address;
-        let (port, patience) = (port.to_string(), cx.timing().reply().as_millis().to_string());
-        let password = cx.shared().target.password();
-        let mut migrate = vec!["MIGRATE", host, &port, "", "0", &patience];
-        migrate.extend(password.iter().flat_map(|password| ["AUTH", password.expose()]));
-        migrate.extend(["KEYS", moved, moved2]);
-        from.ask(&migrate).await?;
-        Ok(())
-    }
-
-    /// Deletes the keys, closes the slot on both nodes, and waits until no node sees an open slot and all agree.
-    async fn undo(&self, cx: &Context) -> Result<(), Stop> {
-        let slot = self.slot.to_string();
-        let mut to = cx.connect(&self.destination.member.address).await?;
-        for key in &self.keys {
-            to.ask(&["ASKING"]).await?;
-            // Where the slot was never opened, this is redirected: nothing was moved then.
-            to.call(&["DEL", key.as_str()]).await?;
-        }
-        to.ask(&["CLUSTER", "SETSLOT", &slot, "STABLE"]).await?;
-        let mut from = cx.connect(&self.source.member.address).await?;
-        from.ask(&["CLUSTER", "SETSLOT", &slot, "STABLE"]).await?;
-        for key in &self.keys {
-            from.ask(&["DEL", key.as_str()]).await?;
-        }
-        eventually(
-            cx,
-            "the slot closed and all nodes agreed",
-            cx.timing().gossip(),
-            async || {
-                let view = cx.look().await?;
-                let open = view
-                    .nodes
-                    .iter()
-                    .flat_map(|node| node.myself().map_or(&[] as &[String], |line| &line.open_slots));
-                let findings: Vec<String> = open.cloned().chain(view.disagreements()).collect();
-                Ok(if findings.is_empty() {
-                    Look::Reached(())
-                } else {
-                    Look::NotYet(findings.join("\n"))
-                })
-            },
-        )
+pub(super) async fn precedence(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let keys = key_of_each_master(cx, &view, "order")?;
+    let (owner, key) = &keys[0];
+    let (_, other) = &keys[1];
+    let judge = async {
+        let mut connection = cx.connect(&owner.member.address).await?;
+        let written = connection.call(&["SET", key, "text"]).await?;
+        check::expect(
+            written.is_ok(),
+            "+OK",
+            format!("{}: SET {key} -> {written}", owner.member),
+        )?;
+        cx.judge_every_node("the error that comes first in the order", async |member, connection| {
+            let (here, locked) = (*member == owner.member, cx.shared().target.password().is_some());
+            let mut findings = Vec::new();
+            let mut judge = |command: &[&str], expected: &str, reply: &Reply| {
+                let right = reply.error_prefix() == Some(expected);
+                let told = format!("{} (expected -{expected})", command.join(" "));
+                findings.extend(check::unless(right, member, told, reply));
+            };
+            let wrong_kind = if here { "WRONGTYPE" } else { "MOVED" };
+            let questions: [(&[&str], &str); 4] = [
+                (&["RCC.NO.SUCH.COMMAND", key], "ERR"),
+                (&["GET"], "ERR"),
+                (&["MGET", key, other], "CROSSSLOT"),
+                (&["LPUSH", key, "1"], wrong_kind),
+            ];
+            for (command, expected) in questions {
+                judge(command, expected, &connection.call(command).await?);
+            }
+            if locked {
+                let command = ["GET", key.as_str()];
+                let reply = cx.connect_raw(&member.address).await?.call(&command).await?;
+                judge(&command, "NOAUTH", &reply);
+            }
+            Ok(findings)
+        })
         .await
-    }
+    };
+    with_cleanup(judge, cx.remove_keys(std::slice::from_ref(key))).await
+}
 
-    /// What the two nodes answer wrongly while the slot is open.
-    async fn judge(&self, from: &mut Connection, to: &mut Connection) -> Result<Vec<String>, Stop> {
-        let [moved, moved2, left, left2, none, none2] = self.keys.each_ref().map(String::as_str);
-        let (source, destination) = (&self.source.member, &self.destination.member);
-        let again = |reply: &Reply| reply.error_prefix() == Some("TRYAGAIN");
-        let served = |reply: &Reply| *reply == Reply::Array(vec![Reply::Bulk("1".into()), Reply::Bulk("1".into())]);
-        let asks = |reply: &Reply| Redirect::is_ask(reply, self.slot, &destination.address);
-        let moves = |reply: &Reply| Redirect::is_moved(reply, self.slot, &source.address);
-        // Before Redis 7.0 (no CLUSTER SHARDS) the source asks to go on; the destination says the rest.
-        let old = self.source.shards.is_err();
-        let again_or_ask = |reply: &Reply| again(reply) || (old && asks(reply));
-        let questions: [Question<'_>; 3] = [
-            ("MGET of a moved and a left key", [moved, left], &again_or_ask),
-            ("MGET of two left keys", [left, left2], &served),
-            ("MGET of two absent keys", [none, none2], &asks),
+pub(super) async fn keyless(cx: &Context) -> Outcome {
+    let channel = cx.key("channel");
+    let (digest, number) = ("0".repeat(40), |reply: &Reply| reply.integer().is_some());
+    let text = |reply: &Reply| reply.text().is_some_and(|text| !text.is_empty());
+    let list = |reply: &Reply| reply.array().is_some_and(|items| !items.is_empty());
+    cx.judge_every_node("an answer from every node", async |member, connection| {
+        let questions: [Asked<'_>; 7] = [
+            (&["PING"], &text),
+            (&["ECHO", "here"], &text),
+            (&["TIME"], &list),
+            (&["DBSIZE"], &number),
+            (&["INFO", "server"], &text),
+            (&["SCRIPT", "EXISTS", &digest], &list),
+            (&["PUBLISH", &channel, "message"], &number),
         ];
         let mut findings = Vec::new();
-        for (what, [one, other], right) in questions {
-            let reply = from.call(&["MGET", one, other]).await?;
-            findings.extend(check::unless(right(&reply), source, what, &reply));
-        }
-        let reply = to.call(&["MGET", moved, moved2]).await?;
-        findings.extend(check::unless(
-            moves(&reply),
-            destination,
-            "MGET of two moved keys without ASKING",
-            &reply,
-        ));
-        let questions: [Question<'_>; 2] = [
-            ("MGET of two moved keys after ASKING", [moved, moved2], &served),
-            ("MGET of a moved and a left key after ASKING", [moved, left], &again),
-        ];
-        for (what, [one, other], right) in questions {
-            to.ask(&["ASKING"]).await?;
-            let reply = to.call(&["MGET", one, other]).await?;
-            findings.extend(check::unless(right(&reply), destination, what, &reply));
+        for (command, right) in questions {
+            let reply = connection.call(command).await?;
+            findings.extend(check::unless(right(&reply), member, command.join(" "), &reply));
         }
         Ok(findings)
-    }
+    })
+    .await
 }
 
-/// A slot of a node that holds no key.
-async fn empty_slot(node: &NodeView, connection: &mut Connection) -> Result<u16, Stop> {
-    let slots = node.own_slots();
-    for slot in slots.iter().skip(slots.len() / 4).take(100) {
-        let count = connection
-            .ask(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
-            .await?;
-        if count.integer() == Some(0) {
-            return Ok(*slot);
-        }
-    }
-    Err(anyhow::anyhow!(
-        "none of 100 slots of {} is empty: no slot can be opened without touching others' keys",
-        node.member
-    )
-    .into())
+pub(super) async fn convergence(cx: &Context) -> Outcome {
+    let failover = failover::observe(cx).await?;
+    failover.promotion.clone()?;
+    let writes = failover.writes.ledgers.iter().flat_map(|ledger| &ledger.writes);
+    let most = writes.clone().map(|write| write.redirections).max().unwrap_or_default();
+    let followed = writes.clone().filter(|write| write.redirections > 0).count();
+    cx.count("most redirections of one operation", most, "redirections");
+    cx.count("operations that were redirected", followed, "operations");
+    // A client that was sent on and on, and gave up, still holds the last redirection.
+    let astray = writes.filter_map(|write| match &write.fate {
+        Fate::Refused(text) if text.starts_with("-MOVED") || text.starts_with("-ASK") => Some(format!(
+            "write {}: after {} redirections {text}",
+            write.number, write.redirections
+        )),
+        Fate::Refused(_) | Fate::Acked | Fate::Unsent(_) | Fate::Indeterminate(_) => None,
+    });
+    let astray: Vec<String> = astray.collect();
+    let expected = format!("no operation with more than {MOST_REDIRECTIONS} redirections");
+    check::no_findings(&expected, &astray)?;
+    // The victim's clients have been redirected at least once, and have come to rest.
+    check::expect(followed > 0, "operations that were redirected", "none was")?;
+    // A connection that broke on its way to the node is made anew, and may be redirected once: not all of the last ones are.
+    let restless = failover.writes.ledgers.iter().filter(|ledger| {
+        let acked: Vec<usize> = ledger.acked().map(|write| write.redirections).collect();
+        !acked[acked.len().saturating_sub(10)..].contains(&0)
+    });
+    let restless: Vec<String> = restless
+        .map(|ledger| {
+            format!(
+                "slot {}: each of the last 10 acknowledged writes was redirected",
+                ledger.slot
+            )
+        })
+        .collect();
+    Ok(check::no_findings("no redirections any more at the end", &restless)?)
 }
 
-pub(super) async fn try_again(cx: &Context) -> Outcome {
+pub(super) async fn counted(cx: &Context) -> Outcome {
+    const REDIRECTIONS: usize = 3;
     let view = cx.view().await?;
-    let mut owners = view.nodes.iter().filter(|node| !node.own_slots().is_empty());
-    let (Some(source), Some(destination)) = (owners.next(), owners.next()) else {
-        return Err(Mismatch::new("two masters with slots", "there are fewer").into());
-    };
-    let mut from = cx.connect(&source.member.address).await?;
-    let mut to = cx.connect(&destination.member.address).await?;
-    let slot = empty_slot(source, &mut from).await?;
-    let keys = ["moved", "moved-too", "left", "left-too", "none", "none-either"].map(|name| cx.key_in(slot, name));
-    let migration = Migration {
-        slot,
-        source,
-        destination,
-        keys,
-    };
-    let judge = async {
-        migration.begin(cx, &mut from, &mut to).await?;
-        let findings = migration.judge(&mut from, &mut to).await?;
-        Ok(check::no_findings(
-            "TRYAGAIN for split keys, ASK for absent ones, values for whole sets",
-            &findings,
-        )?)
-    };
-    with_cleanup(judge, migration.undo(cx)).await
+    let keys = key_of_each_master(cx, &view, "counted")?;
+    cx.judge_every_node(
+        "errorstat_MOVED raised by every redirection",
+        async |member, connection| {
+            let foreign = keys.iter().find(|(owner, _)| owner.member != *member);
+            let (_, key) = foreign.ok_or_else(|| Mismatch::new("a key of another node", "there is none"))?;
+            let before = moved_so_far(connection).await?;
+            for _ in 0..REDIRECTIONS {
+                let reply = connection.call(&["GET", key]).await?;
+                if reply.error_prefix() != Some("MOVED") {
+                    return Ok(vec![format!("{member}: GET {key} -> {reply} (expected -MOVED)")]);
+                }
+            }
+            let after = moved_so_far(connection).await?;
+            let risen = after >= before + REDIRECTIONS;
+            let told = format!("{member}: errorstat_MOVED count {before}, after {REDIRECTIONS} redirections {after}");
+            Ok(if risen { Vec::new() } else { vec![told] })
+        },
+    )
+    .await
+}
+
+/// How many redirections a server says that it has sent.
+async fn moved_so_far(connection: &mut Connection) -> Result<usize, Stop> {
+    let info = connection.ask_text(&["INFO", "errorstats"]).await?;
+    let count = info
+        .lines()
+        .find_map(|line| line.trim_end().strip_prefix("errorstat_MOVED:count="));
+    Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
+}
+
+pub(super) async fn in_order(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let keys = key_of_each_master(cx, &view, "piped")?;
+    let names: Vec<String> = keys.iter().map(|(_, key)| key.clone()).collect();
+    let judge = cx.judge_every_node("a reply for each command, in order", async |member, connection| {
+        // Twice, so that a reply that is missing or doubled shifts what follows; the echo marks its place.
+        let mut commands = Vec::new();
+        for round in ["first", "second"] {
+            for (_, key) in &keys {
+                commands.push(vec!["SET", key.as_str(), round]);
+                commands.push(vec!["ECHO", key.as_str()]);
+            }
+        }
+        let replies = connection.pipeline(&commands).await?;
+        let mut findings = Vec::new();
+        for (place, (command, reply)) in commands.iter().zip(&replies).enumerate() {
+            let owner = keys.iter().find(|(_, key)| key == command[1]).map(|(owner, _)| *owner);
+            let right = match (command[0], owner) {
+                ("ECHO", _) => reply.text() == Some(command[1]),
+                (_, Some(owner)) if owner.member == *member => reply.is_ok(),
+                _ => Redirect::parse(reply)
+                    .is_some_and(|to| to.kind == RedirectKind::Moved && to.slot == slot_of(command[1])),
+            };
+            let told = format!("{} (place {place} of the pipeline)", command.join(" "));
+            findings.extend(check::unless(right, member, told, reply));
+        }
+        Ok(findings)
+    });
+    with_cleanup(judge, cx.remove_keys(&names)).await
 }

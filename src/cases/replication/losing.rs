@@ -2,12 +2,15 @@
 
 use super::pairing::pairs;
 use crate::check::{self, Look, eventually};
-use crate::cluster::connection::LinkError;
-use crate::cluster::node::{Attached, Member, NodeView};
+use crate::cluster::connection::{Address, LinkError};
+use crate::cluster::node::{Attached, Member, NodeId, NodeView};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};
+use crate::failover::Absence;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The first replica, with its id.
@@ -17,65 +20,137 @@ fn first_replica<'a>(cx: &Context, view: &'a ClusterView) -> Result<(&'a NodeVie
     replica.ok_or_else(|| Mismatch::new("a replica", "there is none"))
 }
 
-/// Which of the nodes other than `victim` do not say `cluster_state:ok`, and which do not flag it `fail`.
-fn seen_by_others(view: &ClusterView, victim: &Member, id: &str) -> (Vec<String>, Vec<String>) {
-    let others = || view.nodes.iter().filter(|node| node.member.name != victim.name);
-    // A broken way to a node says nothing about it.
-    let told = |error: &LinkError| !matches!(error, LinkError::Unreachable { .. });
-    let silent = view
-        .silent
-        .iter()
-        .filter(|(member, error)| member.name != victim.name && told(error));
-    let not_ok = others()
-        .filter(|node| node.info("cluster_state") != "ok")
-        .map(|node| format!("{}: cluster_state:{}", node.member, node.info("cluster_state")))
-        .chain(silent.map(|(member, error)| format!("{}: {error}", member.name)))
-        .collect();
-    let unflagged = others().filter(|node| !node.line(id).is_some_and(|line| line.is("fail")));
-    (
-        not_ok,
-        unflagged
-            .map(|node| format!("{} does not flag {} as fail", node.member, victim.name))
-            .collect(),
-    )
+/// What the nodes other than the replica say while it is away.
+#[derive(Default)]
+struct Others {
+    /// Those that do not say `cluster_state:ok`, or do not answer.
+    not_ok: Vec<String>,
+    /// Those that do not flag the replica `fail`.
+    unflagged: Vec<String>,
+    /// Those that still name it in `CLUSTER SLOTS`, or have no line `slave,fail` of it in `CLUSTER NODES`.
+    showing: Vec<String>,
+}
+
+impl Others {
+    fn of(view: &ClusterView, victim: &Member, id: &str) -> Self {
+        // A broken way to a node says nothing about it.
+        let told = |error: &LinkError| !matches!(error, LinkError::Unreachable { .. });
+        let silent = view
+            .silent
+            .iter()
+            .filter(|(member, error)| member.name != victim.name && told(error));
+        let mut others = Self {
+            not_ok: silent
+                .map(|(member, _)| format!("{} does not answer", member.name))
+                .collect(),
+            ..Self::default()
+        };
+        for node in view.nodes.iter().filter(|node| node.member.name != victim.name) {
+            let (name, state) = (&node.member, node.info("cluster_state"));
+            if state != "ok" {
+                others.not_ok.push(format!("{name}: cluster_state:{state}"));
+            }
+            if !node.line(id).is_some_and(|line| line.is("fail")) {
+                others
+                    .unflagged
+                    .push(format!("{name} does not flag {} as fail", victim.name));
+            }
+            let named = |(address, other): &(Address, Option<NodeId>)| {
+                *address == victim.address || other.as_deref() == Some(id)
+            };
+            if node.slots.iter().any(|entry| entry.nodes.iter().any(named)) {
+                others
+                    .showing
+                    .push(format!("{name}: CLUSTER SLOTS names {}", victim.name));
+            }
+            if !node.line(id).is_some_and(|line| line.is("slave") && line.is("fail")) {
+                others.showing.push(format!(
+                    "{name}: CLUSTER NODES has no line slave,fail of {}",
+                    victim.name
+                ));
+            }
+        }
+        others
+    }
+}
+
+/// What was seen while it was away, as in [`Absence`].
+struct Seen {
+    not_ok: Vec<String>,
+    flagged: Result<Duration, Mismatch>,
+    hidden: Result<Duration, Mismatch>,
 }
 
 /// Keeps a replica away for more than T_fail, and looks at all others all the while.
-async fn keep_away(cx: &Context, replica: &Member, id: &str) -> Outcome {
+async fn keep_away(cx: &Context, replica: &Member, id: &str) -> Result<Seen, Stop> {
     let bound = cx.timing().fail();
     cx.inject(Fault::KeepAway, replica).await?;
     let gone = Instant::now();
-    let mut flagged = None;
-    // Longer than the bound, so that a flag that comes late is told with its time.
-    eventually(
+    let (mut not_ok, mut last) = (BTreeSet::new(), Others::default());
+    let (mut flagged, mut hidden) = (None, None);
+    let looking = eventually(
         cx,
-        "the replica flagged `fail` by all others",
+        "the replica flagged and hidden by all others",
         bound * 3 / 2,
         async || {
-            let (not_ok, unflagged) = seen_by_others(&cx.look().await?, replica, id);
-            check::no_findings("cluster_state:ok on every other node throughout", &not_ok)?;
-            if unflagged.is_empty() {
+            last = Others::of(&cx.look().await?, replica, id);
+            not_ok.extend(std::mem::take(&mut last.not_ok));
+            if last.unflagged.is_empty() {
                 flagged.get_or_insert_with(|| gone.elapsed());
             }
-            let over = flagged.is_some() && gone.elapsed() > bound;
+            if last.showing.is_empty() {
+                hidden.get_or_insert_with(|| gone.elapsed());
+            }
+            let over = flagged.is_some() && hidden.is_some() && gone.elapsed() > bound;
             Ok(if over {
                 Look::Reached(())
             } else {
-                Look::NotYet(unflagged.join("\n"))
+                Look::NotYet([last.unflagged.clone(), last.showing.clone()].concat().join("\n"))
             })
         },
-    )
-    .await?;
-    let after = flagged.unwrap_or_default();
-    cx.measure("flagged fail by all", after, None, Some(bound));
-    let (expected, seen) = (
-        format!("flagged fail by all within {bound:.1?}"),
-        format!("after {after:.1?}"),
     );
-    Ok(check::expect(after <= bound, expected, seen)?)
+    match looking.await {
+        Ok(()) | Err(Stop::Mismatch(_)) => {}
+        Err(stop) => return Err(stop),
+    }
+    let in_time = |after: Option<Duration>, what: &str, missing: &[String]| match after {
+        Some(after) if after <= bound => Ok(after),
+        Some(after) => Err(Mismatch::new(
+            format!("{what} within {bound:.1?}"),
+            format!("after {after:.1?}"),
+        )),
+        None => Err(Mismatch::new(format!("{what} within {bound:.1?}"), missing.join("\n"))),
+    };
+    let hiding = "slave,fail in CLUSTER NODES and not in CLUSTER SLOTS of any other node";
+    Ok(Seen {
+        not_ok: not_ok.into_iter().collect(),
+        flagged: in_time(flagged, "flagged fail by all others", &last.unflagged),
+        hidden: in_time(hidden, hiding, &last.showing),
+    })
 }
 
-pub(super) async fn replica_lost(cx: &Context) -> Outcome {
+/// The absence of this run; the first case that asks makes it happen.
+async fn observe(cx: &Context) -> Result<Arc<Absence>, Stop> {
+    let shared = cx.shared().clone();
+    let observed = shared
+        .absence
+        .get_or_init(|| async {
+            match lose_a_replica(cx).await {
+                Ok(absence) => Ok(Ok(Arc::new(absence))),
+                Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
+                Err(Stop::Error(error)) => Err(format!("{error:#}")),
+                Err(Stop::Unsupported(reason)) => Err(reason),
+            }
+        })
+        .await;
+    match observed {
+        Ok(Ok(absence)) => Ok(absence.clone()),
+        Ok(Err(mismatch)) => Err(mismatch.clone().into()),
+        Err(reason) => Err(anyhow::anyhow!("the absence of a replica could not be observed: {reason}").into()),
+    }
+}
+
+async fn lose_a_replica(cx: &Context) -> Result<Absence, Stop> {
     let view = cx.view().await?;
     let (replica, id) = first_replica(cx, &view)?;
     let slots: Vec<u16> = view.masters().filter_map(NodeView::inner_slot).collect();
@@ -85,21 +160,45 @@ pub(super) async fn replica_lost(cx: &Context) -> Outcome {
         format!("{masters} masters with slots"),
         slots.len().to_string(),
     )?;
-    let writer = Writer::start(cx, &slots).await?;
+    let writer = Writer::start_patiently(cx, &slots).await?;
     let outcome = with_cleanup(keep_away(cx, &replica.member, id), cx.undo_faults()).await;
-    let record = writer.stop().await;
-    let lost = record.lost(cx).await;
-    cx.count("writes acknowledged", record.acked(), "writes");
-    outcome?;
-    let findings: Vec<String> = record
-        .interruptions(cx.timing().reply())?
-        .into_iter()
-        .chain(lost?)
-        .collect();
+    let writes = writer.stop().await;
+    let lost = writes.lost(cx).await;
+    let Seen {
+        not_ok,
+        flagged,
+        hidden,
+    } = outcome?;
+    Ok(Absence {
+        replica: replica.member.clone(),
+        not_ok,
+        flagged,
+        hidden,
+        writes,
+        lost: lost?,
+    })
+}
+
+pub(super) async fn replica_lost(cx: &Context) -> Outcome {
+    let absence = observe(cx).await?;
+    cx.count("writes acknowledged", absence.writes.acked(), "writes");
+    check::no_findings("cluster_state:ok on every other node throughout", &absence.not_ok)?;
+    let flagged = absence.flagged.clone()?;
+    cx.measure("flagged fail by all", flagged, None, Some(cx.timing().fail()));
+    let interruptions = absence.writes.interruptions(cx.timing().reply())?;
+    let findings: Vec<String> = interruptions.into_iter().chain(absence.lost.clone()).collect();
     Ok(check::no_findings(
         "no interruption of writes, and every acknowledged one there, while a replica was away",
         &findings,
     )?)
+}
+
+pub(super) async fn replica_hidden(cx: &Context) -> Outcome {
+    let absence = observe(cx).await?;
+    let hidden = absence.hidden.clone()?;
+    cx.note(format!("{} was kept away", absence.replica));
+    cx.measure("hidden by all", hidden, None, Some(cx.timing().fail()));
+    Ok(())
 }
 
 /// The name that a server process has for its own lifetime.

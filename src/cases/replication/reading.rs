@@ -45,6 +45,8 @@ async fn enter_readonly(connection: &mut Connection, replica: &NodeView) -> Resu
 
 /// How often a shard's key is written before its offsets are compared.
 const WRITES: usize = 1000;
+/// How many of them are sent in one go: so many are answered in time on a busy machine too.
+const BATCH: usize = 100;
 
 /// Writes 1, 2, … to a key on its master; the offset after the last write, which must be above the one before the first.
 async fn write_a_lot(cx: &Context, master: &NodeView, key: &str) -> Result<u64, Stop> {
@@ -52,13 +54,11 @@ async fn write_a_lot(cx: &Context, master: &NodeView, key: &str) -> Result<u64, 
     let before = offset(&mut connection, "master_repl_offset").await?;
     let values: Vec<String> = (1..=WRITES).map(|number| number.to_string()).collect();
     let writes: Vec<Vec<&str>> = values.iter().map(|value| vec!["SET", key, value]).collect();
-    let refused = connection
-        .pipeline(&writes)
-        .await?
-        .into_iter()
-        .find(|reply| !reply.is_ok());
-    if let Some(reply) = refused {
-        return Err(Mismatch::new("SET -> +OK", format!("{}: SET {key} -> {reply}", master.member)).into());
+    for writes in writes.chunks(BATCH) {
+        let replies = connection.pipeline(writes).await?;
+        if let Some(reply) = replies.into_iter().find(|reply| !reply.is_ok()) {
+            return Err(Mismatch::new("SET -> +OK", format!("{}: SET {key} -> {reply}", master.member)).into());
+        }
     }
     let after = offset(&mut connection, "master_repl_offset").await?;
     let seen = format!("{}: {before}, then {after}", master.member);
@@ -216,4 +216,135 @@ pub(super) async fn foreign_slots_redirected(cx: &Context) -> Outcome {
         "-MOVED <slot> <its owner> for every other shard's slots, also after READONLY",
         &findings,
     )?)
+}
+
+pub(super) async fn readwrite_redirects_again(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let mut findings = Vec::new();
+    for (replica, master) in pairs(cx, &view)? {
+        let (slot, key) = key_of(cx, master, "again")?;
+        let mut connection = cx.connect(&replica.member.address).await?;
+        enter_readonly(&mut connection, replica).await?;
+        let served = connection.call(&["GET", &key]).await?;
+        let command = format!("GET {key} (slot {slot}) after READONLY");
+        findings.extend(check::unless(served == Reply::Nil, &replica.member, command, &served));
+        let reply = connection.call(&["READWRITE"]).await?;
+        findings.extend(check::unless(reply.is_ok(), &replica.member, "READWRITE", &reply));
+        let reply = connection.call(&["GET", &key]).await?;
+        let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+        let command = format!("GET {key} (slot {slot} of {}) after READWRITE", master.member);
+        findings.extend(check::unless(moved, &replica.member, command, &reply));
+    }
+    Ok(check::no_findings(
+        "nil for an absent key after READONLY, and -MOVED <slot> <its master> after READWRITE, from every replica",
+        &findings,
+    )?)
+}
+
+/// Whether a replica in READONLY mode does a transaction of reads, and refuses one that writes.
+async fn transactions(
+    connection: &mut Connection,
+    replica: &NodeView,
+    master: &NodeView,
+    (slot, key): (u16, &str),
+) -> Result<Vec<String>, Stop> {
+    let member = &replica.member;
+    let mut findings = Vec::new();
+    for command in [&["MULTI"] as &[&str], &["GET", key]] {
+        let reply = connection.call(command).await?;
+        let fine = reply.text() == Some(if command.len() == 1 { "OK" } else { "QUEUED" });
+        findings.extend(check::unless(fine, member, command.join(" "), &reply));
+    }
+    let reply = connection.call(&["EXEC"]).await?;
+    let value = matches!(reply.array(), Some([value]) if value.text() == Some(VALUE));
+    findings.extend(check::unless(value, member, "EXEC of a GET", &reply));
+    let reply = connection.call(&["MULTI"]).await?;
+    findings.extend(check::unless(reply.is_ok(), member, "MULTI", &reply));
+    let set = connection.call(&["SET", key, "overwritten"]).await?;
+    let exec = connection.call(&["EXEC"]).await?;
+    let moved = |reply: &Reply| Redirect::is_moved(reply, slot, &master.member.address);
+    // Redis redirects when the write is queued, and then discards the transaction.
+    let refused = moved(&set) || (set.text() == Some("QUEUED") && moved(&exec));
+    findings.extend(check::unless(
+        refused,
+        member,
+        format!("SET {key} (slot {slot}) in MULTI"),
+        &set,
+    ));
+    findings.extend(check::unless(exec.error().is_some(), member, "EXEC of that SET", &exec));
+    Ok(findings)
+}
+
+/// What is written to be read.
+const VALUE: &str = "read me";
+
+pub(super) async fn read_transactions(cx: &Context) -> Outcome {
+    let view = attached_view(cx).await?;
+    let pairs = pairs(cx, &view)?;
+    let keys = keys_of(cx, &pairs)?;
+    let judge = async {
+        let mut findings = Vec::new();
+        for ((replica, master), key) in pairs.iter().zip(&keys) {
+            let mut reading = cx.connect(&replica.member.address).await?;
+            enter_readonly(&mut reading, replica).await?;
+            write_and_see(cx, &mut reading, (replica, master), key).await?;
+            let slot = crate::cluster::slot::slot_of(key.as_bytes());
+            findings.extend(transactions(&mut reading, replica, master, (slot, key)).await?);
+            let script = "return redis.call('get', KEYS[1])";
+            let reply = reading.call(&["EVAL_RO", script, "1", key]).await?;
+            if reply
+                .error()
+                .is_some_and(|text| text.to_lowercase().starts_with("err unknown command"))
+            {
+                cx.note(format!("{}: EVAL_RO -> {reply}; no script was tried", replica.member));
+            } else {
+                let read = reply.text() == Some(VALUE);
+                findings.extend(check::unless(
+                    read,
+                    &replica.member,
+                    format!("EVAL_RO, a GET of {key}"),
+                    &reply,
+                ));
+            }
+            let reply = reading.call(&["GET", key.as_str()]).await?;
+            let kept = reply.text() == Some(VALUE);
+            findings.extend(check::unless(
+                kept,
+                &replica.member,
+                format!("GET {key} after all"),
+                &reply,
+            ));
+        }
+        Ok(check::no_findings(
+            "on every READONLY replica MULTI, GET, EXEC -> the value, EVAL_RO -> the value, and SET in MULTI -> -MOVED",
+            &findings,
+        )?)
+    };
+    with_cleanup(judge, cx.remove_keys(&keys)).await
+}
+
+/// Writes [`VALUE`] on the master, and waits until the replica reads it.
+async fn write_and_see(
+    cx: &Context,
+    reading: &mut Connection,
+    (replica, master): (&NodeView, &NodeView),
+    key: &str,
+) -> Result<(), Stop> {
+    let set = cx
+        .connect(&master.member.address)
+        .await?
+        .call(&["SET", key, VALUE])
+        .await?;
+    let seen = format!("{}: SET {key} -> {set}", master.member);
+    check::expect(set.is_ok(), "SET -> +OK", seen)?;
+    eventually(cx, "the value on the replica", cx.timing().visible(), async || {
+        let reply = reading.call(&["GET", key]).await?;
+        let seen = format!("{}: GET {key} -> {reply}", replica.member);
+        Ok(if reply.text() == Some(VALUE) {
+            Look::Reached(())
+        } else {
+            Look::NotYet(seen)
+        })
+    })
+    .await
 }

@@ -13,14 +13,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Every rule of the suite has a comment that begins so.
 const PREFIX: &str = "rcc-";
 
-/// Arguments: the pod's uid, the container's name, the signal's name. Of the containers that a pod has had under a name
-/// one runs at most. A kill is done when the process has gone.
-const SIGNAL: &str = r#"
+/// Arguments: the pod's uid, the container's name. Of the containers that a pod has had under a name one runs at most; its
+/// process is `$pid`, or nothing.
+const FIND: &str = r#"
 labels="labels.\"io.kubernetes.pod.uid\"==$1,labels.\"io.kubernetes.container.name\"==$2"
 ids=" $(ctr --namespace k8s.io containers ls -q "$labels" | tr '\n' ' ')"
 pid=$(ctr --namespace k8s.io task ls | while read -r id pid state; do
     case "$ids" in *" $id "*) [ "$state" = RUNNING ] && echo "$pid" ;; esac
 done)
+"#;
+
+/// A third argument: the signal's name. A kill is done when the process has gone.
+const SIGNAL: &str = r#"
 if [ -z "$pid" ]; then
     [ "$3" = CONT ] && exit 0
     echo "container $2 of pod $1 runs no process" >&2
@@ -33,6 +37,17 @@ for look in $(seq 200); do
     sleep 0.05
 done
 echo "process $pid is still there" >&2
+exit 5
+"#;
+
+/// A third argument: for how many seconds.
+const AWAIT_END: &str = r#"
+[ -n "$pid" ] || exit 0
+for look in $(seq $(($3 * 10))); do
+    [ -d "/proc/$pid" ] || exit 0
+    sleep 0.1
+done
+echo "process $pid is still there after $3 s" >&2
 exit 5
 "#;
 
@@ -82,9 +97,13 @@ fn comment(tag: &str) -> String {
 }
 
 async fn run(node: &str, script: &str, arguments: &[&str]) -> Result<(), TargetError> {
+    run_within(PATIENCE, node, script, arguments).await
+}
+
+async fn run_within(limit: Duration, node: &str, script: &str, arguments: &[&str]) -> Result<(), TargetError> {
     let mut command = vec!["exec", node, "sh", "-c", script, "sh"];
     command.extend(arguments);
-    ask("docker", &command, PATIENCE).await.map(drop)
+    ask("docker", &command, limit).await.map(drop)
 }
 
 #[async_trait]
@@ -95,7 +114,15 @@ impl NodeAccess for DockerNodes {
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
         };
-        run(&process.node, SIGNAL, &[&process.pod, &process.container, name]).await
+        let script = format!("{FIND}{SIGNAL}");
+        run(&process.node, &script, &[&process.pod, &process.container, name]).await
+    }
+
+    async fn await_end(&self, process: &ServerProcess, bound: Duration) -> Result<(), TargetError> {
+        let script = format!("{FIND}{AWAIT_END}");
+        let seconds = bound.as_secs().to_string();
+        let arguments = [process.pod.as_str(), &process.container, &seconds];
+        run_within(bound + PATIENCE, &process.node, &script, &arguments).await
     }
 
     async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError> {

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What is asked of the container's first process, in whichever shell there is. It must handle the signal: the kernel
-/// drops it for a first process that does not.
-const STOP: [&str; 3] = ["sh", "-c", "kill 1"];
+/// drops it for a first process that does not. The signal is sent again every second: Redis drops one that comes while it
+/// writes its first append-only file after a synchronisation ("Writing initial AOF, can't exit"). The shell dies with the
+/// container, so the next one is never meant.
+const STOP: [&str; 3] = ["sh", "-c", "while kill 1; do sleep 1; done"];
 
 /// A site that is shared: listeners and copies need it beyond one call.
 #[derive(Clone)]
@@ -55,25 +57,26 @@ impl Deployment for SharedSite {
         let name = &self.0.descriptor.container;
         let old = status(&before, name).map_or(0, |status| status.restart_count);
         let what = format!("starting the container {name} of pod {pod} again");
-        let restarted = async {
+        let stopping = async {
             // The command dies with the container that it stops, so how it ended says nothing.
-            let stopped = self.0.run(pod, &STOP, Duration::from_secs(10)).await;
-            if let Ok(Execution { status, stderr, .. }) = &stopped
-                && *status != 0
-            {
-                tracing::debug!(status, %stderr, "kill in the container");
+            let stopped = self.0.run(pod, &STOP, limit).await;
+            tracing::debug!(?stopped, "kill in the container");
+            std::future::pending::<()>().await;
+        };
+        let api = self.0.api::<RawPod>();
+        let again = |pod: Option<&RawPod>| {
+            pod.and_then(|pod| status(pod, name)).is_some_and(|status| {
+                let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+                running && status.restart_count > old
+            })
+        };
+        let restarted = async {
+            tokio::select! {
+                started = kube::runtime::wait::await_condition(api, pod, again) => started
+                    .map(drop)
+                    .map_err(|error| TargetError::Surroundings(format!("{what}: {error}"))),
+                () = stopping => Ok(()),
             }
-            let api = self.0.api::<RawPod>();
-            let again = |pod: Option<&RawPod>| {
-                pod.and_then(|pod| status(pod, name)).is_some_and(|status| {
-                    let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-                    running && status.restart_count > old
-                })
-            };
-            kube::runtime::wait::await_condition(api, pod, again)
-                .await
-                .map(drop)
-                .map_err(|error| TargetError::Surroundings(format!("{what}: {error}")))
         };
         match tokio::time::timeout(limit, restarted).await {
             Ok(done) => done,

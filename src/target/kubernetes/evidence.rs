@@ -1,7 +1,7 @@
 //! What the platform knows of a deployment, as files: taken before anything is cleaned up, with no Secret and no password.
 
 use super::site::{Site, event_summary};
-use crate::target::TargetError;
+use crate::target::{TargetError, kept};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
@@ -122,7 +122,7 @@ impl Site {
             Ok(text) => text,
             Err(error) => format!("could not be had: {error}\n"),
         };
-        if let Err(error) = tokio::fs::write(folder.join(name), self.redact(&text)).await {
+        if let Err(error) = kept::write(&folder.join(name), &self.redact(&text)).await {
             tracing::warn!(%error, name, "evidence was not written");
         }
     }

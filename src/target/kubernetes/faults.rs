@@ -14,12 +14,17 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The quota that keeps pods away.
 const QUOTA: &str = "redis-cluster-conformance-keep-away";
 
-/// What a pod may take to end beyond its own grace period.
-const SLACK: Duration = Duration::from_secs(30);
+/// What a pod may take to end beyond its own grace period. The kubelet can miss the end of a container until it collects
+/// garbage, which is once a minute.
+const SLACK: Duration = Duration::from_secs(90);
+
+/// How long a server that is to end may think about one PING.
+const PING: Duration = Duration::from_secs(2);
 
 /// How long a pod may be on the API after its server has ended, on a cluster of the suite's own.
 const LATE: Duration = Duration::from_secs(15);
@@ -41,7 +46,8 @@ impl Lasting {
         let pod = site.raw_pod(&member.name).await?;
         site.forget_addresses();
         let done = match fault {
-            Fault::Restart => {
+            // A pod that is made again has another address, unless something else takes care that it keeps it.
+            Fault::Restart | Fault::NewAddress => {
                 stop(site, &pod).await?;
                 self.strike_late(site, &pod);
                 Ok(())
@@ -54,6 +60,10 @@ impl Lasting {
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
+            Fault::Disconnect => Err(TargetError::Usage(format!(
+                "{member} cannot be {} on this target",
+                fault.past()
+            ))),
         };
         site.forget_addresses();
         done
@@ -141,10 +151,20 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let what = format!("deleting pod {name}");
     bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
     let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
-    // The API can learn of the end of a container long after it, so the server's own port is asked as well.
+    // The API can learn of the end of a container long after it, so the node is asked as well, or the server's own port
+    // where the node cannot be asked.
     tokio::select! {
         ended = site.await_end(&name, &uid, bound) => ended,
+        ended = process_ends(site, pod, bound) => ended,
         () = refuses(site, pod) => Ok(()),
+    }
+}
+
+/// Ends when the server's process is gone; never, where the nodes cannot be asked.
+async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), TargetError> {
+    match (&site.nodes, process(site, pod)) {
+        (Some(nodes), Ok(process)) => nodes.await_end(&process, bound).await,
+        (None, _) | (_, Err(_)) => std::future::pending().await,
     }
 }
 
@@ -169,13 +189,23 @@ async fn refuses(site: &Site, pod: &Pod) {
         return std::future::pending().await;
     };
     let address = Address::new(host, site.descriptor.client_port);
-    loop {
-        let tried = site.forward_to(&pod.name_any(), &address).await;
-        if matches!(tried, Err(LinkError::Refused { .. })) {
-            return;
-        }
+    while !refuses_now(site, &pod.name_any(), &address).await {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// A refusal can come after the stream was taken to be good, and is then seen by the first read.
+async fn refuses_now(site: &Site, pod: &str, address: &Address) -> bool {
+    let mut stream = match site.forward_to(pod, address).await {
+        Ok(stream) => stream,
+        Err(error) => return matches!(error, LinkError::Refused { .. }),
+    };
+    let asked = async {
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    let answered = tokio::time::timeout(PING, asked).await;
+    matches!(answered, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// From now on no pod is made in the namespace. Returns when the API server keeps to it.
@@ -251,14 +281,19 @@ async fn nudge(site: &Site) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Whether the context's user may do something.
+/// Whether the context's user may do something; `pods/exec` names a subresource.
 pub(super) async fn allowed(client: &Client, namespace: Option<&str>, verb: &str, resource: &str) -> bool {
+    let (resource, subresource) = match resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (resource, None),
+    };
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 namespace: namespace.map(str::to_owned),
                 verb: Some(verb.to_owned()),
                 resource: Some(resource.to_owned()),
+                subresource,
                 ..Default::default()
             }),
             ..Default::default()

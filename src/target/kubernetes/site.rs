@@ -15,7 +15,7 @@ use kube::api::{AttachParams, ListParams, LogParams};
 use kube::{Api, Client};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// For how long an address is taken to belong to the pod that had it: no address is given to another pod so soon.
 const ADDRESSES_HOLD: Duration = Duration::from_millis(500);
@@ -225,16 +225,49 @@ impl Site {
     pub(super) async fn run(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError> {
         let name = command.first().copied().unwrap_or_default();
         let what = format!("running {name} in pod {pod}");
-        match tokio::time::timeout(limit, self.run_unbounded(pod, command, &what)).await {
+        match tokio::time::timeout(limit, self.run_unbounded(pod, command, &[], &what)).await {
             Ok(done) => done,
             Err(_) => Err(timed_out(&what, limit)),
         }
     }
 
-    async fn run_unbounded(&self, pod: &str, command: &[&str], what: &str) -> Result<Execution, TargetError> {
+    /// Runs a command in the server's container of a pod, with environment variables whose values nobody may see: whoever
+    /// can look at processes or at the API server's audit log sees a command's arguments, so the values go by standard
+    /// input, to a shell that puts them into the environment and then becomes the command.
+    pub(super) async fn run_with(
+        &self,
+        pod: &str,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        if environment.is_empty() {
+            return self.run(pod, command, limit).await;
+        }
+        let name = command.first().copied().unwrap_or_default();
+        let what = format!("running {name} in pod {pod}");
+        let script = read_environment(environment)?;
+        let with_shell: Vec<&str> = ["sh", "-c", &script, "sh"]
+            .into_iter()
+            .chain(command.iter().copied())
+            .collect();
+        let values: Vec<&Secret> = environment.iter().map(|(_, value)| *value).collect();
+        match tokio::time::timeout(limit, self.run_unbounded(pod, &with_shell, &values, &what)).await {
+            Ok(done) => done,
+            Err(_) => Err(timed_out(&what, limit)),
+        }
+    }
+
+    async fn run_unbounded(
+        &self,
+        pod: &str,
+        command: &[&str],
+        input: &[&Secret],
+        what: &str,
+    ) -> Result<Execution, TargetError> {
         let parameters = AttachParams::default()
             .container(&self.descriptor.container)
-            .stdin(false)
+            .stdin(!input.is_empty())
             .stdout(true)
             .stderr(true);
         let mut process = self
@@ -242,6 +275,20 @@ impl Site {
             .exec(pod, command.iter().copied(), &parameters)
             .await
             .map_err(|error| failed(what, &error))?;
+        // Held until the command has ended: the end of input cannot be told apart from the end of the stream.
+        let mut input_stream = process.stdin();
+        if let Some(stream) = &mut input_stream {
+            for line in input {
+                let written = async {
+                    stream.write_all(line.expose().as_bytes()).await?;
+                    stream.write_all(b"\n").await
+                };
+                let broken = |error| TargetError::Surroundings(format!("{what}: its input: {error}"));
+                written.await.map_err(broken)?;
+            }
+            let flushed = stream.flush().await;
+            flushed.map_err(|error| TargetError::Surroundings(format!("{what}: its input: {error}")))?;
+        }
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let (output, errors, status) = (process.stdout(), process.stderr(), process.take_status());
         let read_output = async {
@@ -262,6 +309,7 @@ impl Site {
             Some(status) => status.await,
             None => None,
         };
+        drop(input_stream);
         let status = status.ok_or_else(|| TargetError::Surroundings(format!("{what}: it ended without a status")))?;
         if status.status.as_deref() != Some("Success") && exit_code(&status).is_none() {
             let message = status.message.unwrap_or_default();
@@ -273,6 +321,28 @@ impl Site {
             status: exit_code(&status).unwrap_or(0),
         })
     }
+}
+
+/// A shell's commands that read the variables, a line each, and then become the command. They never read to the end of
+/// input, which cannot be signalled.
+fn read_environment(environment: &[(&str, &Secret)]) -> Result<String, TargetError> {
+    let mut script = String::new();
+    for (name, value) in environment {
+        let plain = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(TargetError::Usage(format!(
+                "{name} is no name of an environment variable"
+            )));
+        }
+        if value.expose().contains(['\n', '\0']) {
+            return Err(TargetError::Usage(format!(
+                "the value of {name} has more than one line: it cannot be handed to a program in a container"
+            )));
+        }
+        script.push_str(&format!("IFS= read -r {name} && export {name} && "));
+    }
+    script.push_str("exec \"$@\" </dev/null");
+    Ok(script)
 }
 
 fn find(members: &[Member], address: &Address) -> Option<String> {
@@ -405,5 +475,50 @@ pub(super) fn event_summary(event: &core::Event) -> Event {
         ),
         message: event.message.clone().unwrap_or_default(),
         count: event.count.unwrap_or(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_shell_hands_over_what_is_secret_and_waits_for_no_end_of_input() {
+        let (first, second) = (Secret::new(" a\\b $HOME `x` \"'*"), Secret::new("-e"));
+        let environment = [("FIRST", &first), ("SECOND_2", &second)];
+        let script = read_environment(&environment).unwrap();
+        let mut shell = Command::new("sh")
+            .args([
+                "-c",
+                &script,
+                "sh",
+                "sh",
+                "-c",
+                "printf '%s|%s' \"$FIRST\" \"$SECOND_2\"",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        for (_, value) in environment {
+            writeln!(input, "{}", value.expose()).unwrap();
+        }
+        let output = shell.wait_with_output().unwrap();
+        drop(input);
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("{}|{}", first.expose(), second.expose())
+        );
+    }
+
+    #[test]
+    fn what_a_shell_could_misread_is_refused() {
+        let lines = Secret::new("a\nb");
+        assert!(read_environment(&[("NAME", &lines)]).is_err());
+        let plain = Secret::new("a");
+        assert!(read_environment(&[("NAME; x", &plain)]).is_err());
     }
 }

@@ -1,14 +1,12 @@
 //! One server process: its configuration, start, signals and end.
 
-use super::ProcessesOptions;
-use crate::cluster::connection::{Address, Connection};
+use super::{ProcessesOptions, ports};
+use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
-use crate::target::addresses::connect_tcp;
-use crate::target::{Secret, TargetError};
+use crate::target::addresses::answers;
+use crate::target::{Secret, TLS_PORT, TargetError, redis_conf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -28,25 +26,8 @@ pub(super) struct Server {
     child: Option<Child>,
 }
 
-/// Directives that the target sets itself, whatever the manifest says.
-const REPLACED: [&str; 12] = [
-    "bind",
-    "cluster-announce-ip",
-    "cluster-config-file",
-    "daemonize",
-    "dir",
-    "include",
-    "logfile",
-    "masterauth",
-    "pidfile",
-    "port",
-    "requirepass",
-    "unixsocket",
-];
-
 impl Server {
     pub(super) fn new(options: &ProcessesOptions, parent: &Path, port: u16, node: usize) -> Self {
-        let alterations = options.alterations.iter().filter(|altered| altered.node == node);
         Self {
             binary: options.server.clone(),
             folder: parent.join(port.to_string()),
@@ -54,7 +35,7 @@ impl Server {
             name: format!("127.0.0.1:{port}"),
             password: options.password.clone(),
             redis_conf: options.redis_conf.clone(),
-            altered: alterations.flat_map(|altered| altered.directives.clone()).collect(),
+            altered: redis_conf::altered(&options.alterations, node),
             child: None,
         }
     }
@@ -70,20 +51,24 @@ impl Server {
         }
     }
 
+    /// Gives the server, which is down, another port; all that it has on disk stays its own.
+    pub(super) fn move_to(&mut self, port: u16) -> Result<(), TargetError> {
+        self.port = port;
+        self.name = format!("127.0.0.1:{port}");
+        self.write_configuration()
+    }
+
     /// Writes the folder and the redis.conf, readable by nobody else: it holds the password.
     pub(super) fn write_configuration(&self) -> Result<(), TargetError> {
-        let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", self.folder.display()));
-        std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let mut text = configuration(&self.redis_conf, &self.folder, self.port, self.password.as_ref());
-        text.extend(self.altered.iter().flat_map(|line| [line, "\n"]));
-        std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(self.folder.join("redis.conf"))
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(failed)
+        let own = on_loopback(&self.folder, self.port);
+        let text = redis_conf::configuration(&self.redis_conf, &own, self.password.as_ref());
+        let tls_port = (self.port - ports::TLS_OFFSET).to_string();
+        let altered: Vec<String> = self
+            .altered
+            .iter()
+            .map(|line| line.replace(TLS_PORT, &tls_port))
+            .collect();
+        redis_conf::write(&self.folder, &text, &altered)
     }
 
     /// Starts the process and waits until it answers.
@@ -118,17 +103,9 @@ impl Server {
                     self.last_words()
                 )));
             }
-            // NOAUTH is an answer too; LOADING is not yet one.
-            let last = match connect_tcp(&address).await {
-                Ok(stream) => match Connection::new(stream, address.clone(), Duration::from_secs(1))
-                    .call(&["PING"])
-                    .await
-                {
-                    Ok(reply) if reply.error_prefix() != Some("LOADING") => return Ok(()),
-                    Ok(reply) => reply.to_string(),
-                    Err(error) => error.to_string(),
-                },
-                Err(error) => error.to_string(),
+            let last = match answers(&address).await {
+                Ok(()) => return Ok(()),
+                Err(last) => last,
             };
             if started.elapsed() >= bound {
                 return Err(TargetError::NotDeployed(format!(
@@ -216,36 +193,17 @@ impl Server {
     }
 }
 
-/// The manifest's redis.conf with what must differ on loopback replaced.
-fn configuration(base: &str, folder: &Path, port: u16, password: Option<&Secret>) -> String {
-    let kept = base.lines().filter(|line| {
-        let word = line.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-        !REPLACED.contains(&word.as_str())
-    });
-    let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
+/// What must differ on loopback.
+fn on_loopback(folder: &Path, port: u16) -> Vec<String> {
     let folder = folder.display();
-    text.push_str(&format!(
-        "bind 127.0.0.1\nport {port}\ndir \"{folder}\"\nlogfile \"{folder}/redis.log\"\npidfile \"{folder}/redis.pid\"\n\
-         daemonize no\ncluster-config-file nodes.conf\ncluster-announce-ip 127.0.0.1\n"
-    ));
-    if let Some(password) = password {
-        // Every byte escaped: no password can then end the quotes or be taken for an escape.
-        let escaped: String = password.expose().bytes().map(|byte| format!("\\x{byte:02x}")).collect();
-        text.push_str(&format!("requirepass \"{escaped}\"\nmasterauth \"{escaped}\"\n"));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_must_differ_on_loopback_is_replaced_and_the_rest_is_kept() {
-        let base = "bind 0.0.0.0\nappendonly yes\ncluster-node-timeout 5000\nPORT 6379\n  requirepass \"x\"\n# port\n";
-        let text = configuration(base, Path::new("/t"), 17000, Some(&Secret::new("a\"")));
-        assert!(text.starts_with("appendonly yes\ncluster-node-timeout 5000\n# port\nbind 127.0.0.1\nport 17000\n"));
-        assert!(text.ends_with("requirepass \"\\x61\\x22\"\nmasterauth \"\\x61\\x22\"\n"));
-        assert!(!text.contains("6379"));
-    }
+    vec![
+        "bind 127.0.0.1".into(),
+        format!("port {port}"),
+        format!("dir \"{folder}\""),
+        format!("logfile \"{folder}/redis.log\""),
+        format!("pidfile \"{folder}/redis.pid\""),
+        "daemonize no".into(),
+        "cluster-config-file nodes.conf".into(),
+        "cluster-announce-ip 127.0.0.1".into(),
+    ]
 }

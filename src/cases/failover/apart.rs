@@ -1,0 +1,318 @@
+//! The bodies of chapter FAIL that need servers of their own: more failovers than a deployment should be put through, more
+//! replicas than it has, and settings that it has not.
+
+use crate::cases::replication::apart::{quick, with_unauthenticated_replica};
+use crate::check::{self, Look, eventually, expect, no_findings, steadily};
+use crate::cluster::node::{Member, NodeView};
+use crate::cluster::view::{ClusterView, Shape};
+use crate::context::{Alteration, Context, Fault, Secret};
+use crate::failover::{Shard, pick_shard};
+use crate::verdict::{Mismatch, Outcome, Stop};
+use std::time::{Duration, Instant};
+
+const THREE_AND_THREE: Shape = Shape {
+    masters: 3,
+    replicas_per_master: 1,
+};
+
+/// Waits until a node flags the one with `id` as `fail`.
+async fn flagged_by(cx: &Context, by: &Member, id: &str) -> Outcome {
+    let what = format!("{} flags the stopped master as fail", by.name);
+    eventually(cx, &what, cx.timing().arrange(), async || {
+        let view = cx.look().await?;
+        let flagged = view.of(&by.name).and_then(|node| Some(node.line(id)?.is("fail")));
+        Ok(match flagged {
+            Some(true) => Look::Reached(()),
+            Some(false) => Look::NotYet("not yet".into()),
+            None => Look::NotYet("it does not answer, or does not know the master".into()),
+        })
+    })
+    .await
+}
+
+pub(super) async fn illegal_failovers(cx: &Context) -> Outcome {
+    let mut scratch = quick(cx, THREE_AND_THREE, 0);
+    scratch
+        .alterations
+        .push(Alteration::of(3, "cluster-replica-no-failover yes"));
+    cx.with_scratch(&scratch, async |cx| {
+        let view = cx.view().await?;
+        let mut findings = refused_on_all(cx, &view).await?;
+        let first = view
+            .nodes
+            .first()
+            .and_then(|node| Some((node, node.myself()?.id.clone())));
+        let (Some((master, id)), Some(replica)) = (first, view.nodes.get(3)) else {
+            return Err(anyhow::anyhow!("the servers beside the deployment are not 3 + 3").into());
+        };
+        cx.inject(Fault::KeepAway, &master.member).await?;
+        flagged_by(cx, &replica.member, &id).await?;
+        let mut connection = cx.connect(&replica.member.address).await?;
+        let reply = connection.call(&["CLUSTER", "FAILOVER"]).await?;
+        let refused = reply.error_prefix() == Some("ERR");
+        findings.extend(check::unless(
+            refused,
+            &replica.member,
+            "CLUSTER FAILOVER, its master down",
+            &reply,
+        ));
+        Ok(no_findings(
+            "-ERR to CLUSTER FAILOVER on a master, with an unknown option, and on a replica whose master is down",
+            &findings,
+        )?)
+    })
+    .await
+}
+
+/// What the nodes answer to `CLUSTER FAILOVER` where it is illegal, and which roles it changed.
+async fn refused_on_all(cx: &Context, view: &ClusterView) -> Result<Vec<String>, Stop> {
+    let mut findings = Vec::new();
+    for node in &view.nodes {
+        let mut connection = cx.connect(&node.member.address).await?;
+        let command: &[&str] = if node.role.is_master() {
+            &["CLUSTER", "FAILOVER"]
+        } else {
+            &["CLUSTER", "FAILOVER", "BOGUS"]
+        };
+        let reply = connection.call(command).await?;
+        let refused = reply.error_prefix() == Some("ERR");
+        findings.extend(check::unless(refused, &node.member, command.join(" "), &reply));
+    }
+    let after = cx.view().await?;
+    let changed = view.nodes.iter().filter(|node| {
+        let now = after.of(&node.member.name);
+        now.is_some_and(|now| now.role.is_master() != node.role.is_master())
+    });
+    findings.extend(changed.map(|node| format!("{} has changed its role", node.member)));
+    Ok(findings)
+}
+
+/// Waits until the cluster is whole.
+async fn whole(cx: &Context) -> Outcome {
+    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
+    eventually(cx, "a whole cluster", bound, async || {
+        let missing = cx.look().await?.not_whole(cx.shape());
+        Ok(if missing.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(missing.join("\n"))
+        })
+    })
+    .await
+}
+
+/// Writes a key to a slot on its master, and waits until a replica has it.
+async fn write_replicated(cx: &Context, master: &Member, slot: u16, value: &str) -> Result<String, Stop> {
+    let key = cx.key_in(slot, "replicated");
+    let mut connection = cx.connect(&master.address).await?;
+    let set = connection.call(&["SET", &key, value]).await?;
+    let wait = connection.call(&["WAIT", "1", "4000"]).await?;
+    let seen = format!("{master}: SET -> {set}, WAIT 1 4000 -> {wait}");
+    expect(
+        set.is_ok() && wait.integer() >= Some(1),
+        "SET -> +OK, WAIT 1 4000 -> :1",
+        seen,
+    )?;
+    Ok(key)
+}
+
+/// Expects a key by value on a node.
+async fn read(cx: &Context, on: &Member, key: &str, value: &str) -> Outcome {
+    let reply = cx.connect(&on.address).await?.call(&["GET", key]).await?;
+    let seen = format!("{on}: GET {key} -> {reply}");
+    Ok(expect(reply.text() == Some(value), "the replicated value", seen)?)
+}
+
+/// Stops a shard's master, and waits until one of `candidates` says that it is a master.
+async fn replaced<'a>(cx: &Context, master: &Member, candidates: &'a [Member]) -> Result<(&'a Member, Duration), Stop> {
+    let began = Instant::now();
+    cx.inject(Fault::KeepAway, master).await?;
+    let timing = cx.timing();
+    let bound = timing.shutdown() + timing.failover_retry();
+    let what = format!("a replica of {} is promoted", master.name);
+    eventually(cx, &what, bound, async || {
+        let view = cx.look().await?;
+        let is_master = |member: &&Member| view.of(&member.name).is_some_and(|node| node.role.is_master());
+        Ok(match candidates.iter().find(is_master) {
+            Some(promoted) => Look::Reached((promoted, began.elapsed())),
+            None => Look::NotYet("none is a master".into()),
+        })
+    })
+    .await
+}
+
+/// The shard of a slot at present.
+fn shard_of(view: &ClusterView, slot: u16) -> Result<(Member, Vec<Member>), Mismatch> {
+    let owner = view
+        .owner_of(slot)
+        .and_then(|node| Some((node, node.myself()?.id.as_str())));
+    let Some((owner, id)) = owner else {
+        return Err(Mismatch::new(format!("an owner of slot {slot}"), "none"));
+    };
+    let replicas: Vec<Member> = view.replicas_of(id).map(|node| node.member.clone()).collect();
+    expect(!replicas.is_empty(), format!("a replica of {}", owner.member), "none")?;
+    Ok((owner.member.clone(), replicas))
+}
+
+pub(super) async fn one_after_another(cx: &Context) -> Outcome {
+    cx.with_scratch(&quick(cx, THREE_AND_THREE, 0), async |cx| {
+        let view = cx.view().await?;
+        let slots: Vec<u16> = view.masters().filter_map(NodeView::inner_slot).collect();
+        expect(slots.len() == 3, "3 masters with slots", slots.len().to_string())?;
+        let (mut count, mut slowest) = (0, Duration::ZERO);
+        for round in ["first", "second"] {
+            for slot in &slots {
+                let (master, replicas) = shard_of(&cx.view().await?, *slot)?;
+                let key = write_replicated(cx, &master, *slot, round).await?;
+                let (promoted, took) = replaced(cx, &master, &replicas).await?;
+                read(cx, promoted, &key, round).await?;
+                cx.undo_faults().await?;
+                whole(cx).await?;
+                slowest = slowest.max(took);
+                count += 1;
+            }
+        }
+        cx.count("masters replaced", count, "failovers");
+        let bound = cx.timing().shutdown() + cx.timing().failover_hard();
+        cx.measure(
+            "slowest promotion",
+            slowest,
+            Some(cx.timing().failover_floor()),
+            Some(bound),
+        );
+        Ok(())
+    })
+    .await
+}
+
+pub(super) async fn best_replica(cx: &Context) -> Outcome {
+    let shape = Shape {
+        masters: 3,
+        replicas_per_master: 2,
+    };
+    let mut scratch = quick(cx, shape, 0);
+    // Without one, nothing keeps the replica from its data that the others do not see as its failure.
+    scratch.password.get_or_insert_with(|| Secret::new(cx.key("password")));
+    cx.with_scratch(&scratch, async |cx| {
+        let view = cx.view().await?;
+        let Shard { master, slot, .. } = pick_shard(cx, &view).await?;
+        let (_, replicas) = shard_of(&view, slot)?;
+        let [best, worse] = replicas.as_slice() else {
+            return Err(Mismatch::new("two replicas", format!("{}", replicas.len())).into());
+        };
+        let mut connection = cx.connect(&worse.address).await?;
+        connection.ask(&["CONFIG", "SET", "masterauth", ""]).await?;
+        connection.ask(&["CLIENT", "KILL", "TYPE", "master"]).await?;
+        eventually(
+            cx,
+            "one replica is cut off its data",
+            cx.timing().arrange(),
+            async || {
+                let info = connection.ask_text(&["INFO", "replication"]).await?;
+                Ok(if info.contains("master_link_status:down") {
+                    Look::Reached(())
+                } else {
+                    Look::NotYet(format!("{worse}: its link is still up"))
+                })
+            },
+        )
+        .await?;
+        // Known to it, the smaller offset delays its election by a second: it learns of the larger one by gossip.
+        let key = write_replicated(cx, &master, slot, &"x".repeat(10_000)).await?;
+        let (promoted, took) = replaced(cx, &master, &replicas).await?;
+        cx.measure("promotion", took, Some(cx.timing().failover_floor()), None);
+        let seen = format!("{promoted} was, which lacks what was written last");
+        expect(promoted == best, format!("{best} promoted, which has all data"), seen)?;
+        read(cx, promoted, &key, &"x".repeat(10_000)).await
+    })
+    .await
+}
+
+/// Waits until every survivor says that the cluster is down, and then expects the replicas to remain replicas for as
+/// long as an election could take.
+async fn not_replaced(cx: &Context, master: &Member, replica: &Member) -> Outcome {
+    cx.inject(Fault::KeepAway, master).await?;
+    let survivors = cx.members().await?.len();
+    let bound = cx.timing().fail() + cx.timing().gossip();
+    let is_replica = |view: &ClusterView| {
+        let role = view.of(&replica.name).map(|node| node.role.is_master());
+        expect(
+            role != Some(true),
+            format!("{replica} still a replica"),
+            "it is a master",
+        )
+    };
+    eventually(cx, "cluster_state:fail on every survivor", bound, async || {
+        let view = cx.look().await?;
+        is_replica(&view)?;
+        let down = view
+            .nodes
+            .iter()
+            .filter(|node| node.info("cluster_state") == "fail")
+            .count();
+        Ok(if down == survivors {
+            Look::Reached(())
+        } else {
+            Look::NotYet(format!("on {down} of {survivors}"))
+        })
+    })
+    .await?;
+    let hold = cx.timing().failover_hard();
+    let what = "the master is not replaced, and every survivor says cluster_state:fail";
+    steadily(cx, what, hold, hold * 2, async || {
+        let view = cx.look().await?;
+        is_replica(&view)?;
+        let up = view.nodes.iter().find(|node| node.info("cluster_state") != "fail");
+        Ok(match up {
+            None => Look::Reached(()),
+            Some(node) => Look::NotYet(format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))),
+        })
+    })
+    .await
+}
+
+pub(super) async fn no_failover_option(cx: &Context) -> Outcome {
+    let mut scratch = quick(cx, THREE_AND_THREE, 0);
+    scratch
+        .alterations
+        .push(Alteration::everywhere("cluster-require-full-coverage yes"));
+    scratch
+        .alterations
+        .push(Alteration::of(3, "cluster-replica-no-failover yes"));
+    cx.with_scratch(&scratch, async |cx| {
+        let view = cx.view().await?;
+        let pair = view.nodes.first().zip(view.nodes.get(3));
+        let Some((master, replica)) = pair else {
+            return Err(anyhow::anyhow!("the servers beside the deployment are not 3 + 3").into());
+        };
+        let id = replica.myself().map(|line| line.id.clone()).unwrap_or_default();
+        eventually(
+            cx,
+            "the replica is flagged nofailover by all",
+            cx.timing().gossip(),
+            async || {
+                let view = cx.view().await?;
+                let shows = |node: &&NodeView| node.line(&id).is_some_and(|line| line.is("nofailover"));
+                Ok(match view.nodes.iter().find(|node| !shows(node)) {
+                    None => Look::Reached(()),
+                    Some(node) => Look::NotYet(format!("not by {}", node.member)),
+                })
+            },
+        )
+        .await?;
+        not_replaced(cx, &master.member, &replica.member).await
+    })
+    .await
+}
+
+pub(super) async fn unauthenticated_replica(cx: &Context) -> Outcome {
+    with_unauthenticated_replica(cx, async |cx, view| {
+        let replica = view.replicas().next();
+        let master = replica.and_then(|replica| view.by_id(replica.myself()?.master.as_deref()?));
+        let Some((master, replica)) = master.zip(replica) else {
+            return Err(anyhow::anyhow!("the servers beside the deployment are no pairs").into());
+        };
+        not_replaced(cx, &master.member, &replica.member).await
+    })
+    .await
+}

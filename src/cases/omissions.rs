@@ -1,0 +1,54 @@
+//! The rows of the catalogue that are no case on any target, each with the reason.
+
+use crate::case::{CaseId, Level, Omission, Profile, Seed};
+
+/// The rows, in the catalogue's order.
+pub static OMISSIONS: &[Omission] = &[
+    Omission {
+        id: CaseId("K8S-25"),
+        title: "the server's image can be built today",
+        requirement: "The file that the server's image is built from SHOULD build today.",
+        source: "seed lines 377-393; history of the image redis:5.0, whose base moved from Debian buster to bullseye in 2021",
+        level: Level::Should,
+        profile: Profile::Extended,
+        seed: &[],
+        reason: "A target is a deployment, whose image is already built; the suite builds none. An image that is not there shows \
+             before any case, when the deployment does not come up: the run's error then names the image and the pull's error.",
+    },
+    Omission {
+        id: CaseId("NET-11"),
+        title: "clients outside the pod network are served, or told that they are not",
+        requirement: "Access from outside the network of the nodes MUST either work by the announced addresses or be documented as \
+                  unsupported.",
+        source: "seed line 325: it names an address inside the cluster only",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        reason: "Both outcomes conform, and which one is meant stands in a deployment's documentation, which no target reads. That \
+             what is announced is where the node listens shows in NET-06, REDIR-01 and TOPO-02, as seen from where the \
+             servers are.",
+    },
+    Omission {
+        id: CaseId("NET-14"),
+        title: "the bus is kept out of a service mesh, or passes it unchanged",
+        requirement: "Under sidecar injection, traffic of the cluster bus MUST be excluded or passed unchanged.",
+        source: "field reports of service meshes before the cluster bus",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A6],
+        reason: "No target of the suite has a service mesh. What a mesh does to the bus shows in TOPO-01, BOOT-05 and REPL-03 \
+             on a cluster that has one.",
+    },
+    Omission {
+        id: CaseId("OPS-04"),
+        title: "an upgrade to the next version keeps the service up",
+        requirement: "An upgrade between supported versions, replicas first or pod after pod, MUST keep the service up.",
+        source: "Redis documentation, Upgrade a Redis Cluster; Redis Cluster tutorial, section Upgrade nodes in a Redis Cluster",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[Seed::A5],
+        reason: "A target is of one version: none can put the next one in its place and take it back afterwards, and nodes.conf and \
+             snapshots of a newer version need not be readable by an older. What an upgrade does beside that, each node restarted \
+             under load with its data, OPS-01 and OPS-02 judge.",
+    },
+];

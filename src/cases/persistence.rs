@@ -1,0 +1,176 @@
+//! Chapter PERS: what survives a restart.
+
+mod files;
+mod returning;
+mod running;
+
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
+
+pub(super) use returning::{keys_survive, numbered, settled, unread, write_numbered};
+
+/// The cases of this chapter.
+pub static CASES: &[Case] = &[
+    Case {
+        id: CaseId("PERS-01"),
+        title: "the append-only file is on and healthy on every node",
+        requirement: "`appendonly yes` MUST be effective and healthy on every node.",
+        source: "Redis documentation, Redis persistence; Redis command page INFO, section persistence; the seed's \
+                 redis.conf",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &[
+            "aof-missing-on-one",
+            "aof-write-failed",
+            "frozen",
+            "no-persistence",
+            "nothing-persisted",
+            "other-password",
+        ],
+        method: "Expects `yes` of `CONFIG GET appendonly` on every node (where CONFIG is denied, of nobody), and \
+                 `aof_enabled:1` and `aof_last_write_status:ok` in `INFO persistence`.",
+        run: |cx| Box::pin(running::append_only(cx)),
+    },
+    Case {
+        id: CaseId("PERS-02"),
+        title: "keys survive the deletion of their pod",
+        requirement: "Keys MUST survive the deletion of the pod that holds them, and its recreation.",
+        source: "seed, volumeClaimTemplates of the StatefulSet; Kubernetes documentation, StatefulSets, section \
+                 Stable Storage",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Restart],
+        features: &[],
+        bound: "T_shutdown + T_sched until the server is back, then T_fo_retry",
+        controls: &["no-persistence"],
+        method: "Writes 500 keys to a master and stops it as its platform does. Once another process runs in its \
+                 place, `GET` on the owner of the slot, which may be the promoted replica, must answer with every \
+                 value.",
+        run: |cx| Box::pin(returning::deletion_survived(cx)),
+    },
+    Case {
+        id: CaseId("PERS-03"),
+        title: "a node comes back with its id, slots and epoch from nodes.conf",
+        requirement: "The nodes.conf of a node MUST survive the recreation of its pod, so that the node comes back with \
+                      the same id, slots and epoch.",
+        source: "Redis Cluster specification, section Cluster nodes attributes; the seed's redis.conf, \
+                 cluster-config-file",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Restart],
+        features: &[Feature::Config],
+        bound: "T_shutdown + T_sched until the server is back, then T_fo_retry",
+        controls: &["nodes-conf-lost"],
+        method: "Reads nodes.conf of a master with `cat`, where a program can be run beside the server: it must hold the \
+                 line `vars currentEpoch … lastVoteEpoch …` and the node's id. Stops the master as its platform does. \
+                 Back again, `CLUSTER MYID` must be the same, and the node must claim the same slots at the same epoch, \
+                 or be a replica of the node that took them at a higher one; the epoch in nodes.conf must not be lower.",
+        run: |cx| Box::pin(returning::identity_kept(cx)),
+    },
+    Case {
+        id: CaseId("PERS-10"),
+        title: "a server loads an append-only file whose end is cut off, and logs it",
+        requirement: "With `aof-load-truncated yes` a server MUST load an append-only file whose last command is cut off, \
+                      and log that.",
+        source: "Redis documentation, Redis persistence, section What should I do if my AOF gets truncated",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::KeepAway, Capability::Files],
+        features: &[Feature::Config],
+        bound: "T_sched",
+        controls: &["truncated-refused"],
+        method: "Makes a master beside the deployment, writes 100 keys, stops it and cuts 5 bytes off its append-only \
+                 file (the last incremental file that the manifest names, or `appendonly.aof` before Redis 7). It \
+                 must start again, have every key but the last, and log the truncation.",
+        run: |cx| Box::pin(files::cut_end_loaded(cx)),
+    },
+    Case {
+        id: CaseId("PERS-13"),
+        title: "every node can save its nodes.conf",
+        requirement: "The data folder of a node MUST be writable for its server, so that it can save nodes.conf.",
+        source: "Redis command page CLUSTER SAVECONFIG; the seed's redis.conf, dir",
+        level: Level::Must,
+        profile: Profile::Core,
+        seed: &[],
+        impact: Impact::ReadOnly,
+        needs: &[],
+        features: &[],
+        bound: "-",
+        controls: &["frozen", "nodes-conf-unwritable", "other-password"],
+        method: "Sends `CLUSTER SAVECONFIG` to every node: expects `+OK`; a server that cannot write answers `-ERR \
+                 error saving the cluster node config: …`.",
+        run: |cx| Box::pin(running::configuration_saved(cx)),
+    },
+    Case {
+        id: CaseId("PERS-14"),
+        title: "a server that loads its data answers LOADING",
+        requirement: "While a server loads its data it MUST answer `-LOADING`, and neither serve nor deny its own keys.",
+        source: "Redis source, processCommand and getNodeByQuery; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::KeepAway],
+        features: &[Feature::LoadDelay],
+        bound: "6 s, the time that loading is made to take, + T_sched",
+        controls: &["served-while-loading"],
+        method: "Makes three masters beside the deployment, fills one with 100 keys of 256 KiB, stops it and starts \
+                 it with `key-load-delay`, which makes loading slow. Meanwhile `PING` must answer `-LOADING …`, `GET` \
+                 of its own key `-LOADING …` (or `-CLUSTERDOWN …`: a server that has just started counts its cluster \
+                 as down), `GET` of another master's key `-MOVED …` or `-CLUSTERDOWN …`; afterwards its key is there.",
+        run: |cx| Box::pin(files::loading_told(cx)),
+    },
+    Case {
+        id: CaseId("PERS-15"),
+        title: "a second server on the same nodes.conf ends at once",
+        requirement: "Two servers MUST NOT use one nodes.conf: the second one ends with a message that names the file.",
+        source: "Redis source, clusterLockConfig; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::Exec],
+        features: &[Feature::Config],
+        bound: "T_reply",
+        controls: &["second-server-stays"],
+        method: "Makes a master beside the deployment and runs its own program once more on the same folder, \
+                 listening on no port. It must end by itself with a status other than 0 and say that nodes.conf is \
+                 `already used`; the first one must still be the same process.",
+        run: |cx| Box::pin(files::second_server_refused(cx)),
+    },
+    Case {
+        id: CaseId("PERS-16"),
+        title: "the append-only file is rewritten while keys are written",
+        requirement: "`BGREWRITEAOF` MUST end with the status ok while keys are written, and lose none of them.",
+        source: "Redis documentation, Redis persistence, section Log rewriting; Redis command page BGREWRITEAOF",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        impact: Impact::Writes,
+        needs: &[],
+        features: &[Feature::AppendOnly],
+        bound: "T_rewrite",
+        controls: &[
+            "aof-rewrite-failed",
+            "aof-write-failed",
+            "frozen",
+            "master-down",
+            "other-password",
+        ],
+        method: "Writes to every shard all the time and sends `BGREWRITEAOF` to every node. When none is in progress \
+                 or scheduled any more, `INFO persistence` must show that one has ended, \
+                 `aof_last_bgrewrite_status:ok` and `aof_last_write_status:ok`; every acknowledged write must be \
+                 there.",
+        run: |cx| Box::pin(running::rewritten(cx)),
+    },
+];

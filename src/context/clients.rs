@@ -1,0 +1,127 @@
+//! Clients other than the suite's own: programs that run where a server runs, and a client library.
+
+use super::{Context, Execution, Secret, Target};
+use crate::cluster::connection::Address;
+use crate::cluster::node::Member;
+use crate::verdict::Stop;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Context {
+    /// Runs a program where a server runs, for at most `limit`. What is secret goes by `environment`, never by `command`.
+    ///
+    /// # Errors
+    /// When it could not be run to its end; its own exit status is no error.
+    pub async fn exec(
+        &self,
+        member: &Member,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, Stop> {
+        Ok(self.shared.target.exec(member, command, environment, limit).await?)
+    }
+
+    /// Runs the deployment's own command-line client where a server runs: `redis-cli`, or `valkey-cli` where that is what
+    /// there is. It is given the password by the environment (`REDISCLI_AUTH`, `VALKEYCLI_AUTH`).
+    ///
+    /// # Errors
+    /// An unsupported stop where there is no client; an error when it could not be run to its end within `limit`.
+    pub async fn client_program(
+        &self,
+        member: &Member,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<Execution, Stop> {
+        let password = self.shared.target.password();
+        self.client_program_with(member, arguments, password.as_ref(), limit)
+            .await
+    }
+
+    /// [`Self::client_program`], with another password or none.
+    ///
+    /// # Errors
+    /// As [`Self::client_program`].
+    pub async fn client_program_with(
+        &self,
+        member: &Member,
+        arguments: &[&str],
+        password: Option<&Secret>,
+        limit: Duration,
+    ) -> Result<Execution, Stop> {
+        let environment: Vec<(&str, &Secret)> = password
+            .iter()
+            .flat_map(|password| [("REDISCLI_AUTH", *password), ("VALKEYCLI_AUTH", *password)])
+            .collect();
+        // A container may have the password in its own environment.
+        let without: &[&str] = match password {
+            Some(_) => &[],
+            None => &["env", "-u", "REDISCLI_AUTH", "-u", "VALKEYCLI_AUTH"],
+        };
+        let mut refusals = Vec::new();
+        for program in ["redis-cli", "valkey-cli"] {
+            match self.exec(member, &[program, "--version"], &[], self.patience()).await {
+                Ok(Execution { status: 0, .. }) => {
+                    let command = without.iter().chain([&program]).chain(arguments);
+                    let command: Vec<&str> = command.copied().collect();
+                    return self.exec(member, &command, &environment, limit).await;
+                }
+                Ok(other) => refusals.push(format!("{program}: status {}: {}", other.status, other.stderr.trim())),
+                Err(Stop::Error(error)) => refusals.push(format!("{program}: {error:#}")),
+                Err(stop) => return Err(stop),
+            }
+        }
+        Err(Stop::Unsupported(format!(
+            "there is no client beside {member}: {}",
+            refusals.join("; ")
+        )))
+    }
+
+    /// A client library's connection to the whole cluster, entered at one server, with a password of its own: it learns
+    /// the topology, opens further connections and follows redirections by itself, as users' clients do.
+    ///
+    /// # Errors
+    /// The library's. Its text names addresses and replies, never the password.
+    pub async fn cluster_client(
+        &self,
+        entry: &Address,
+        password: Option<&Secret>,
+    ) -> Result<redis::cluster_async::ClusterConnection, redis::RedisError> {
+        let patience = self.patience();
+        let resolver = ThroughTarget(self.shared.target.clone());
+        let mut builder = redis::cluster::ClusterClientBuilder::new([(entry.host.clone(), entry.port)])
+            .async_dns_resolver(resolver)
+            .connection_timeout(patience)
+            .response_timeout(patience)
+            .overall_response_timeout(Some(patience * 2))
+            .retries(2)
+            .min_retry_wait(10)
+            .max_retry_wait(200);
+        if let Some(password) = password {
+            builder = builder.password(password.expose());
+        }
+        let connecting = builder.build()?;
+        match tokio::time::timeout(patience * 2, connecting.get_async_connection()).await {
+            Ok(connection) => connection,
+            Err(_) => Err((redis::ErrorKind::Io, "no connection in time").into()),
+        }
+    }
+}
+
+/// Lets a client library reach the addresses that the cluster announces in the way the target does.
+struct ThroughTarget(Arc<dyn Target>);
+
+impl redis::io::AsyncDNSResolver for ThroughTarget {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        host: &'b str,
+        port: u16,
+    ) -> redis::RedisFuture<'a, Box<dyn Iterator<Item = std::net::SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            match self.0.dial(&Address::new(host, port)).await {
+                Ok(address) => Ok(Box::new(std::iter::once(address)) as Box<dyn Iterator<Item = _> + Send>),
+                Err(error) => Err(std::io::Error::other(error.to_string()).into()),
+            }
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! A target that is deliberately wrong: another one, with something done to it after its cluster has formed, or with a
+//! proxy before its nodes, or with faults and programs that do not do what they should.
+
+use super::proxy::{self, Alter, Answer, Meddling};
+use crate::case::Capability;
+use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
+use crate::cluster::node::Member;
+use crate::progress::Progress;
+use crate::target::{Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError};
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a wrong state may take to be seen by all nodes.
+const SPREAD: Duration = Duration::from_secs(20);
+
+/// An authenticated connection to a node.
+pub(super) async fn open(target: &dyn Target, member: &Member) -> Result<Connection, TargetError> {
+    let stream = target.connect(&member.address).await?;
+    let mut connection = Connection::new(stream, member.address.clone(), SPREAD);
+    if let Some(password) = target.password() {
+        connection.ask(&["AUTH", password.expose()]).await?;
+    }
+    Ok(connection)
+}
+
+/// Makes the deployment wrong.
+pub(super) type Damage = for<'a> fn(&'a mut Nodes<'_>) -> BoxFuture<'a, Result<(), TargetError>>;
+
+/// All nodes of a formed cluster, for whoever makes it wrong: masters first, then their replicas.
+pub(super) struct Nodes<'t> {
+    target: &'t dyn Target,
+    members: Vec<Member>,
+    connections: Vec<Connection>,
+    ids: Vec<String>,
+}
+
+impl<'t> Nodes<'t> {
+    /// The servers of a target at present.
+    pub(super) async fn of(target: &'t dyn Target) -> Result<Self, TargetError> {
+        let members = target.members().await?;
+        let (mut connections, mut ids) = (Vec::new(), Vec::new());
+        for member in &members {
+            let mut connection = open(target, member).await?;
+            ids.push(connection.ask_text(&["CLUSTER", "MYID"]).await?);
+            connections.push(connection);
+        }
+        Ok(Self {
+            target,
+            members,
+            connections,
+            ids,
+        })
+    }
+
+    /// The indices of all nodes.
+    pub(super) fn all(&self) -> std::ops::Range<usize> {
+        0..self.members.len()
+    }
+
+    /// A node, as the target knows it.
+    pub(super) fn member(&self, node: usize) -> &Member {
+        &self.members[node]
+    }
+
+    /// A node's id.
+    pub(super) fn id(&self, node: usize) -> String {
+        self.ids[node].clone()
+    }
+
+    /// Sends a command that the node must take.
+    pub(super) async fn ask(&mut self, node: usize, command: &[&str]) -> Result<(), TargetError> {
+        Ok(self.connections[node].ask(command).await.map(|_| ())?)
+    }
+
+    /// Does a fault to a node.
+    pub(super) async fn inject(&mut self, fault: Fault, node: usize) -> Result<(), TargetError> {
+        self.target.inject(fault, &self.members[node]).await
+    }
+
+    /// Waits until a node's reply holds a text.
+    pub(super) async fn until(&mut self, node: usize, command: &[&str], text: &str) -> Result<(), TargetError> {
+        let started = Instant::now();
+        loop {
+            let reply = self.connections[node].ask(command).await?;
+            let reply = reply.text().map_or_else(|| reply.to_string(), str::to_owned);
+            if reply.contains(text) {
+                return Ok(());
+            }
+            if started.elapsed() >= SPREAD {
+                let name = &self.members[node].name;
+                let told = format!("{name}: {} does not show \"{text}\": {reply}", command.join(" "));
+                return Err(TargetError::NotDeployed(told));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// What is wrong.
+#[derive(Clone, Copy)]
+pub(super) enum Wrong {
+    /// Nothing, or what the inner target was started with.
+    Nothing,
+    /// What is done to the formed cluster.
+    State(Damage),
+    /// How replies are altered, of the servers beside the deployment too.
+    Replies(Alter),
+    /// What the proxy answers in a server's place, of the servers beside the deployment too.
+    Answers(Answer),
+    /// What is done to every cluster that is made beside the deployment, once it has formed.
+    Beside(Damage),
+    /// What a fault does in place of what it should.
+    Faults(Misfault),
+    /// How the outcome of a program that was run beside a server is altered; it is given the program and its arguments.
+    Programs(fn(&[&str], Execution) -> Execution),
+}
+
+/// A fault that is not what it should be: given the target, the fault and the node.
+pub(super) type Misfault = for<'a> fn(&'a dyn Target, Fault, &'a Member) -> BoxFuture<'a, Result<(), TargetError>>;
+
+/// A target with something wrong.
+pub(super) struct Broken {
+    inner: Arc<dyn Target>,
+    wrong: Wrong,
+    /// Others use the inner target too: whoever lends it prepares and releases it.
+    lent: bool,
+    /// What servers beside the deployment are started with.
+    beside: Vec<Alteration>,
+    /// The addresses of all nodes, once it is prepared; they follow the nodes.
+    addresses: Mutex<Arc<[Address]>>,
+}
+
+impl Broken {
+    /// The target `inner`, made wrong by its own `prepare`, or at once where it is lent.
+    pub(super) fn new(inner: Arc<dyn Target>, wrong: Wrong, lent: bool, beside: Vec<Alteration>) -> Self {
+        Self {
+            inner,
+            wrong,
+            lent,
+            beside,
+            addresses: Mutex::new(Arc::new([])),
+        }
+    }
+
+    fn addresses(&self) -> std::sync::MutexGuard<'_, Arc<[Address]>> {
+        self.addresses.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Puts the address that a node has got in the place of the one that it had.
+    async fn follow(&self, moved: &Member) -> Result<(), TargetError> {
+        let members = self.inner.members().await?;
+        let mut addresses = self.addresses();
+        let fresh = members.iter().find(|member| !addresses.contains(&member.address));
+        if let Some(fresh) = fresh {
+            let followed = addresses.iter().map(|address| match *address == moved.address {
+                true => fresh.address.clone(),
+                false => address.clone(),
+            });
+            *addresses = followed.collect();
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Target for Broken {
+    fn description(&self) -> TargetDescription {
+        self.inner.description()
+    }
+
+    fn capabilities(&self) -> BTreeSet<Capability> {
+        self.inner.capabilities()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.inner.is_ours()
+    }
+
+    async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        let mut phases = Vec::new();
+        if !self.lent {
+            phases = self.inner.prepare(progress).await?;
+        }
+        let members = self.inner.members().await?;
+        *self.addresses() = members.into_iter().map(|member| member.address).collect();
+        if let Wrong::State(damage) = self.wrong {
+            damage(&mut Nodes::of(&*self.inner).await?).await?;
+        }
+        Ok(phases)
+    }
+
+    fn password(&self) -> Option<Secret> {
+        self.inner.password()
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, TargetError> {
+        self.inner.members().await
+    }
+
+    async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
+        let far = self.inner.connect(address).await?;
+        let addresses = self.addresses().clone();
+        let node = addresses.iter().position(|other| other == address);
+        let meddling = match self.wrong {
+            Wrong::Replies(alter) => Some(Meddling::Alters(alter)),
+            Wrong::Answers(answer) => Some(Meddling::Answers(answer)),
+            _ => None,
+        };
+        Ok(match (meddling, node) {
+            (Some(meddling), Some(node)) => proxy::before(far, node, addresses, meddling),
+            _ => far,
+        })
+    }
+
+    async fn dial(&self, address: &Address) -> Result<SocketAddr, LinkError> {
+        self.inner.dial(address).await
+    }
+
+    async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
+        match self.wrong {
+            Wrong::Faults(misfault) => misfault(&*self.inner, fault, member).await?,
+            _ => self.inner.inject(fault, member).await?,
+        }
+        if fault == Fault::NewAddress {
+            self.follow(member).await?;
+        }
+        Ok(())
+    }
+
+    async fn undo_faults(&self) -> Result<(), TargetError> {
+        self.inner.undo_faults().await
+    }
+
+    async fn collect_evidence(&self, folder: &Path) {
+        self.inner.collect_evidence(folder).await;
+    }
+
+    async fn scratch(&self, scratch: &Scratch) -> Result<Arc<dyn Target>, TargetError> {
+        let mut scratch = scratch.clone();
+        scratch.alterations.extend_from_slice(&self.beside);
+        let inner = self.inner.scratch(&scratch).await?;
+        let wrong = match self.wrong {
+            Wrong::Beside(damage) => Wrong::State(damage),
+            Wrong::State(_) => Wrong::Nothing,
+            other => other,
+        };
+        Ok(Arc::new(Self::new(inner, wrong, false, Vec::new())))
+    }
+
+    async fn exec(
+        &self,
+        member: &Member,
+        command: &[&str],
+        environment: &[(&str, &Secret)],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
+        let outcome = self.inner.exec(member, command, environment, limit).await?;
+        Ok(match self.wrong {
+            Wrong::Programs(alter) => alter(command, outcome),
+            _ => outcome,
+        })
+    }
+
+    fn data_folder(&self, member: &Member) -> Option<PathBuf> {
+        self.inner.data_folder(member)
+    }
+
+    async fn release(&self) -> Result<(), TargetError> {
+        if self.lent { Ok(()) } else { self.inner.release().await }
+    }
+}

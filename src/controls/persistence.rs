@@ -1,0 +1,124 @@
+//! Controls of the chapter in `cases::persistence`.
+
+use super::broken::Wrong;
+use super::proxy::Exchange;
+use super::{Control, GOOD, replies};
+use crate::cluster::node::Member;
+use crate::cluster::resp::Reply;
+use crate::target::{Execution, Fault, Target, TargetError};
+use futures::future::BoxFuture;
+
+pub(super) static CONTROLS: &[Control] = &[
+    Control {
+        name: "aof-missing-on-one",
+        what: "a replica has no append-only file, all others have one",
+        conf: &[(Some(4), "appendonly no")],
+        ..GOOD
+    },
+    Control {
+        name: "aof-write-failed",
+        what: "a master could not write to its append-only file",
+        wrong: Wrong::Replies(aof_write_failed),
+        ..GOOD
+    },
+    Control {
+        name: "nodes-conf-lost",
+        what: "a server that is stopped loses its nodes.conf",
+        wrong: Wrong::Faults(nodes_conf_lost),
+        ..GOOD
+    },
+    Control {
+        name: "truncated-refused",
+        what: "a server does not start with an append-only file whose end is cut off",
+        scratch_conf: &[(None, "aof-load-truncated no")],
+        ..GOOD
+    },
+    Control {
+        name: "nodes-conf-unwritable",
+        what: "a replica cannot save its nodes.conf",
+        wrong: Wrong::Replies(nodes_conf_unwritable),
+        ..GOOD
+    },
+    Control {
+        name: "served-while-loading",
+        what: "a server answers nil for keys that it has not loaded yet",
+        wrong: Wrong::Replies(served_while_loading),
+        ..GOOD
+    },
+    Control {
+        name: "second-server-stays",
+        what: "a second server runs on the nodes.conf of the first",
+        wrong: Wrong::Programs(second_server_stays),
+        ..GOOD
+    },
+    Control {
+        name: "aof-rewrite-failed",
+        what: "a master's rewrite of its append-only file has failed",
+        wrong: Wrong::Replies(aof_rewrite_failed),
+        ..GOOD
+    },
+];
+
+fn aof_write_failed(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 2 && at.is("INFO persistence") {
+        replies::field(reply, "aof_last_write_status", "err")
+    } else {
+        reply
+    }
+}
+
+fn aof_rewrite_failed(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 1 && at.is("INFO persistence") {
+        replies::field(reply, "aof_last_bgrewrite_status", "err")
+    } else {
+        reply
+    }
+}
+
+fn nodes_conf_lost<'a>(
+    inner: &'a dyn Target,
+    fault: Fault,
+    member: &'a Member,
+) -> BoxFuture<'a, Result<(), TargetError>> {
+    Box::pin(async move {
+        if fault != Fault::Restart {
+            return inner.inject(fault, member).await;
+        }
+        inner.inject(Fault::KeepAway, member).await?;
+        if let Some(folder) = inner.data_folder(member) {
+            let file = folder.join("nodes.conf");
+            std::fs::remove_file(&file)
+                .map_err(|error| TargetError::Surroundings(format!("{}: {error}", file.display())))?;
+        }
+        inner.undo_faults().await
+    })
+}
+
+fn nodes_conf_unwritable(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 3 && at.is("CLUSTER SAVECONFIG") {
+        Reply::Error("ERR error saving the cluster node config: Read-only file system".into())
+    } else {
+        reply
+    }
+}
+
+fn served_while_loading(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "PERS-14") && reply.error_prefix() == Some("LOADING") {
+        Reply::Nil
+    } else {
+        reply
+    }
+}
+
+fn second_server_stays(command: &[&str], outcome: Execution) -> Execution {
+    if command.contains(&"second.sock") {
+        // As when `timeout` had to end it.
+        Execution {
+            stdout: "Ready to accept connections".into(),
+            stderr: String::new(),
+            status: 124,
+        }
+    } else {
+        outcome
+    }
+}

@@ -1,0 +1,235 @@
+//! One observed soak, which several cases look at from their own side: every shard is written to for a long time with no
+//! fault done to anything, while append-only files are rewritten and snapshots taken, and all nodes are watched.
+//!
+//! It is done once in a run, by the first case that asks, and leaves the deployment as it is: other cases that break
+//! nothing may run beside it.
+
+use crate::check::LOOK_AGAIN;
+use crate::cluster::connection::LinkError;
+use crate::cluster::node::{Member, parse_fields};
+use crate::cluster::view::ClusterView;
+use crate::context::Context;
+use crate::rolling::slot_of_every_shard;
+use crate::verdict::{Mismatch, Stop};
+use crate::workload::{Record, Writer};
+use futures::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause between two looks at all nodes.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How many times in a soak each node is made to write its files anew, in turn the append-only file and a snapshot.
+const BACKGROUND: u32 = 6;
+
+/// What was seen. Each list holds one line for each thing that was seen, and is empty where all was well.
+#[derive(Debug)]
+pub struct Soak {
+    /// How long it was watched.
+    pub lasted: Duration,
+    /// How often all nodes were looked at.
+    pub looks: usize,
+    /// How many rewrites and snapshots the nodes began.
+    pub background: usize,
+    /// What the continuous writer did, one ledger a shard.
+    pub writes: Record,
+    /// Refused writes, and times longer than `T_reply` in which one shard took none while others did.
+    pub interruptions: Vec<String>,
+    /// Acknowledged writes that were not there at the end.
+    pub lost: Vec<String>,
+    /// Flags `fail?` and `fail`, and FAIL messages that nodes counted.
+    pub detections: Vec<String>,
+    /// Roles, masters and epochs that changed.
+    pub changes: Vec<String>,
+    /// Servers that did not answer, or are other processes than at the beginning.
+    pub restarts: Vec<String>,
+}
+
+/// The soak of this run; the first case that asks makes it happen. It takes `T_soak`.
+///
+/// # Errors
+/// The same for every case that asks: a mismatch where the cluster cannot be written to at the beginning already.
+pub async fn observe(cx: &Context) -> Result<Arc<Soak>, Stop> {
+    let shared = cx.shared().clone();
+    let observed = shared
+        .soak
+        .get_or_init(|| async {
+            match make_happen(cx).await {
+                Ok(soak) => Ok(Ok(Arc::new(soak))),
+                Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
+                Err(Stop::Error(error)) => Err(format!("{error:#}")),
+                Err(Stop::Unsupported(reason)) => Err(reason),
+            }
+        })
+        .await;
+    match observed {
+        Ok(Ok(soak)) => Ok(soak.clone()),
+        Ok(Err(mismatch)) => Err(mismatch.clone().into()),
+        Err(reason) => Err(anyhow::anyhow!("the soak could not be observed: {reason}").into()),
+    }
+}
+
+async fn make_happen(cx: &Context) -> Result<Soak, Stop> {
+    let first = cx.view().await?;
+    let slots = slot_of_every_shard(cx, &first)?;
+    let before = processes(cx).await?;
+    let writer = match Writer::start_patiently(cx, &slots).await {
+        Ok(writer) => writer,
+        // All nodes have just answered: it is they who do not take the write.
+        Err(Stop::Error(error)) => {
+            return Err(Mismatch::new("an acknowledged write to every shard", format!("{error:#}")).into());
+        }
+        Err(stop) => return Err(stop),
+    };
+    let duration = cx.timing().soak();
+    let began = Instant::now();
+    let mut watched = Watched::default();
+    let mut rewritten = 0;
+    let what = format!("{}: a soak under load", cx.case_id());
+    let watching = async {
+        while began.elapsed() < duration {
+            let view = cx.look().await?;
+            watched.add(&first, &view, began.elapsed());
+            if began.elapsed() >= duration * (rewritten + 1) / (BACKGROUND + 1) {
+                watched.background += rewrite(cx, rewritten % 2 == 0).await?;
+                rewritten += 1;
+            }
+            tokio::time::sleep(PAUSE.max(LOOK_AGAIN)).await;
+        }
+        Ok::<(), Stop>(())
+    };
+    let outcome = cx.progress().during(&what, duration, watching).await;
+    let lasted = began.elapsed();
+    let writes = writer.stop().await;
+    let lost = writes.lost(cx).await?;
+    outcome?;
+    let mut restarts: Vec<String> = watched.silent.into_iter().collect();
+    let after = processes(cx).await?;
+    for (name, process) in before {
+        match after.get(&name) {
+            Some(same) if *same == process => {}
+            Some(_) => restarts.push(format!("{name} is another process than at the beginning")),
+            None => restarts.push(format!("{name} does not say at the end which process it is")),
+        }
+    }
+    // A write that is not answered for a moment, on a busy machine, is sent again and is no failure.
+    let judged = Record {
+        direct: false,
+        ..writes.clone()
+    };
+    Ok(Soak {
+        lasted,
+        looks: watched.looks,
+        background: watched.background,
+        interruptions: judged.interruptions(cx.patience())?,
+        writes,
+        lost,
+        detections: watched.detections.into_iter().collect(),
+        changes: watched.changes.into_iter().collect(),
+        restarts,
+    })
+}
+
+/// What the looks gave together.
+#[derive(Default)]
+struct Watched {
+    looks: usize,
+    background: usize,
+    detections: BTreeSet<String>,
+    changes: BTreeSet<String>,
+    silent: BTreeSet<String>,
+    /// The instants at which a flag was first seen, so that each is told once.
+    flagged: BTreeSet<(String, String)>,
+}
+
+impl Watched {
+    fn add(&mut self, first: &ClusterView, view: &ClusterView, at: Duration) {
+        self.looks += 1;
+        let at = format!("after {:.1} s", at.as_secs_f64());
+        for (member, error) in &view.silent {
+            // The way to a node can be busy: that says nothing of the node.
+            if !matches!(error, LinkError::Unreachable { .. }) && self.once(&member.name, "silent") {
+                self.silent.insert(format!("{at} {error}"));
+            }
+        }
+        for old in &first.nodes {
+            let name = &old.member.name;
+            let Some(new) = view.of(name) else {
+                if !view.silent.iter().any(|(member, _)| &member.name == name) && self.once(name, "missing") {
+                    self.silent.insert(format!("{at} {name} is missing"));
+                }
+                continue;
+            };
+            for line in &new.nodes {
+                for flag in ["fail?", "fail"].into_iter().filter(|flag| line.is(flag)) {
+                    let other = view.name_of(&line.id);
+                    if self.once(name, &format!("{flag} {other}")) {
+                        self.detections.insert(format!("{at} {name} flags {other} as {flag}"));
+                    }
+                }
+            }
+            for field in [
+                "cluster_stats_messages_fail_sent",
+                "cluster_stats_messages_fail_received",
+            ] {
+                let count = |text: &str| text.parse::<u64>().unwrap_or(0);
+                let more = count(new.info(field)).saturating_sub(count(old.info(field)));
+                if more > 0 && self.once(name, field) {
+                    self.detections
+                        .insert(format!("{at} {name} has {field} risen by {more}"));
+                }
+            }
+            if old.info("cluster_current_epoch") != new.info("cluster_current_epoch") && self.once(name, "epoch") {
+                let (was, is) = (old.info("cluster_current_epoch"), new.info("cluster_current_epoch"));
+                self.changes
+                    .insert(format!("{at} {name}: cluster_current_epoch:{is}, which was {was}"));
+            }
+            let master = |node: &crate::cluster::node::NodeView| node.myself().and_then(|line| line.master.clone());
+            let changed = old.role.is_master() != new.role.is_master() || master(old) != master(new);
+            if changed && self.once(name, "role") {
+                self.changes
+                    .insert(format!("{at} {name} was {:?} and is {:?}", old.role, new.role));
+            }
+        }
+    }
+
+    fn once(&mut self, name: &str, what: &str) -> bool {
+        self.flagged.insert((name.to_owned(), what.to_owned()))
+    }
+}
+
+/// Which process each server is: one that has started anew has another `run_id`. Who does not answer is missing.
+async fn processes(cx: &Context) -> Result<BTreeMap<String, String>, Stop> {
+    let members = cx.members().await?;
+    let answers = join_all(members.iter().map(async |member: &Member| {
+        let reply = cx.connect(&member.address).await.ok()?.call(&["INFO", "server"]).await;
+        let run_id = parse_fields(&reply.ok()?).ok()?.get("run_id")?.clone();
+        Some((member.name.clone(), run_id))
+    }))
+    .await;
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Has every node that persists write its append-only file anew, or a snapshot. A server that keeps no files is left
+/// alone: one that it finds at its next start would be loaded. How many nodes began; one that has begun already by
+/// itself does not count.
+async fn rewrite(cx: &Context, append_only: bool) -> Result<usize, Stop> {
+    let members = cx.members().await?;
+    let begun = join_all(members.iter().map(async |member: &Member| {
+        let mut connection = cx.connect(&member.address).await.ok()?;
+        let persistence = connection.call(&["INFO", "persistence"]).await.ok()?;
+        let appends = parse_fields(&persistence).ok()?.get("aof_enabled").map(String::as_str) == Some("1");
+        let save = connection.call(&["CONFIG", "GET", "save"]).await.ok()?;
+        let saves = matches!(save.array(), Some([_, points]) if points.text() != Some(""));
+        let command = match (append_only, appends, saves) {
+            (true, true, _) => "BGREWRITEAOF",
+            (false, _, true) => "BGSAVE",
+            (true, false, _) | (false, _, false) => return None,
+        };
+        let reply = connection.call(&[command]).await.ok()?;
+        reply.error().is_none().then_some(())
+    }))
+    .await;
+    Ok(begun.into_iter().flatten().count())
+}

@@ -1,0 +1,83 @@
+//! The folder of a run on this machine, and the folders of runs that ended without their clean-up.
+//!
+//! A living suite holds a lock on a file in its folder; the system releases it however the suite ends.
+
+use super::TargetError;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+
+/// A run's own folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    // Held, never read: its lock says that this suite lives.
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder of a run below `parent` and takes its lock.
+    pub(super) fn create(parent: &Path, run_id: &str) -> Result<Self, TargetError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = parent.join(run_id);
+        let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", path.display()));
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(failed)?;
+        let lock = File::create(path.join(LOCK)).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the folder. Where that fails, the next run over the target tries again: the lock file is put back.
+    pub(super) fn remove(self) -> Result<(), TargetError> {
+        std::fs::remove_dir_all(&self.path).map_err(|error| {
+            let _ = File::create(self.path.join(LOCK));
+            TargetError::Surroundings(format!("{} is left behind: {error}", self.path.display()))
+        })
+    }
+
+    /// Leaves the folder where it is, marked so that no later run removes it.
+    pub(super) fn leave(self) {
+        // Without its lock file a folder is nobody's: the sweep passes it over.
+        let _ = std::fs::remove_file(self.path.join(LOCK));
+    }
+}
+
+/// The folder of a run that ended without its clean-up, taken over: nobody else removes it meanwhile.
+#[derive(Debug)]
+pub(super) struct Abandoned {
+    pub(super) path: PathBuf,
+    // Held, never read.
+    _lock: File,
+}
+
+/// The folders below `parent` that dead runs left.
+pub(super) fn abandoned(parent: &Path) -> Vec<Abandoned> {
+    let Ok(entries) = std::fs::read_dir(parent) else {
+        return Vec::new();
+    };
+    let taken = entries.flatten().filter_map(|entry| {
+        let lock = File::open(entry.path().join(LOCK)).ok()?;
+        match lock.try_lock() {
+            Ok(()) => Some(Abandoned {
+                path: entry.path(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => None,
+        }
+    });
+    taken.collect()
+}
+
+/// The folder below the system's one for temporary files that holds the folders of all runs over a kind of target.
+pub(super) fn parent_of(kind: super::TargetKind) -> PathBuf {
+    std::env::temp_dir().join(format!("redis-cluster-conformance-{kind}"))
+}

@@ -411,5 +411,9 @@ pub fn matrix(judged: &[Judged]) -> String {
         if without.is_empty() { "" } else { ": " },
         without.join(" ")
     );
+    // Last, where a log that is cut short still has it.
+    for row in judged.iter().filter(|row| !row.complaints.is_empty()) {
+        let _ = writeln!(text, "  {} is not as it must be: {}", row.control, row.complaints.join("; "));
+    }
     text
 }

@@ -148,6 +148,7 @@ impl Request {
             run_id: self.run_id.clone(),
             timing,
             keep: self.keep,
+            in_memory: false,
             alterations: Vec::new(),
         })))
     }

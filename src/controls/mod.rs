@@ -337,6 +337,8 @@ fn options(run_id: &str, conf: &[(Option<usize>, &str)]) -> ProcessesOptions {
         run_id: run_id.into(),
         timing: Timing::new(Duration::from_secs(1)),
         keep: false,
+        // A second at the disk is a failure at this node-timeout.
+        in_memory: true,
         alterations: Control::alterations(conf),
     }
 }
@@ -413,7 +415,12 @@ pub fn matrix(judged: &[Judged]) -> String {
     );
     // Last, where a log that is cut short still has it.
     for row in judged.iter().filter(|row| !row.complaints.is_empty()) {
-        let _ = writeln!(text, "  {} is not as it must be: {}", row.control, row.complaints.join("; "));
+        let _ = writeln!(
+            text,
+            "  {} is not as it must be: {}",
+            row.control,
+            row.complaints.join("; ")
+        );
     }
     text
 }

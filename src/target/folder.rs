@@ -77,7 +77,30 @@ pub(super) fn abandoned(parent: &Path) -> Vec<Abandoned> {
     taken.collect()
 }
 
+/// The name of the folder that holds the folders of all runs over a kind of target.
+fn name_of(kind: super::TargetKind) -> String {
+    format!("redis-cluster-conformance-{kind}")
+}
+
 /// The folder below the system's one for temporary files that holds the folders of all runs over a kind of target.
 pub(super) fn parent_of(kind: super::TargetKind) -> PathBuf {
-    std::env::temp_dir().join(format!("redis-cluster-conformance-{kind}"))
+    std::env::temp_dir().join(name_of(kind))
+}
+
+/// Where Linux has a file system in memory.
+const MEMORY: &str = "/dev/shm";
+/// What it must have free before servers are put there, in bytes.
+const ENOUGH: u64 = 1 << 30;
+
+/// As [`parent_of`], in memory: no write waits there for a disk that is busy with something else.
+pub(super) fn parent_in_memory(kind: super::TargetKind) -> PathBuf {
+    Path::new(MEMORY).join(name_of(kind))
+}
+
+/// Whether servers can be put into memory.
+pub(super) fn memory_has_room() -> bool {
+    // The width of both numbers is the platform's.
+    #[allow(clippy::unnecessary_cast)]
+    nix::sys::statvfs::statvfs(MEMORY)
+        .is_ok_and(|found| found.blocks_available() as u64 * found.fragment_size() as u64 >= ENOUGH)
 }

@@ -47,6 +47,9 @@ pub struct ProcessesOptions {
     pub timing: Timing,
     /// Leave servers and folder behind.
     pub keep: bool,
+    /// Keep the servers' data in memory, where this machine has room for that: then no server waits for a disk that is
+    /// busy with something else, and none is called failed for it.
+    pub in_memory: bool,
     /// What the redis.conf of single servers, or of all, says otherwise.
     pub alterations: Vec<Alteration>,
 }
@@ -211,7 +214,12 @@ impl Target for ProcessesTarget {
         for line in leftovers::sweep().await {
             progress.line(line);
         }
-        let folder = Folder::create(&leftovers::parent(), &self.options.run_id)?;
+        let parent = if self.options.in_memory {
+            leftovers::parent_in_memory_if_room()
+        } else {
+            leftovers::parent()
+        };
+        let folder = Folder::create(&parent, &self.options.run_id)?;
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
         let mut slots = Vec::new();
@@ -492,6 +500,7 @@ mod tests {
             run_id: "run".into(),
             timing: Timing::new(Duration::from_secs(5)),
             keep: false,
+            in_memory: false,
             alterations: Vec::new(),
         };
         assert_eq!(options.raised_node_timeout(cores), raised);

@@ -9,6 +9,7 @@ use crate::cluster::resp::Reply;
 use crate::context::Context;
 use crate::verdict::{Outcome, Stop};
 use futures::future::join_all;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// What is published on each node, in this order. A link of the bus keeps the order: when the second message of a node has
@@ -42,27 +43,32 @@ async fn heard(subscriber: &mut Connection, publishers: &[Member], round: usize)
     Ok(heard)
 }
 
-/// The time by a server's own clock, in milliseconds since 1970.
-async fn clock(connection: &mut Connection) -> Result<i64, Stop> {
-    let reply = connection.ask(&["TIME"]).await?;
-    let part = |at: usize| reply.array()?.get(at)?.text()?.parse::<i64>().ok();
-    match part(0).zip(part(1)) {
-        Some((seconds, microseconds)) => Ok(seconds * 1000 + microseconds / 1000),
-        None => Err(connection.nonsense("TIME", reply.to_string()).into()),
-    }
+/// When each of a node's own links of the bus was made, by the node that it leads to. A server that cannot show its links
+/// has none.
+async fn own_links(connection: &mut Connection) -> Result<Option<BTreeMap<String, i64>>, Stop> {
+    let reply = connection.call(&["CLUSTER", "LINKS"]).await?;
+    Ok(parse_links(&reply).map(|links| {
+        let own = links.into_iter().filter(|link| link.direction == "to");
+        own.map(|link| (link.node, link.created)).collect()
+    }))
 }
 
-/// Whether a node's own link of the bus to another was made anew since then, or is about to be. A node frees a link on
-/// which no pong has come for half the node-timeout (Redis source, cluster.c, clusterCron), and what was under way on it is
-/// lost. A server that cannot show its links has no such excuse.
-async fn made_anew(cx: &Context, from: &Member, to: &Member, since: i64) -> Result<bool, Stop> {
+/// Whether a node's own link of the bus to another was made anew since its links were last looked at, or is about to be.
+/// A node frees a link on which no pong has come for half the node-timeout (Redis source, cluster.c, clusterCron), and what
+/// was under way on it is lost. A server that cannot show its links has no such excuse.
+async fn made_anew(
+    cx: &Context,
+    from: &Member,
+    to: &Member,
+    before: Option<&BTreeMap<String, i64>>,
+) -> Result<bool, Stop> {
     let id = cx.connect(&to.address).await?.ask_text(&["CLUSTER", "MYID"]).await?;
-    let reply = cx.connect(&from.address).await?.call(&["CLUSTER", "LINKS"]).await?;
-    let Some(links) = parse_links(&reply) else {
+    let now = own_links(&mut cx.connect(&from.address).await?).await?;
+    let Some((before, now)) = before.zip(now) else {
         return Ok(false);
     };
-    let mut own = links.iter().filter(|link| link.direction == "to" && link.node == id);
-    Ok(own.next().is_none_or(|link| link.created >= since))
+    let now = now.get(&id);
+    Ok(now.is_none() || now != before.get(&id))
 }
 
 /// One round: every node publishes. Returns what was wrong, and what was lost with a link.
@@ -73,10 +79,10 @@ async fn round(
     channel: &str,
     round: usize,
 ) -> Result<(Vec<String>, Vec<String>), Stop> {
-    let (mut findings, mut lost, mut began) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut findings, mut lost, mut links) = (Vec::new(), Vec::new(), Vec::new());
     for member in members {
         let mut publisher = cx.connect(&member.address).await?;
-        began.push(clock(&mut publisher).await?);
+        links.push(own_links(&mut publisher).await?);
         for text in TEXTS {
             let text = message(member, text, round);
             let reply = publisher.call(&["PUBLISH", channel, &text]).await?;
@@ -88,13 +94,15 @@ async fn round(
     let heard = subscribers.iter_mut().map(|one| heard(one, members, round));
     for (member, heard) in members.iter().zip(join_all(heard).await) {
         let heard = heard?;
-        for (publisher, since) in members.iter().zip(&began) {
+        for (publisher, before) in members.iter().zip(&links) {
             for wanted in TEXTS.map(|text| message(publisher, text, round)) {
                 let copies = heard.iter().filter(|text| **text == wanted).count();
                 let told = format!("{member}: its subscriber got {copies} copies of \"{wanted}\"");
                 match copies {
                     1 => {}
-                    0 if publisher != member && made_anew(cx, publisher, member, *since).await? => lost.push(told),
+                    0 if publisher != member && made_anew(cx, publisher, member, before.as_ref()).await? => {
+                        lost.push(told)
+                    }
                     _ => findings.push(told),
                 }
             }

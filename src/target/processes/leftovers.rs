@@ -1,7 +1,7 @@
 //! The removal of what dead runs left: servers, and their folders.
 
 use crate::target::TargetKind;
-use crate::target::folder::{abandoned, parent_of};
+use crate::target::folder::{abandoned, memory_has_room, parent_in_memory, parent_of};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,10 +9,20 @@ pub(super) fn parent() -> PathBuf {
     parent_of(TargetKind::Processes)
 }
 
+/// The folder that holds the folders of runs whose servers' data need not outlive this machine, if it can be had.
+pub(super) fn parent_in_memory_if_room() -> PathBuf {
+    if memory_has_room() {
+        parent_in_memory(TargetKind::Processes)
+    } else {
+        parent()
+    }
+}
+
 /// Removes what dead runs left; a line for each thing removed.
 pub(super) async fn sweep() -> Vec<String> {
     let mut told = Vec::new();
-    for left in abandoned(&parent()) {
+    let parents = [parent(), parent_in_memory(TargetKind::Processes)];
+    for left in parents.iter().flat_map(|parent| abandoned(parent)) {
         let killed = kill_servers_of(&left.path).await;
         if std::fs::remove_dir_all(&left.path).is_ok() {
             told.push(format!(

@@ -3,6 +3,7 @@
 mod history;
 mod losing;
 mod reading;
+mod registers;
 mod waiting;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
@@ -240,10 +241,18 @@ pub static CASES: &[Case] = &[
         needs: &[],
         features: &[],
         bound: "-",
-        controls: &["frozen", "master-down", "other-password", "reads-lag"],
+        controls: &[
+            "frozen",
+            "master-down",
+            "other-password",
+            "reads-lag",
+            "value-steps-back",
+        ],
         method: "Three clients append to a list in each shard while two read it. There must be one order: every \
                  append has the place in the list that its reply named, every read is a beginning of the final list, \
-                 and what ended before another began comes before it.",
+                 and what ended before another began comes before it. Then three clients write 100 numbers each to one \
+                 key while two read it, and a last one when they have ended: a search for one order of all must not \
+                 come to a contradiction.",
         run: |cx| Box::pin(reading::one_order(cx)),
     },
 ];

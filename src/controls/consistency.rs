@@ -88,6 +88,12 @@ pub(super) static CONTROLS: &[Control] = &[
         wrong: Wrong::Replies(reads_lag),
         ..GOOD
     },
+    Control {
+        name: "value-steps-back",
+        what: "a master answers with the value that a client had written before its last",
+        wrong: Wrong::Replies(value_steps_back),
+        ..GOOD
+    },
 ];
 
 fn lonely_writes<'a>(nodes: &'a mut Nodes<'_>) -> BoxFuture<'a, Result<(), TargetError>> {
@@ -173,6 +179,17 @@ fn expiry_lost(at: &Exchange<'_>, reply: Reply) -> Reply {
         Reply::Integer(-1)
     } else {
         reply
+    }
+}
+
+fn value_steps_back(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if !(at.node == 1 && at.is("GET") && replies::about(at, "CONS-15")) {
+        return reply;
+    }
+    match reply.text().and_then(|text| text.parse::<u64>().ok()) {
+        // The first of a client has none before it.
+        Some(number) if number % 1_000_000 > 0 => Reply::Bulk((number - 1).to_string().into()),
+        Some(_) | None => reply,
     }
 }
 

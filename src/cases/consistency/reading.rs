@@ -1,6 +1,7 @@
 //! The bodies of chapter CONS about what is read while nothing fails.
 
 use super::history::{Done, Operation, contradictions};
+use super::registers::{self, judge_register};
 use super::{Shard, shards};
 use crate::check::{self, Look, eventually};
 use crate::cluster::connection::Connection;
@@ -203,22 +204,26 @@ async fn judge_history(cx: &Context, shard: &Shard<'_>, key: &str) -> Result<Vec
 pub(super) async fn one_order(cx: &Context) -> Outcome {
     let view = cx.view().await?;
     let shards = shards(cx, &view)?;
-    let keys: Vec<String> = shards.iter().map(|shard| cx.key_in(shard.slot, "list")).collect();
+    let lists: Vec<String> = shards.iter().map(|shard| cx.key_in(shard.slot, "list")).collect();
+    let values: Vec<String> = shards.iter().map(|shard| cx.key_in(shard.slot, "register")).collect();
     let judge = async {
-        let histories = shards
+        let of_lists = shards
             .iter()
-            .zip(&keys)
+            .zip(&lists)
             .map(|(shard, key)| judge_history(cx, shard, key));
-        let findings: Vec<String> = try_join_all(histories).await?.into_iter().flatten().collect();
-        cx.count(
-            "operations",
-            keys.len() * (WRITERS * APPENDS + READERS * READS),
-            "operations",
-        );
+        let mut findings: Vec<String> = try_join_all(of_lists).await?.into_iter().flatten().collect();
+        let of_values = shards
+            .iter()
+            .zip(&values)
+            .map(|(shard, key)| judge_register(cx, shard, key));
+        findings.extend(try_join_all(of_values).await?.into_iter().flatten());
+        let each = WRITERS * APPENDS + READERS * READS + registers::OPERATIONS;
+        cx.count("operations", shards.len() * each, "operations");
         Ok(check::no_findings(
-            "one order of all operations on each list",
+            "one order of all operations on each list and on each value",
             &findings,
         )?)
     };
+    let keys: Vec<String> = lists.iter().chain(&values).cloned().collect();
     with_cleanup(judge, cx.remove_keys(&keys)).await
 }

@@ -109,6 +109,8 @@ pub enum Capability {
     KeepAway,
     /// Kill a server's process without warning.
     Crash,
+    /// Kill a server's process without warning and keep it away until told otherwise.
+    Kill,
     /// Freeze a server's process.
     Pause,
     /// Ask the Kubernetes API about the deployment: pods, events, logs.

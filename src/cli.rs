@@ -17,6 +17,7 @@ use crate::surroundings;
 use crate::target::descriptor::PasswordSource;
 use crate::target::{Secret, TargetError, TargetKind, kind};
 use crate::timing::Timing;
+use crate::trials::TrialFault;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
@@ -198,6 +199,13 @@ struct RunArguments {
     /// first. The others are reported as skipped.
     #[arg(long, value_name = "TIME", value_parser = budget::parse)]
     budget: Option<Duration>,
+    /// Do a fault so many times to a master, and measure each failover; the figures stand in the report and in run.json.
+    /// Without a selection no case runs but OPS-16: that the cluster was whole after each.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with_all = ["repeat", "budget"])]
+    trials: Option<u16>,
+    /// The fault of --trials.
+    #[arg(long, value_enum, default_value = "restart", requires = "trials")]
+    fault: TrialFault,
     /// Run disruptive cases also on a deployment that this run did not make.
     #[arg(long)]
     allow_disruptive: bool,
@@ -300,6 +308,19 @@ async fn controls(names: &[String], json: bool) -> anyhow::Result<u8> {
 }
 
 impl RunArguments {
+    /// The cases selected; where trials are asked for and nothing is selected, the one that judges what they leave.
+    fn cases(&self) -> anyhow::Result<Vec<&'static Case>> {
+        let mut selection = self.selection.selection();
+        if self.trials.is_some() && selection == Selection::default() {
+            selection.wanted.push("OPS-16".into());
+        }
+        selection.cases().map_err(anyhow::Error::msg)
+    }
+
+    fn trials(&self) -> Option<(TrialFault, usize)> {
+        self.trials.map(|count| (self.fault, count.into()))
+    }
+
     fn request(&self, run_id: String) -> anyhow::Result<Request> {
         let password = match (&self.password_env, &self.password_file) {
             (Some(name), _) => Some(std::env::var(name).with_context(|| format!("the environment variable {name}"))?),
@@ -342,7 +363,7 @@ impl RunArguments {
 }
 
 async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
-    let cases = arguments.selection.selection().cases().map_err(anyhow::Error::msg)?;
+    let cases = arguments.cases()?;
     if cases.is_empty() {
         anstream::eprintln!("no case is selected");
         return Ok(exit::NOTHING_SELECTED);
@@ -437,6 +458,7 @@ async fn run_once(
         run_id: request.run_id.clone(),
         overrides: arguments.timing.clone(),
         colour: colour(std::io::stderr().is_terminal()),
+        trials: arguments.trials(),
         heedless: false,
     };
     let written = std::cell::RefCell::new(Ok(()));

@@ -10,7 +10,7 @@
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
 //!   change their addresses, for several), [`register`] (whether operations on a key happened in one order), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
-//!   for several), [`verdict`].
+//!   for several), [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
@@ -44,5 +44,6 @@ pub mod soak;
 pub mod surroundings;
 pub mod target;
 pub mod timing;
+pub mod trials;
 pub mod verdict;
 pub mod workload;

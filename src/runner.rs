@@ -10,10 +10,12 @@ use crate::cluster::connection::LinkError;
 use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::progress::Progress;
+use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
 use crate::target::{Phase, Secret, Target, TargetError};
 use crate::timing::Timing;
+use crate::trials::{self, TrialFault};
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
@@ -52,6 +54,8 @@ pub struct Options {
     pub overrides: Vec<(&'static str, Duration)>,
     /// Whether progress lines are coloured.
     pub colour: bool,
+    /// A fault to be done several times, and measured, after the cases.
+    pub trials: Option<(TrialFault, usize)>,
     /// Whether a disruptive case runs though the cluster is not whole before it. Only for deployments that are wrong on
     /// purpose: elsewhere one case's damage would be the next one's failure.
     pub heedless: bool,
@@ -74,6 +78,7 @@ struct State {
     aborted: Option<Abort>,
     cause: Option<String>,
     left_behind: Vec<String>,
+    scorecard: Option<Scorecard>,
 }
 
 /// Runs the cases over the target, from its making to its removal. `interrupt` ends the run early when it completes;
@@ -224,9 +229,77 @@ impl Recorder<'_> {
         if count > 0 {
             self.phase(&format!("{count} cases on altered copies of the deployment"), began);
         }
+        self.run_trials(shared).await;
         for case in last {
             self.run_one(shared, case).await;
         }
+    }
+
+    /// Why no trials can be made, where they cannot.
+    fn no_trials(&self, fault: TrialFault) -> Option<String> {
+        let target = self.target.description().kind;
+        if !self.target.capabilities().contains(&fault.capability()) {
+            return Some(format!("target {target} cannot do the fault {}", fault.name()));
+        }
+        let allowed = self.target.is_ours() || self.options.allow_disruptive;
+        (!allowed).then(|| {
+            "trials are disruptive, and this run did not make the deployment; --allow-disruptive runs them".into()
+        })
+    }
+
+    /// Does a fault several times, and measures; the cluster must be whole before each time.
+    async fn run_trials(&self, shared: &Arc<Shared>) {
+        let Some((fault, asked)) = self.options.trials else {
+            return;
+        };
+        if let Some(reason) = self.no_trials(fault) {
+            self.state().aborted = Some(Abort {
+                kind: AbortKind::Usage,
+                message: reason,
+            });
+            return;
+        }
+        let began = Instant::now();
+        let mut trials = Vec::new();
+        let problem = loop {
+            let number = trials.len() + 1;
+            if number > asked {
+                break None;
+            }
+            if let Err(missing) = settle::until_whole(shared, &format!("a whole cluster before trial {number}")).await {
+                break Some(format!("the cluster was not whole before it: {missing}"));
+            }
+            match trials::one(&settle::between(shared), fault, number).await {
+                Ok(trial) => {
+                    shared.progress.line(trial.line());
+                    trials.push(trial);
+                }
+                Err(Stop::Mismatch(mismatch)) => break Some(mismatch.to_string()),
+                Err(Stop::Unsupported(reason)) => break Some(reason),
+                Err(Stop::Error(error)) => break Some(format!("{error:#}")),
+            }
+            let waited = Instant::now();
+            let whole = settle::until_whole(shared, &format!("a whole cluster after trial {number}")).await;
+            let place = format!("after trial {number} of {}", fault.name());
+            shared
+                .settled
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push((place, whole.map(|()| waited.elapsed())));
+            let protocol = |figure| trials::protocol(fault, &shared.timing, figure);
+            self.state().scorecard = Some(Scorecard::of(fault.name(), asked, trials.clone(), protocol));
+            (self.update)(&self.snapshot());
+        };
+        if let Some(problem) = problem {
+            self.state().aborted = Some(Abort {
+                kind: AbortKind::Target,
+                message: self.redact(&format!(
+                    "trial {} of {asked} could not be measured: {problem}",
+                    trials.len() + 1
+                )),
+            });
+        }
+        self.phase(&format!("{} trials of {}", trials.len(), fault.name()), began);
     }
 
     /// Runs disruptive cases one after another; the cluster must be whole before each.
@@ -530,6 +603,7 @@ impl Recorder<'_> {
             aborted: state.aborted.clone(),
             cause: state.cause.clone(),
             left_behind: state.left_behind.clone(),
+            scorecard: state.scorecard.clone(),
         }
     }
 }

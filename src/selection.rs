@@ -4,7 +4,7 @@ use crate::case::{Case, Impact, Profile, Seed};
 use crate::contents::{Row, rows};
 
 /// What was asked for. Everything that is empty selects all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selection {
     /// Prefixes of ids (`SLOT`, `SLOT-0`, `slot-03`) or seed assertions (`A1`); a case is selected by any of them.
     pub wanted: Vec<String>,

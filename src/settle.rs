@@ -128,6 +128,11 @@ pub async fn lacking_features(shared: &Arc<Shared>, wanted: BTreeSet<Feature>) -
     first.into_iter().filter(|(feature, _)| everywhere(feature)).collect()
 }
 
+/// What the runner itself does between cases, it does in this context.
+pub fn between(shared: &Arc<Shared>) -> Context {
+    Context::new(shared.clone(), &BETWEEN)
+}
+
 /// A case that stands for the runner itself, where a context is needed between cases.
 static BETWEEN: Case = Case {
     id: CaseId("OPS-16"),

@@ -1,13 +1,17 @@
 //! The continuous writer: one ledger a shard, every write timestamped and told apart as acknowledged, refused (definitely
 //! not done) or indeterminate (it may have been done); and the read-back.
 
+mod direct;
+
+pub use direct::DirectWriter;
+
 use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::redirect::{Redirect, RedirectKind};
 use crate::cluster::resp::Reply;
 use crate::context::{Context, authenticate};
 use crate::target::Target;
 use crate::verdict::{Mismatch, Stop};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -87,6 +91,34 @@ impl Ledger {
         pairs
             .filter(|(from, until)| until.saturating_duration_since(*from) > limit)
             .collect()
+    }
+
+    /// Reads the ledger back from its owner: every number that is there, and how often. Then it removes the key.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read_back(&self, cx: &Context) -> Result<BTreeMap<u64, usize>, Stop> {
+        let mut route = Route::new(cx.shared().target.clone());
+        route.entries = cx.members().await?.into_iter().map(|member| member.address).collect();
+        route.patience = cx.patience();
+        let mut reply = route.follow(&["LRANGE", &self.key, "0", "-1"]).await;
+        for _ in 1..route.entries.len() {
+            if reply.as_ref().is_ok_and(|reply| reply.array().is_some()) {
+                break;
+            }
+            // A node that has lost the cluster, or its way, does not speak for the others.
+            reply = route.follow(&["LRANGE", &self.key, "0", "-1"]).await;
+        }
+        let reply = reply?;
+        let Some(items) = reply.array() else {
+            return Err(anyhow::anyhow!("LRANGE {} -> {reply}", self.key).into());
+        };
+        let mut there = BTreeMap::new();
+        for number in items.iter().filter_map(|item| item.text()?.parse().ok()) {
+            *there.entry(number).or_insert(0) += 1;
+        }
+        route.follow(&["DEL", &self.key]).await?;
+        Ok(there)
     }
 
     /// What the last attempt within a gap met.
@@ -183,28 +215,12 @@ impl Record {
     /// # Errors
     /// When a ledger cannot be read.
     pub async fn lost(&self, cx: &Context) -> Result<Vec<String>, Stop> {
-        let members = cx.members().await?;
         let mut lost = Vec::new();
         for ledger in &self.ledgers {
-            let mut route = Route::new(cx.shared().target.clone());
-            route.entries = members.iter().map(|member| member.address.clone()).collect();
-            route.patience = cx.patience();
-            let mut reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await;
-            for _ in 1..route.entries.len() {
-                if reply.as_ref().is_ok_and(|reply| reply.array().is_some()) {
-                    break;
-                }
-                // A node that has lost the cluster, or its way, does not speak for the others.
-                reply = route.follow(&["LRANGE", &ledger.key, "0", "-1"]).await;
-            }
-            let reply = reply?;
-            let there: BTreeSet<u64> = match reply.array() {
-                Some(items) => items.iter().filter_map(|item| item.text()?.parse().ok()).collect(),
-                None => return Err(anyhow::anyhow!("LRANGE {} -> {reply}", ledger.key).into()),
-            };
+            let there = ledger.read_back(cx).await?;
             let missing: Vec<String> = ledger
                 .acked()
-                .filter(|write| !there.contains(&write.number))
+                .filter(|write| !there.contains_key(&write.number))
                 .map(|write| write.number.to_string())
                 .collect();
             if !missing.is_empty() {
@@ -216,7 +232,6 @@ impl Record {
                     missing[..missing.len().min(10)].join(", ")
                 ));
             }
-            route.follow(&["DEL", &ledger.key]).await?;
         }
         Ok(lost)
     }

@@ -69,6 +69,7 @@ fn judge(kind: TargetKind, cases: Vec<&'static redis_cluster_conformance::case::
             // The whole soak is for runs that somebody asks for.
             overrides: vec![("T_soak", std::time::Duration::from_secs(10))],
             colour: false,
+            trials: None,
             heedless: false,
         };
         let target = request.target().expect("the canonical deployment must be usable");

@@ -80,6 +80,7 @@ fn run_of(cases: Vec<CaseResult>, aborted: Option<Abort>, counted: Strictness) -
         aborted,
         cause: None,
         left_behind: vec![],
+        scorecard: None,
     }
 }
 

@@ -362,6 +362,7 @@ async fn run(
         run_id: format!("{run_id}-{}", control.name),
         overrides,
         colour: false,
+        trials: None,
         heedless: true,
     };
     let run = runner::run(Arc::new(target), &options, &Progress::silent(), interrupted, &|_| {}).await;

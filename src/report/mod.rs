@@ -5,6 +5,7 @@
 pub mod json;
 pub mod junit;
 pub mod repeat;
+pub mod scorecard;
 pub mod terminal;
 mod text;
 mod words;
@@ -58,6 +59,9 @@ pub struct Run {
     /// What was left behind and could not be removed, one line each, with how to remove it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub left_behind: Vec<String>,
+    /// One fault done several times, and what was measured each time (`--trials`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scorecard: Option<scorecard::Scorecard>,
     /// The sums.
     pub summary: Summary,
 }

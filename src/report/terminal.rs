@@ -27,6 +27,7 @@ pub fn render(run: &Run, colour: bool, width: Option<usize>, folder: Option<&Pat
     page.seed(run);
     page.not_passed(run, folder);
     page.reasons(run);
+    page.scorecard(run);
     page.figures(run);
     page.sums(run);
     page.ending(run, folder);
@@ -236,6 +237,15 @@ impl Page {
             let name = self.paint.padded(verdict, VERDICT);
             self.line(format!("{INDENT}{name}  {}  {}", ids.len(), visible(&ids.join(", "))));
             self.hanging(&" ".repeat(INDENT.len() + VERDICT + 2), &reason);
+        }
+    }
+
+    fn scorecard(&mut self, run: &Run) {
+        let Some(card) = &run.scorecard else { return };
+        let measured = card.trials.len();
+        self.heading(&format!("Trials: {} of {}, fault {}", measured, card.asked, card.fault));
+        for line in card.lines() {
+            self.line(format!("{INDENT}{}", one_line(&line)));
         }
     }
 

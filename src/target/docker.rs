@@ -275,6 +275,7 @@ impl Target for DockerTarget {
             Capability::Restart,
             Capability::KeepAway,
             Capability::Crash,
+            Capability::Kill,
             Capability::Pause,
             Capability::Disconnect,
             Capability::NewAddress,
@@ -379,6 +380,10 @@ impl Target for DockerTarget {
                 server.start(bound).await?;
                 self.faults().down.remove(name);
                 Ok(())
+            }
+            Fault::Kill => {
+                self.faults().away.insert(name.clone());
+                server.kill().await
             }
             Fault::KeepAway => {
                 self.faults().away.insert(name.clone());

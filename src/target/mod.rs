@@ -117,6 +117,8 @@ pub enum Fault {
     KeepAway,
     /// The server gets SIGKILL; the platform brings it back as it does.
     Crash,
+    /// The server gets SIGKILL and stays away until the fault is undone.
+    Kill,
     /// The server is frozen until the fault is undone.
     Pause,
     /// Stopped gracefully and brought back with its data, under another address, where it stays. Where servers are named
@@ -133,6 +135,7 @@ impl Fault {
             Self::Restart => Capability::Restart,
             Self::KeepAway => Capability::KeepAway,
             Self::Crash => Capability::Crash,
+            Self::Kill => Capability::Kill,
             Self::Pause => Capability::Pause,
             Self::NewAddress => Capability::NewAddress,
             Self::Disconnect => Capability::Disconnect,
@@ -145,6 +148,7 @@ impl Fault {
             Self::Restart => "stopped gracefully",
             Self::KeepAway => "stopped gracefully and kept away",
             Self::Crash => "killed",
+            Self::Kill => "killed and kept away",
             Self::Pause => "frozen",
             Self::NewAddress => "stopped gracefully and brought back under another address",
             Self::Disconnect => "taken off the network",
@@ -283,7 +287,7 @@ pub trait Target: Send + Sync {
     /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
-    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`], [`Fault::Disconnect`]). Cheap when there is none.
+    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`]). Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.

@@ -197,6 +197,7 @@ impl Target for ProcessesTarget {
             Capability::Restart,
             Capability::KeepAway,
             Capability::Crash,
+            Capability::Kill,
             Capability::Pause,
             Capability::NewAddress,
             Capability::Scratch,
@@ -303,6 +304,10 @@ impl Target for ProcessesTarget {
             Fault::KeepAway => {
                 slot.state().away = true;
                 slot.process.lock().await.terminate(patience).await
+            }
+            Fault::Kill => {
+                slot.state().away = true;
+                slot.process.lock().await.kill().await
             }
             Fault::Crash => {
                 let mut process = slot.process.lock().await;

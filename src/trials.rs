@@ -3,9 +3,11 @@
 
 mod figures;
 mod looks;
+mod readiness;
 
 use self::figures::Watched;
 use self::looks::Looks;
+use self::readiness::Readiness;
 use crate::case::Capability;
 use crate::check::{Look, eventually};
 use crate::cluster::node::Member;
@@ -107,11 +109,12 @@ pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial
     let looks = Looks::new(members, shard.master_id.clone(), pair);
     let client = Writer::start(cx, &shard.slots()).await?;
     let direct = DirectWriter::start(cx, &of_shard, shard.slot);
-    let mut looking = Box::pin(looks.on(cx)).fuse();
+    let readiness = Readiness::default();
+    let mut looking = Box::pin(async { futures::join!(looks.on(cx), readiness.on(cx)) }).fuse();
     let mut happening = Box::pin(happen(cx, fault, &shard, &of_shard[1..], &looks)).fuse();
     let happened = futures::select_biased! {
         happened = happening => happened,
-        () = looking => Err(anyhow::anyhow!("the looks at the nodes ended by themselves").into()),
+        _ = looking => Err(anyhow::anyhow!("the looks at the nodes ended by themselves").into()),
     };
     drop((happening, looking));
     let by_node = direct.stop().await;
@@ -125,6 +128,7 @@ pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial
         fault: happened.fault,
         ended: record.ended,
         seen: looks.seen(),
+        ready: readiness.changes(),
         by_node: &by_node,
         client: &record.ledgers,
     };

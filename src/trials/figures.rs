@@ -4,7 +4,7 @@ use super::Figures;
 use super::looks::{Change, Seen};
 use crate::failover::Health;
 use crate::report::scorecard::Figure;
-use crate::workload::{Fate, Ledger, Write};
+use crate::workload::Ledger;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -20,6 +20,8 @@ pub(super) struct Watched<'a> {
     pub(super) ended: Instant,
     /// The looks at all nodes.
     pub(super) seen: Seen,
+    /// Since when Kubernetes has called every pod ready, or not so; empty where there is no Kubernetes.
+    pub(super) ready: Vec<(Instant, bool)>,
     /// The writes to the shard through each of its nodes.
     pub(super) by_node: &'a [(String, Ledger)],
     /// The writes of a cluster's client, a ledger a shard, the one that was hit first.
@@ -144,20 +146,23 @@ impl Watched<'_> {
     }
 
     /// The longest time without an acknowledged write to the shard, of those through all its nodes and the client's.
-    fn write_gap(&self) -> f64 {
+    fn write_gap(&self) -> (Instant, Instant) {
         let direct = self.by_node.iter().map(|(_, ledger)| ledger);
-        let mut writes: Vec<&Write> = direct
-            .chain(self.client.first())
-            .flat_map(|ledger| &ledger.writes)
-            .filter(|write| write.fate == Fate::Acked)
-            .collect();
-        writes.sort_by_key(|write| write.at);
-        let all = Ledger {
-            slot: 0,
-            key: String::new(),
-            writes: writes.into_iter().cloned().collect(),
-        };
-        all.longest_gap(self.fault, self.ended).as_secs_f64()
+        let acked = direct.chain(self.client.first()).flat_map(Ledger::acked);
+        let mut instants: Vec<Instant> = acked.map(|write| write.at).filter(|at| *at > self.fault).collect();
+        instants.extend([self.fault, self.ended]);
+        instants.sort();
+        let gaps = instants.windows(2).map(|pair| (pair[0], pair[1]));
+        gaps.max_by_key(|(from, until)| *until - *from)
+            .unwrap_or((self.fault, self.fault))
+    }
+
+    /// How long Kubernetes called every pod ready during a gap.
+    fn ready_during(&self, (from, until): (Instant, Instant)) -> f64 {
+        let ends = self.ready.iter().skip(1).map(|(at, _)| *at).chain([self.ended]);
+        let spans = self.ready.iter().zip(ends).filter(|((_, ready), _)| *ready);
+        let overlaps = spans.map(|((since, _), end)| end.min(until).saturating_duration_since((*since).max(from)));
+        overlaps.sum::<std::time::Duration>().as_secs_f64()
     }
 
     /// All figures that can be told from this.
@@ -192,7 +197,11 @@ impl Watched<'_> {
             .into_iter()
             .filter_map(|(figure, at)| Some((figure, self.since_fault(at?))))
             .collect();
-        figures.insert(Figure::WriteGap, self.write_gap());
+        let gap = self.write_gap();
+        figures.insert(Figure::WriteGap, (gap.1 - gap.0).as_secs_f64());
+        if !self.ready.is_empty() {
+            figures.insert(Figure::ReadyAndRefusing, self.ready_during(gap));
+        }
         figures.extend(gaps.reduce(f64::max).map(|gap| (Figure::OtherGap, gap)));
         figures
     }
@@ -202,6 +211,7 @@ impl Watched<'_> {
 mod tests {
     use super::super::looks::Said;
     use super::*;
+    use crate::workload::{Fate, Write};
     use pretty_assertions::assert_eq;
     use std::time::Duration;
 
@@ -321,6 +331,11 @@ mod tests {
                 changes: changes(began),
                 coarsest: Duration::from_millis(8),
             },
+            ready: vec![
+                (at(began, 100), true),
+                (at(began, ZERO + 2_002), false),
+                (at(began, ZERO + 6_260), true),
+            ],
             by_node: &by_node,
             client: &client,
         };
@@ -343,6 +358,7 @@ mod tests {
                 (Figure::Redundant, 9_500),
                 (Figure::WriteGap, 6_758),
                 (Figure::OtherGap, 9_500),
+                (Figure::ReadyAndRefusing, 2_500),
             ]
         );
         assert_eq!(watched.master().as_deref(), Some("b"));
@@ -376,6 +392,7 @@ mod tests {
                 changes: told.into_iter().map(change).collect(),
                 coarsest: Duration::ZERO,
             },
+            ready: Vec::new(),
             by_node: &by_node,
             client: &[],
         };

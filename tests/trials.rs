@@ -1,0 +1,108 @@
+//! Trials over servers on loopback: what they measure, and that a deployment that loses acknowledged writes is caught.
+
+use redis_cluster_conformance::cases;
+use redis_cluster_conformance::cluster::view::Shape;
+use redis_cluster_conformance::progress::Progress;
+use redis_cluster_conformance::report::scorecard::{Figure, Trial};
+use redis_cluster_conformance::report::{Run, Strictness};
+use redis_cluster_conformance::runner::{self, Options};
+use redis_cluster_conformance::surroundings;
+use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
+use redis_cluster_conformance::target::{Secret, TargetKind};
+use redis_cluster_conformance::timing::Timing;
+use redis_cluster_conformance::trials::TrialFault;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A short node-timeout, as in the controls.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+const REDIS_CONF: &str = "cluster-enabled yes\ncluster-node-timeout 1000\nrepl-diskless-sync-delay 0\n\
+                          cluster-allow-replica-migration no\nprotected-mode no\n";
+
+/// One trial over six servers, or `None` where this machine has no server.
+async fn trial(name: &str, fault: TrialFault, persistence: &str) -> Option<Run> {
+    if let Some(missing) = surroundings::missing_for(TargetKind::Processes).await {
+        eprintln!("not run: {missing}");
+        return None;
+    }
+    let run_id = format!("trials-{name}-{}", std::process::id());
+    let target = ProcessesTarget::new(ProcessesOptions {
+        redis_conf: format!("{REDIS_CONF}{persistence}\n"),
+        source: "a test".into(),
+        server: "redis-server".into(),
+        password: Some(Secret::new("trials")),
+        shape: Shape {
+            masters: 3,
+            replicas_per_master: 1,
+        },
+        spare: 0,
+        run_id: run_id.clone(),
+        timing: Timing::new(NODE_TIMEOUT),
+        keep: false,
+        in_memory: true,
+        alterations: Vec::new(),
+    });
+    let options = Options {
+        cases: cases::all().filter(|case| case.id.0 == "OPS-16").collect(),
+        left_out: BTreeMap::new(),
+        allow_disruptive: false,
+        out: None,
+        strictness: Strictness::default(),
+        run_id,
+        overrides: Vec::new(),
+        colour: false,
+        trials: Some((fault, 1)),
+        heedless: false,
+    };
+    let run = runner::run(
+        Arc::new(target),
+        &options,
+        &Progress::silent(),
+        std::future::pending(),
+        &|_| {},
+    )
+    .await;
+    Some(run)
+}
+
+fn only(run: &Run) -> &Trial {
+    let card = run.scorecard.as_ref().expect("a run with trials has a scorecard");
+    assert_eq!(run.aborted, None);
+    assert_eq!(card.trials.len(), 1);
+    &card.trials[0]
+}
+
+#[tokio::test]
+async fn a_killed_master_is_replaced_and_every_instant_is_there() {
+    let Some(run) = trial("kill", TrialFault::Kill, "appendonly yes").await else {
+        return;
+    };
+    let trial = only(&run);
+    assert_eq!(trial.problem, None);
+    let missing: Vec<Figure> = Figure::ALL
+        .into_iter()
+        // Kubernetes alone says what is ready.
+        .filter(|figure| *figure != Figure::ReadyAndRefusing && !trial.figures.contains_key(figure))
+        .collect();
+    assert_eq!(missing, [], "{trial:?}");
+    let figure = |figure| trial.figures[&figure];
+    // What comes of the other cannot come first.
+    assert!(figure(Figure::Suspected) <= figure(Figure::Failed));
+    assert!(figure(Figure::Promoted) <= figure(Figure::FirstWrite) + trial.coarsest_look);
+    assert!(figure(Figure::FirstWrite) <= figure(Figure::Whole));
+    assert_eq!(trial.returned_as.as_deref(), Some("replica"));
+    assert_ne!(trial.master.as_deref(), Some(trial.victim.as_str()));
+    assert!(trial.phantom.is_empty(), "{:?}", trial.phantom);
+}
+
+/// A master that keeps nothing and is back before anybody notices wipes its replica (catalogue §4.8).
+#[tokio::test]
+async fn a_deployment_that_loses_acknowledged_writes_is_caught_with_the_writes() {
+    let Some(run) = trial("lossy", TrialFault::Crash, "appendonly no\nsave \"\"").await else {
+        return;
+    };
+    let trial = only(&run);
+    assert!(!trial.lost.is_empty(), "{trial:?}");
+    assert!(trial.lost.iter().all(|lost| lost.since_fault < 1.0), "{:?}", trial.lost);
+}

@@ -9,7 +9,7 @@
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
-//!   change their addresses, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
+//!   change their addresses, for several), [`outage`] (one lost shard, for several), [`crash`] (servers that are killed, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
 //!   for several), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod contents;
 pub mod context;
 pub mod controls;
+pub mod crash;
 pub mod evidence;
 pub mod exit;
 pub mod failover;
@@ -32,6 +33,7 @@ pub mod joining;
 pub mod manifest;
 pub mod migration;
 pub mod moving;
+pub mod outage;
 pub mod progress;
 pub mod report;
 pub mod request;

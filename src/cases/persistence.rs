@@ -6,7 +6,7 @@ mod running;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
-pub(super) use returning::{keys_survive, numbered, settled, unread, write_numbered};
+pub(super) use returning::{keys_survive, numbered, unread, write_numbered};
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[

@@ -83,6 +83,12 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "counted-twice",
+        what: "a master's counter counts each attempt twice",
+        wrong: Wrong::Replies(counted_twice),
+        ..GOOD
+    },
+    Control {
         name: "reads-lag",
         what: "a master's lists are read without their last values",
         wrong: Wrong::Replies(reads_lag),
@@ -171,6 +177,14 @@ fn expired_key_kept(at: &Exchange<'_>, reply: Reply) -> Reply {
 fn expiry_lost(at: &Exchange<'_>, reply: Reply) -> Reply {
     if at.node > 2 && at.is("PTTL") && replies::about(at, "CONS-14") && reply.integer().is_some() {
         Reply::Integer(-1)
+    } else {
+        reply
+    }
+}
+
+fn counted_twice(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "counter") {
+        renumbered(reply, |number| number * 2)
     } else {
         reply
     }

@@ -413,7 +413,12 @@ pub fn matrix(judged: &[Judged]) -> String {
     );
     // Last, where a log that is cut short still has it.
     for row in judged.iter().filter(|row| !row.complaints.is_empty()) {
-        let _ = writeln!(text, "  {} is not as it must be: {}", row.control, row.complaints.join("; "));
+        let _ = writeln!(
+            text,
+            "  {} is not as it must be: {}",
+            row.control,
+            row.complaints.join("; ")
+        );
     }
     text
 }

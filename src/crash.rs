@@ -82,6 +82,10 @@ async fn kill_a_master(cx: &Context) -> Result<Crash, Stop> {
     let epoch = owner_of(&view, shard.slot).map_or(0, |(_, _, epoch)| epoch);
     let writer = Writer::start(cx, &shard.slots()).await?;
     let counter = Writer::start_counting(cx, &[shard.slot]).await?;
+    // What a crash may lose is what was written last: some of it must be older than that.
+    let before = 2 * cx.timing().visible();
+    let what = format!("{}: writes before the crash", cx.case_id());
+    cx.progress().during(&what, before, tokio::time::sleep(before)).await;
     let fault = Instant::now();
     let served = async {
         cx.inject(Fault::Crash, &shard.master).await?;

@@ -8,7 +8,7 @@
 //! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`].
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
-//!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
+//!   observed failover for many cases), [`joining`] (nodes that meet), [`reintegration`] (a server that has lost its volume), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
 //!   change their addresses, for several), [`outage`] (one lost shard, for several), [`crash`] (servers that are killed, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
 //!   for several), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
@@ -35,6 +35,7 @@ pub mod migration;
 pub mod moving;
 pub mod outage;
 pub mod progress;
+pub mod reintegration;
 pub mod report;
 pub mod request;
 pub mod rolling;

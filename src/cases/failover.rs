@@ -496,7 +496,7 @@ pub static CASES: &[Case] = &[
 ];
 
 /// The longest legal gap after a crash, and the one with a lost election.
-fn crash_bounds(cx: &Context) -> (Duration, Duration) {
+pub(in crate::cases) fn crash_bounds(cx: &Context) -> (Duration, Duration) {
     (cx.timing().failover_hard(), cx.timing().failover_retry())
 }
 
@@ -516,7 +516,7 @@ fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(),
 }
 
 /// [`judge_gap`] with other bounds: where nothing is waited for before the server ends.
-fn judge_gap_within(
+pub(in crate::cases) fn judge_gap_within(
     cx: &Context,
     gap: Duration,
     floor: Option<Duration>,

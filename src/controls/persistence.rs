@@ -34,6 +34,12 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "empty-server-answers",
+        what: "a server that has lost its cluster answers nil in place of refusing",
+        wrong: Wrong::Replies(empty_server_answers),
+        ..GOOD
+    },
+    Control {
         name: "killed-without-nodes-conf",
         what: "a server that is killed loses its nodes.conf",
         wrong: Wrong::Faults(killed_without_nodes_conf),
@@ -104,6 +110,15 @@ fn nodes_conf_lost<'a>(
         }
         inner.undo_faults().await
     })
+}
+
+fn empty_server_answers(at: &Exchange<'_>, reply: Reply) -> Reply {
+    let about = ["PERS-07", "PERS-08"].iter().any(|case| replies::about(at, case));
+    if at.is("GET") && about && reply.error_prefix() == Some("CLUSTERDOWN") {
+        Reply::Nil
+    } else {
+        reply
+    }
 }
 
 /// Removes a file, or a folder, of a server that runs: it goes on writing to what is not there any more.

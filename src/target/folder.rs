@@ -1,4 +1,4 @@
-//! The folder of a run on this machine, and the folders of runs that ended without their clean-up.
+//! The folder of a run on this machine, with those of its servers, and the folders of runs that ended without their clean-up.
 //!
 //! A living suite holds a lock on a file in its folder; the system releases it however the suite ends.
 
@@ -7,6 +7,27 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
+
+/// Removes what a server that has ended left in its folder, but for the files named.
+pub(super) fn empty(folder: &Path, kept: &[&str]) -> Result<(), TargetError> {
+    let emptied = || {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if kept.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    emptied().map_err(|error: std::io::Error| {
+        TargetError::Surroundings(format!("{} could not be emptied: {error}", folder.display()))
+    })
+}
 
 /// A run's own folder.
 #[derive(Debug)]

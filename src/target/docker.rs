@@ -9,7 +9,6 @@ use self::daemon::{Network, failed};
 use self::server::{Container, Plan, Server};
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
-use super::redis_conf;
 use super::{
     Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
     redis_conf,

@@ -78,7 +78,7 @@ pub static TIMINGS: &[Named] = &[
     Named {
         name: "T_back",
         formula: "NT + 5 s",
-        reason: "who may serve again does: a rejoin delay of NT (at most 5 s), gossip and one look a second",
+        reason: "a cluster that may serve again does: a rejoin delay of NT (at most 5 s), and until all know it",
         compute: |nt| nt + 5.0,
     },
     Named {

@@ -301,7 +301,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
         features: &[],
-        bound: "refused within T_min; for 3·NT nobody is promoted; served again within T_sched + T_undo + T_w + 1 s",
+        bound: "refused within T_min + 0.5 s; for 3·NT nobody is promoted; served again within T_sched + T_undo + T_w + 1 s",
         controls: &["impatient-operator", "minority-serves"],
         method: "Stops as many masters together as leave no majority and keeps them away. Every survivor must say `cluster_state:fail`, a \
                  surviving master must refuse writes with `-CLUSTERDOWN`, and every replica must remain one. Once they are back, every node \

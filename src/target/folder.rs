@@ -102,3 +102,22 @@ pub(super) fn abandoned(parent: &Path) -> Vec<Abandoned> {
 pub(super) fn parent_of(kind: super::TargetKind) -> PathBuf {
     std::env::temp_dir().join(format!("redis-cluster-conformance-{kind}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_folder_holds_only_what_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["redis.conf", "nodes.conf", "dump.rdb"] {
+            std::fs::write(folder.path().join(name), "text").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("appendonlydir")).unwrap();
+        std::fs::write(folder.path().join("appendonlydir/1"), "text").unwrap();
+        empty(folder.path(), &["redis.conf", "redis.log"]).unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].file_name(), "redis.conf");
+    }
+}

@@ -1,5 +1,6 @@
 //! The bodies of chapter FAIL about servers that are killed or frozen, and about several that go at once.
 
+use super::observed::HICCUP;
 use super::{crash_bounds, judge_gap, judge_gap_within};
 use crate::check::{Look, eventually, expect, no_findings, steadily};
 use crate::cluster::node::{Member, NodeId, NodeView, Role};
@@ -180,7 +181,7 @@ pub(super) async fn majority_lost(cx: &Context) -> Outcome {
         let gone = Instant::now();
         handed_over(cx, &survivors, lost).await?;
         let bound = cx.timing().minority();
-        eventually(cx, "the survivors refuse writes", bound, async || {
+        eventually(cx, "the survivors refuse writes", bound + HICCUP, async || {
             minority(cx, &survivors, &view, left).await
         })
         .await?;

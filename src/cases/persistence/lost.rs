@@ -73,7 +73,8 @@ async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     if view.not_whole(cx.shape()).is_empty() {
         return Ok(Look::Reached(()));
     }
-    let mut silent = Vec::new();
+    let unasked = view.silent.iter().filter(|(member, _)| *member != shard.replica);
+    let mut silent: Vec<String> = unasked.map(|(_, error)| error.to_string()).collect();
     for node in &view.nodes {
         let line = node.line(&shard.replica_id);
         if line.is_some_and(|line| !line.is("fail") && !line.is("noaddr")) {
@@ -195,6 +196,9 @@ async fn untouched(
     keys: &[(String, String)],
 ) -> Result<Look<()>, Stop> {
     let view = cx.look_among(survivors.to_vec()).await;
+    if let Some((_, error)) = view.silent.first() {
+        return Ok(Look::NotYet(error.to_string()));
+    }
     let other = view.nodes.iter().find(|node| {
         let line = node.line(&shard.replica_id);
         line.is_none_or(|line| !line.is_master() || line.slots.is_empty())

@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn cases_that_look_at_one_failover_cost_one() {
-        let costs = Costs::parse("FAIL-01,12.0\nFAIL-02,0.0\nFAIL-04,0.0\nbetween,1.0");
+        let costs = Costs::parse("FAIL-01,12.0\nFAIL-02,0.0\nFAIL-03,0.0\nFAIL-04,0.0\nbetween,1.0");
         let all: Vec<&'static Case> = cases::all().filter(|case| case.id.chapter() == "FAIL").collect();
         let of = |ids: &[&str]| -> Vec<&'static Case> {
             all.iter().copied().filter(|case| ids.contains(&case.id.0)).collect()

@@ -123,6 +123,8 @@ pub enum Capability {
     NewAddress,
     /// Take a node off the network, clients and bus, and put it back.
     Disconnect,
+    /// Lose all that a server has on disk, and let it come back empty.
+    LoseVolume,
     /// Make servers of its own beside the deployment, from the same configuration.
     Scratch,
     /// Run a program where a server runs: the deployment's own command-line client, for example.

@@ -46,6 +46,12 @@ pub struct Shared {
     pub rolled: tokio::sync::OnceCell<Result<Arc<crate::moving::Roll>, crate::moving::Unobserved>>,
     /// The absence of a replica that several cases look at: done once, by the first that asks.
     pub absence: tokio::sync::OnceCell<Result<Result<Arc<crate::failover::Absence>, Mismatch>, String>>,
+    /// The outage of a whole shard that several cases look at: done once, by the first that asks.
+    pub outage: tokio::sync::OnceCell<Result<Arc<crate::outage::Outage>, crate::moving::Unobserved>>,
+    /// The crash of a master that several cases look at: done once, by the first that asks.
+    pub crash: tokio::sync::OnceCell<Result<Arc<crate::crash::Crash>, crate::moving::Unobserved>>,
+    /// The crash of every server that several cases look at: done once, by the first that asks.
+    pub full_crash: tokio::sync::OnceCell<Result<Arc<crate::crash::FullCrash>, crate::moving::Unobserved>>,
     /// The rolling restart that several cases look at: done once, by the first that asks.
     pub rolling: tokio::sync::OnceCell<Result<Result<Arc<crate::rolling::Rolling>, Mismatch>, String>>,
     /// The soak that several cases look at: done once, by the first that asks.
@@ -78,6 +84,9 @@ impl Shared {
             moved: tokio::sync::OnceCell::new(),
             rolled: tokio::sync::OnceCell::new(),
             absence: tokio::sync::OnceCell::new(),
+            outage: tokio::sync::OnceCell::new(),
+            crash: tokio::sync::OnceCell::new(),
+            full_crash: tokio::sync::OnceCell::new(),
             rolling: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),

@@ -107,7 +107,7 @@ pub async fn observe(cx: &Context) -> Result<Arc<Failover>, Stop> {
 }
 
 /// A mismatch or its absence, out of a stop; anything else stops.
-fn kept<T>(outcome: Result<T, Stop>) -> Result<Result<T, Mismatch>, Stop> {
+pub(crate) fn kept<T>(outcome: Result<T, Stop>) -> Result<Result<T, Mismatch>, Stop> {
     match outcome {
         Ok(value) => Ok(Ok(value)),
         Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),

@@ -8,9 +8,11 @@
 //! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`].
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
-//!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
-//!   change their addresses, for several), [`register`] (whether operations on a key happened in one order), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
-//!   for several), [`trials`] (one fault done several times, measured), [`verdict`].
+//!   observed failover for many cases), [`joining`] (nodes that meet), [`reintegration`] (a server that has lost its volume), [`migration`] (slots
+//!   moved from one master to another), [`moving`] (nodes that change their addresses, for several), [`outage`] (one lost
+//!   shard, for several), [`crash`] (servers that are killed, for several), [`register`] (whether operations on a key
+//!   happened in one order), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load, for several),
+//!   [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
@@ -24,6 +26,7 @@ pub mod cluster;
 pub mod contents;
 pub mod context;
 pub mod controls;
+pub mod crash;
 pub mod evidence;
 pub mod exit;
 pub mod failover;
@@ -32,8 +35,10 @@ pub mod joining;
 pub mod manifest;
 pub mod migration;
 pub mod moving;
+pub mod outage;
 pub mod progress;
 pub mod register;
+pub mod reintegration;
 pub mod report;
 pub mod request;
 pub mod rolling;

@@ -70,6 +70,18 @@ pub static TIMINGS: &[Named] = &[
         compute: |nt| 1.5 * nt + 0.5,
     },
     Named {
+        name: "T_undo",
+        formula: "2.5·NT",
+        reason: "a master that nobody has replaced loses its flag `fail` 2·NT after it got it, at the next pong, NT/2 later at most",
+        compute: |nt| 2.5 * nt,
+    },
+    Named {
+        name: "T_back",
+        formula: "NT + 5 s",
+        reason: "a cluster that may serve again does: a rejoin delay of NT (at most 5 s), and until all know it",
+        compute: |nt| nt + 5.0,
+    },
+    Named {
         name: "T_w",
         formula: "2 s",
         reason: "CLUSTER_WRITABLE_DELAY: a restarted master answers CLUSTERDOWN first",
@@ -258,6 +270,8 @@ limits! {
     failover_hard = "T_fo_hard",
     failover_retry = "T_fo_retry",
     minority = "T_min",
+    undo = "T_undo",
+    back = "T_back",
     writable_delay = "T_w",
     sync = "T_sync",
     arrange = "T_arrange",

@@ -69,16 +69,31 @@ impl Ledger {
         self.writes.iter().filter(|write| write.fate == Fate::Acked)
     }
 
+    /// The writes that may have been done though nobody said so.
+    pub fn indeterminate(&self) -> impl Iterator<Item = &Write> {
+        let unknown = |write: &&Write| matches!(write.fate, Fate::Indeterminate(_));
+        self.writes.iter().filter(unknown)
+    }
+
+    /// The instants between which nothing was acknowledged for longest, from `since` until `until`.
+    pub fn longest_silence(&self, since: Instant, until: Instant) -> (Instant, Instant) {
+        let mut longest = (since, since);
+        let mut last = since;
+        let acked = self.acked().map(|write| write.at);
+        for at in acked.filter(|at| *at > since).chain([until]) {
+            if at.saturating_duration_since(last) > longest.1 - longest.0 {
+                longest = (last, at);
+            }
+            last = at;
+        }
+        longest
+    }
+
     /// The longest time between two acknowledged writes that follow each other, from `since` on; the time until the
     /// first one counts, and so does the time since the last one, until `until`.
     pub fn longest_gap(&self, since: Instant, until: Instant) -> Duration {
-        let mut last = since;
-        let mut longest = Duration::ZERO;
-        for at in self.acked().map(|write| write.at).filter(|at| *at > since) {
-            longest = longest.max(at - last);
-            last = at;
-        }
-        longest.max(until.saturating_duration_since(last))
+        let (from, until) = self.longest_silence(since, until);
+        until - from
     }
 
     /// The times longer than `limit` without an acknowledged write.
@@ -98,18 +113,8 @@ impl Ledger {
     /// # Errors
     /// When it cannot be read.
     pub async fn read_back(&self, cx: &Context) -> Result<BTreeMap<u64, usize>, Stop> {
-        let mut route = Route::new(cx.shared().target.clone());
-        route.entries = cx.members().await?.into_iter().map(|member| member.address).collect();
-        route.patience = cx.patience();
-        let mut reply = route.follow(&["LRANGE", &self.key, "0", "-1"]).await;
-        for _ in 1..route.entries.len() {
-            if reply.as_ref().is_ok_and(|reply| reply.array().is_some()) {
-                break;
-            }
-            // A node that has lost the cluster, or its way, does not speak for the others.
-            reply = route.follow(&["LRANGE", &self.key, "0", "-1"]).await;
-        }
-        let reply = reply?;
+        let list = |reply: &Reply| reply.array().is_some();
+        let (mut route, reply) = ask_owner(cx, &["LRANGE", &self.key, "0", "-1"], list).await?;
         let Some(items) = reply.array() else {
             return Err(anyhow::anyhow!("LRANGE {} -> {reply}", self.key).into());
         };
@@ -215,26 +220,86 @@ impl Record {
     /// # Errors
     /// When a ledger cannot be read.
     pub async fn lost(&self, cx: &Context) -> Result<Vec<String>, Stop> {
-        let mut lost = Vec::new();
+        let missing = self.missing(cx).await?;
+        let told = self
+            .ledgers
+            .iter()
+            .zip(missing)
+            .filter(|(_, missing)| !missing.is_empty());
+        let told = told.map(|(ledger, missing)| {
+            let shown: Vec<String> = missing.iter().take(10).map(|write| write.number.to_string()).collect();
+            format!(
+                "slot {}: {} of {} acknowledged writes are not there: {}",
+                ledger.slot,
+                missing.len(),
+                ledger.acked().count(),
+                shown.join(", ")
+            )
+        });
+        Ok(told.collect())
+    }
+
+    /// Reads every ledger back from its owner and removes it: the acknowledged writes that are not there, ledger by ledger.
+    ///
+    /// # Errors
+    /// When a ledger cannot be read.
+    pub async fn missing(&self, cx: &Context) -> Result<Vec<Vec<Write>>, Stop> {
+        let mut missing = Vec::new();
         for ledger in &self.ledgers {
             let there = ledger.read_back(cx).await?;
-            let missing: Vec<String> = ledger
-                .acked()
-                .filter(|write| !there.contains_key(&write.number))
-                .map(|write| write.number.to_string())
-                .collect();
-            if !missing.is_empty() {
-                lost.push(format!(
-                    "slot {}: {} of {} acknowledged writes are not there: {}",
-                    ledger.slot,
-                    missing.len(),
-                    ledger.acked().count(),
-                    missing[..missing.len().min(10)].join(", ")
-                ));
-            }
+            let not_there = ledger.acked().filter(|write| !there.contains_key(&write.number));
+            missing.push(not_there.cloned().collect());
         }
-        Ok(lost)
+        Ok(missing)
     }
+
+    /// Reads the counters of [`Writer::start_counting`] back from their owners and removes them, ledger by ledger.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub async fn counted(&self, cx: &Context) -> Result<Vec<u64>, Stop> {
+        let mut counted = Vec::new();
+        for ledger in &self.ledgers {
+            let (mut route, reply) = ask_owner(cx, &["GET", &ledger.key], |reply| reply.error().is_none()).await?;
+            counted.push(match (&reply, reply.text().and_then(|text| text.parse().ok())) {
+                (_, Some(count)) => count,
+                // Nothing was ever counted, or all of it is lost.
+                (Reply::Nil, None) => 0,
+                (_, None) => return Err(anyhow::anyhow!("GET {} -> {reply}", ledger.key).into()),
+            });
+            route.follow(&["DEL", &ledger.key]).await?;
+        }
+        Ok(counted)
+    }
+}
+
+/// Asks whoever owns a command's key, beginning at one node after another until one gives an answer that is `wanted`, or
+/// none is left; the way to the owner, and the last answer.
+async fn ask_owner(cx: &Context, command: &[&str], wanted: impl Fn(&Reply) -> bool) -> Result<(Route, Reply), Stop> {
+    let mut route = Route::new(cx.shared().target.clone());
+    let members = cx.members().await?;
+    route.entries = members.into_iter().map(|member| member.address).collect();
+    route.patience = cx.patience();
+    let mut reply = route.follow(command).await;
+    for _ in 1..route.entries.len() {
+        if reply.as_ref().is_ok_and(&wanted) {
+            break;
+        }
+        // A node that has lost the cluster, or its way, does not speak for the others.
+        reply = route.follow(command).await;
+    }
+    Ok((route, reply?))
+}
+
+/// What is written, each time once more: the command, by its key and the number of the attempt.
+type Attempt = fn(&str, u64) -> Vec<String>;
+
+fn append(key: &str, number: u64) -> Vec<String> {
+    vec!["RPUSH".into(), key.into(), number.to_string()]
+}
+
+fn count(key: &str, _: u64) -> Vec<String> {
+    vec!["INCR".into(), key.into()]
 }
 
 /// A writer at work. When dropped, it ends by itself.
@@ -252,7 +317,7 @@ impl Writer {
     /// # Errors
     /// When a ledger's first write is not acknowledged within the patience for one reply.
     pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, PATIENCE).await
+        Self::start_with(cx, slots, PATIENCE, ("ledger", append)).await
     }
 
     /// [`Self::start`] where no master goes away: there is none to be given up early, and each write has as long as any
@@ -261,10 +326,24 @@ impl Writer {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_patiently(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, cx.patience()).await
+        Self::start_with(cx, slots, cx.patience(), ("ledger", append)).await
     }
 
-    async fn start_with(cx: &Context, slots: &[u16], one_write: Duration) -> Result<Self, Stop> {
+    /// [`Self::start`], for a counter in each slot in place of a list: `INCR`, which a list's reader could not tell from
+    /// one that was done twice.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_counting(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
+        Self::start_with(cx, slots, PATIENCE, ("counter", count)).await
+    }
+
+    async fn start_with(
+        cx: &Context,
+        slots: &[u16],
+        one_write: Duration,
+        (name, attempt): (&str, Attempt),
+    ) -> Result<Self, Stop> {
         let (stop, stopped) = watch::channel(false);
         let entries: Vec<Address> = cx.members().await?.into_iter().map(|member| member.address).collect();
         let mut writer = Self {
@@ -281,12 +360,12 @@ impl Writer {
             route.entries.clone_from(&entries);
             let ledger = Ledger {
                 slot: *slot,
-                key: cx.key_in(*slot, "ledger"),
+                key: cx.key_in(*slot, name),
                 writes: Vec::new(),
             };
             writer
                 .tasks
-                .push(tokio::spawn(write_on(route, ledger, stopped.clone(), first)));
+                .push(tokio::spawn(write_on(route, ledger, attempt, stopped.clone(), first)));
             firsts.push(acked);
         }
         let patience = cx.patience();
@@ -339,12 +418,15 @@ impl Writer {
 async fn write_on(
     mut route: Route,
     mut ledger: Ledger,
+    attempt: Attempt,
     mut stopped: watch::Receiver<bool>,
     first: tokio::sync::oneshot::Sender<()>,
 ) -> Ledger {
     let mut first = Some(first);
     for number in 0.. {
-        let fate = match route.follow(&["RPUSH", &ledger.key, &number.to_string()]).await {
+        let command = attempt(&ledger.key, number);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let fate = match route.follow(&command).await {
             Ok(Reply::Integer(_)) => Fate::Acked,
             Ok(reply) if route.knows_owner => Fate::Refused(reply.to_string()),
             Ok(reply) => Fate::Unsent(reply.to_string()),

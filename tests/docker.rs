@@ -240,6 +240,14 @@ async fn faults() {
         assert!(text.contains(holds), "{kind}: {text}");
         assert!(!text.contains("secret"), "{kind} shows the password");
     }
+
+    target.inject(Fault::LoseVolume, &moved).await.unwrap();
+    assert!(!target.members().await.unwrap().contains(&moved));
+    target.undo_faults().await.unwrap();
+    assert_eq!(member(&target, 0).await, moved);
+    let info = ask(&target, &moved.address, &["CLUSTER", "INFO"]).await.unwrap();
+    assert!(info.contains("cluster_known_nodes:1"), "LoseVolume: {info}");
+    assert!(ask(&target, &moved.address, &["DBSIZE"]).await.unwrap().contains('0'));
     target.release().await.unwrap();
     target.release().await.unwrap();
     nothing_is_left_of(&run_id);

@@ -3,6 +3,8 @@
 mod apart;
 mod losing;
 mod observed;
+mod outages;
+mod stale;
 pub(super) mod swapping;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
@@ -49,6 +51,24 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(promotion(cx)),
     },
     Case {
+        id: CaseId("FAIL-03"),
+        title: "writes come back after a master's server is killed",
+        requirement: "After a master's server is killed without warning, all 16384 slots MUST be writable again within T_fo_hard.",
+        source: "Redis Cluster specification, section Availability; measured on 7.0.15: gaps of 7.0 s to 8.6 s with NT 5 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Crash],
+        features: &[],
+        bound: "T_fo_hard; one lost election: T_fo_retry",
+        controls: &["never-replaced"],
+        method: "Finds a master by `ROLE`, writes to every shard all the time, and kills its server. Two outcomes are legal, and the report \
+                 says which was seen: its replica was promoted with a higher epoch, or its platform started it again in time and it is the \
+                 master under the same id and epoch. `cluster_state:ok` counts when it holds for T_stable on every node.",
+        run: |cx| Box::pin(outages::killed_master(cx)),
+    },
+    Case {
         id: CaseId("FAIL-04"),
         title: "after a graceful stop the gap is that of a failover or of a handover",
         requirement: "A graceful stop MUST be followed by a failover in the protocol's time, unless the deployment hands its slots over before it.",
@@ -64,6 +84,24 @@ pub static CASES: &[Case] = &[
         method: "Looks at the graceful stop of FAIL-02: the longest gap without an acknowledged write to the master's shard, and whether \
                  the deployment handed over (a gap shorter than the node-timeout). No handover is expected of Redis; the report says what was seen.",
         run: |cx| Box::pin(graceful_stop(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-05"),
+        title: "a frozen master is replaced, and follows its successor once it goes on",
+        requirement: "A master whose server is frozen MUST be replaced like a dead one, and demote itself once it goes on.",
+        source: "Redis Cluster specification, section Failure detection; measured on 7.0.15: gaps of 8.0 s to 9.0 s with NT 5 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Pause],
+        features: &[],
+        bound: "T_fo_hard; one lost election: T_fo_retry; demoted within T_gossip + T_sync",
+        controls: &["demoted-serves-on", "never-replaced"],
+        method: "Writes to every shard all the time and freezes a master's process. Its replica must be promoted and take the writes. Once \
+                 the process goes on, `ROLE` must become `slave` with a link that is `connected`, and `GET` of a key of its old slots must \
+                 get `-MOVED` to the successor.",
+        run: |cx| Box::pin(outages::frozen_master(cx)),
     },
     Case {
         id: CaseId("FAIL-06"),
@@ -181,6 +219,96 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(apart::illegal_failovers(cx)),
     },
     Case {
+        id: CaseId("FAIL-13"),
+        title: "with most masters dead FORCE promotes nobody, and TAKEOVER does",
+        requirement: "With most masters dead `CLUSTER FAILOVER FORCE` MUST NOT promote a replica, and `CLUSTER FAILOVER TAKEOVER` MUST.",
+        source: "Redis command page CLUSTER FAILOVER; measured on 7.0.15: served again 3.1 s after TAKEOVER",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[],
+        bound: "FORCE: no promotion for max(2·NT, 2 s) + 1 s, the time for votes; TAKEOVER: served again within T_back",
+        controls: &["failover-ignored", "impatient-operator"],
+        method: "On servers beside the deployment: two of three masters are stopped. `CLUSTER FAILOVER FORCE` on the replica of one must \
+                 not make it a master. `CLUSTER FAILOVER TAKEOVER` on both replicas must, and every survivor must say `cluster_state:ok`. \
+                 The old masters come back and must follow them.",
+        run: |cx| Box::pin(stale::without_majority(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-14"),
+        title: "a cluster stops when a whole shard is lost, and goes on when it is back",
+        requirement: "When a master and its replicas are lost together the cluster MUST stop, and go on with the data once they are back.",
+        source: "seed line 67; Redis Cluster specification, section Availability; measured on 7.0.15: served 2.1 s after the restart",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[Feature::Config],
+        bound: "refused within T_fail; served again within T_sched + T_undo + T_w + 1 s",
+        controls: &["coverage-lifted", "data-lost"],
+        method: "Writes a key, stops a master and all its replicas together, and keeps them away. With `cluster-require-full-coverage yes` \
+                 (set for the time of it, where the deployment says otherwise) every survivor must refuse keys of every shard with \
+                 `-CLUSTERDOWN`. Once they are back, every node must say `cluster_state:ok`, every shard take writes, and the key be there.",
+        run: |cx| Box::pin(outages::whole_shard_lost(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-15"),
+        title: "a replica that restarted while its master was dead waits for a command",
+        requirement: "A replica that was started while its master is dead MUST NOT fail over by itself, and MUST by `CLUSTER FAILOVER FORCE`.",
+        source: "Redis source, clusterHandleSlaveFailover: its data has no age; measured on 7.0.15: nothing in 25 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Restart, Capability::Scratch],
+        features: &[Feature::Config],
+        bound: "no promotion for T_fo_hard; promoted by FORCE within T_manual + T_gossip",
+        controls: &["validity-ignored"],
+        method: "On servers beside the deployment, with `cluster-replica-validity-factor 10`: a replica is barred from failover by `CONFIG SET` \
+                 until its master is flagged `fail`, and is then restarted, which lifts the bar. It must remain a replica, on a cluster that \
+                 is down, until `CLUSTER FAILOVER FORCE` makes it the master.",
+        run: |cx| Box::pin(stale::restarted_replica(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-16"),
+        title: "a replica whose data is too old is not promoted",
+        requirement: "A replica cut off its master for longer than the validity time MUST NOT start an election.",
+        source: "Redis Cluster specification, section Replica election and promotion; redis.conf, cluster-replica-validity-factor",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::KeepAway, Capability::Scratch],
+        features: &[Feature::Config],
+        bound: "cut off for 2·NT + repl-ping-replica-period (1 s) + 1 s with a validity factor of 1; no promotion for T_fo_hard",
+        controls: &["validity-ignored"],
+        method: "On servers beside the deployment, with `cluster-replica-validity-factor 1` and `repl-ping-replica-period 1`: the link of a \
+                 replica to its master is cut (no masterauth, link closed) for longer than both allow, while the bus stays. Then the \
+                 master is stopped: every survivor must say `cluster_state:fail`, and the replica must remain one.",
+        run: |cx| Box::pin(stale::old_data(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-17"),
+        title: "with most masters lost nobody is elected, and the survivors refuse",
+        requirement: "With most masters lost no election MUST happen, and the survivors MUST refuse writes within T_min until enough are back.",
+        source: "seed line 5; Redis Cluster specification, section Availability; measured on 7.0.15: refused after 3.8 s with NT 3 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[],
+        bound: "refused within T_min + 0.5 s; for 3·NT nobody is promoted; served again within T_sched + T_undo + T_w + 1 s",
+        controls: &["impatient-operator", "minority-serves"],
+        method: "Stops as many masters together as leave no majority and keeps them away. Every survivor must say `cluster_state:fail`, a \
+                 surviving master must refuse writes with `-CLUSTERDOWN`, and every replica must remain one. Once they are back, every node \
+                 must say `cluster_state:ok` and every shard take writes.",
+        run: |cx| Box::pin(outages::majority_lost(cx)),
+    },
+    Case {
         id: CaseId("FAIL-18"),
         title: "each master in turn, and each promoted one again, is replaced",
         requirement: "A master that stays away MUST be replaced whichever shard it belongs to, and its successor after it, with all replicated data.",
@@ -259,6 +387,24 @@ pub static CASES: &[Case] = &[
         controls: &["promoted-tells-wrong"],
         method: "In the stop of FAIL-02 every node is asked ten times a second for a key of the master's shard, and every shard is written to. Each reply must be the value, an integer for a write, `-MOVED` to one of the nodes, `-CLUSTERDOWN`, `-MASTERDOWN`, `-LOADING` or `-NOREPLICAS`; connections may fail.",
         run: |cx| Box::pin(clean_errors(cx)),
+    },
+    Case {
+        id: CaseId("FAIL-25"),
+        title: "a master and another shard's replica lost together are one failover",
+        requirement: "The loss of a master and of another shard's replica at once MUST end in one failover, of that master.",
+        source: "Redis Cluster specification, section Availability",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[],
+        bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
+        controls: &["never-replaced", "second-takeover"],
+        method: "Writes to every shard all the time and stops a master and a replica of another shard together. The master's replica must be \
+                 promoted, every other master must be one at the epoch of before, and no shard may be without an acknowledged write for longer \
+                 than one failover takes.",
+        run: |cx| Box::pin(outages::master_and_foreign_replica(cx)),
     },
     Case {
         id: CaseId("FAIL-26"),
@@ -349,6 +495,11 @@ pub static CASES: &[Case] = &[
     },
 ];
 
+/// The longest legal gap after a crash, and the one with a lost election.
+pub(in crate::cases) fn crash_bounds(cx: &Context) -> (Duration, Duration) {
+    (cx.timing().failover_hard(), cx.timing().failover_retry())
+}
+
 /// The longest legal gap after a graceful stop, and the one with a lost election.
 fn gap_bounds(cx: &Context) -> (Duration, Duration) {
     let timing = cx.timing();
@@ -361,7 +512,16 @@ fn gap_bounds(cx: &Context) -> (Duration, Duration) {
 /// Expects a gap within the bound; with one lost election, within the longer one, and then says so. The floor is that of
 /// an election: a master that comes back in time needs none.
 fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(), Mismatch> {
-    let (bound, with_lost_election) = gap_bounds(cx);
+    judge_gap_within(cx, gap, floor, gap_bounds(cx))
+}
+
+/// [`judge_gap`] with other bounds: where nothing is waited for before the server ends.
+pub(in crate::cases) fn judge_gap_within(
+    cx: &Context,
+    gap: Duration,
+    floor: Option<Duration>,
+    (bound, with_lost_election): (Duration, Duration),
+) -> Result<(), Mismatch> {
     cx.measure("write gap", gap, floor, Some(bound));
     if gap > bound && gap <= with_lost_election {
         cx.note("one election was lost: the gap is within the bound for that");

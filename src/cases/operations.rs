@@ -6,6 +6,7 @@ use super::failover::swapping::swap;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings};
 use crate::context::{Context, with_cleanup};
+use crate::crash;
 use crate::failover::until_votes;
 use crate::rolling;
 use crate::settle;
@@ -68,6 +69,24 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(layout_restored(cx)),
     },
     Case {
+        id: CaseId("OPS-11"),
+        title: "a server that is killed and started in place is the same node again",
+        requirement: "A container that is started again in place MUST come back as the same node at the same address, into a whole cluster.",
+        source: "Kubernetes documentation, Pod lifecycle, section Container restarts; Redis Cluster specification, section Cluster nodes \
+                 attributes",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Crash],
+        features: &[],
+        bound: "T_sched + T_sync + 2·NT",
+        controls: &["restarted-elsewhere"],
+        method: "Kills a master's server under writes and lets its platform start it again in its place. Every server must then have the \
+                 address and the id of before, and the cluster be whole: one view, `cluster_state:ok` and every link up.",
+        run: |cx| Box::pin(restarted_in_place(cx)),
+    },
+    Case {
         id: CaseId("OPS-13"),
         title: "a long time under load brings no error, no change of role, no restart",
         requirement: "A long time of mixed load without faults MUST give no errors, no changes of role and no restarts.",
@@ -107,6 +126,7 @@ pub static CASES: &[Case] = &[
         bound: "T_sched + T_sync + 2·NT",
         controls: &[
             "identity-lost",
+            "killed-without-nodes-conf",
             "leftover-line",
             "old-address-announced",
             "epoch-lost",
@@ -129,6 +149,27 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(whole_after_all(cx)),
     },
 ];
+
+async fn restarted_in_place(cx: &Context) -> Outcome {
+    let crash = crash::observe(cx).await?;
+    let (victim, _, _) = &crash.victim;
+    cx.note(format!("killed: {victim}"));
+    let mut findings = Vec::new();
+    for (name, (address, id)) in &crash.before {
+        match crash.after.get(name) {
+            Some((now, is)) if now == address && is == id => {}
+            Some((now, is)) => findings.push(format!("{name}: {is} at {now}, before: {id} at {address}")),
+            None => findings.push(format!("{name}: no answer, before: {id} at {address}")),
+        }
+    }
+    no_findings("every server with its id at its address of before", &findings)?;
+    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
+    match &crash.whole {
+        Ok(took) => cx.measure("whole again", *took, None, Some(bound)),
+        Err(missing) => return Err(Mismatch::new("a whole cluster after the crash", missing.clone()).into()),
+    }
+    Ok(())
+}
 
 async fn rolling_restart_loses_nothing(cx: &Context) -> Outcome {
     let rolling = rolling::observe(cx).await?;

@@ -1,12 +1,13 @@
 //! Chapter PERS: what survives a restart.
 
 mod files;
+mod lost;
 mod returning;
 mod running;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
-pub(super) use returning::{keys_survive, numbered, settled, unread, write_numbered};
+pub(super) use returning::{keys_survive, numbered, unread, write_numbered};
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -74,6 +75,83 @@ pub static CASES: &[Case] = &[
                  Back again, `CLUSTER MYID` must be the same, and the node must claim the same slots at the same epoch, \
                  or be a replica of the node that took them at a higher one; the epoch in nodes.conf must not be lower.",
         run: |cx| Box::pin(returning::identity_kept(cx)),
+    },
+    Case {
+        id: CaseId("PERS-04"),
+        title: "topology and data are the same after all servers were killed at once",
+        requirement: "After all servers are killed at once and start again at their addresses, the topology and the data of before MUST be back.",
+        source: "Redis documentation, Redis persistence; Redis tests, tests/cluster; measured on 7.0.15: identical, after 2.1 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A1],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Crash],
+        features: &[],
+        bound: "T_sched + T_w + 1 s",
+        controls: &["data-lost", "killed-without-nodes-conf", "no-persistence"],
+        method: "Writes 100 keys to every master, waits until `INFO persistence` shows `aof_buffer_length:0` where there is an append-only \
+                 file, and kills every server at once. In time every node must say `cluster_state:ok` and every master take writes; every \
+                 node must have its id, role and epoch of before, and every key be there by value.",
+        run: |cx| Box::pin(lost::all_killed(cx)),
+    },
+    Case {
+        id: CaseId("PERS-07"),
+        title: "a replica whose volume was lost is back in its shard, or missed by all",
+        requirement: "A replica whose volume was lost MUST be back in its shard, or be missed by every node and serve nothing.",
+        source: "Redis Cluster specification, section Nodes handshake; measured on 7.0.15: a new id, alone, while its peers keep \
+                 the old one",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A2],
+        impact: Impact::Disruptive,
+        needs: &[Capability::LoseVolume],
+        features: &[],
+        bound: "flagged within T_fail; one of both for T_stable, within T_sched + T_sync + 30 s",
+        controls: &["empty-server-answers", "flags-hidden"],
+        method: "Kills a replica, empties its data folder, and lets it come back. Two outcomes are legal, and the report says which was seen: \
+                 the cluster is whole, with the server in it under whatever id; or the loss is plain to whoever asks: its master's `ROLE` \
+                 shows no replica in its place, every other node flags the lost id `fail` or `noaddr` or has forgotten it, and the empty \
+                 server says `cluster_state:fail` and refuses keys. Afterwards the suite itself makes the cluster whole.",
+        run: |cx| Box::pin(lost::volume_of_a_replica(cx)),
+    },
+    Case {
+        id: CaseId("PERS-08"),
+        title: "a master whose volume was lost is replaced with its data, and wipes nothing",
+        requirement: "When a master's volume is lost its replica MUST take over with the data, and the empty server neither serve nor wipe any.",
+        source: "Redis Cluster specification, sections Replica election and promotion, Nodes handshake; Kubernetes documentation, \
+                 Persistent Volumes",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::LoseVolume],
+        features: &[],
+        bound: "T_fo_hard; one lost election: T_fo_retry; the empty server is watched for T_stable",
+        controls: &["empty-server-answers", "never-replaced"],
+        method: "Writes 500 keys with `WAIT 1`, kills the master under writes and empties its data folder. The promoted replica must answer \
+                 with every value. Then the empty server comes back: for T_stable it must answer `GET` with `-CLUSTERDOWN` or `-MOVED`, and \
+                 the promoted one must keep slots and values. Afterwards the suite itself makes the cluster whole.",
+        run: |cx| Box::pin(lost::volume_of_a_master(cx)),
+    },
+    Case {
+        id: CaseId("PERS-09"),
+        title: "a master that is back before it is missed has its data, and so its replica",
+        requirement: "A master that is back before its failure is detected MUST NOT be one with an empty data set.",
+        source: "Redis documentation, Redis replication, section Safety of replication when master has persistence turned off; measured on \
+                 7.0.15: a key with `WAIT 1` gone on both",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[],
+        features: &[Feature::Config],
+        bound: "T_sched + T_sync",
+        controls: &["killed-loses-all", "nothing-persisted"],
+        method: "Expects of `CONFIG GET appendonly` and `save` on every node that its data are kept: no target of the suite knows of a \
+                 platform that would keep a killed server away for longer than 2·NT instead. Where the target can, it is tried on a master \
+                 and a replica of the same configuration: 500 keys are written with `WAIT 1`, the master is killed and started at once, and \
+                 both must have every value.",
+        run: |cx| Box::pin(lost::back_before_missed(cx)),
     },
     Case {
         id: CaseId("PERS-10"),

@@ -2,6 +2,7 @@
 
 mod assigning;
 mod keys;
+mod lost;
 mod maps;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
@@ -195,6 +196,43 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(maps::no_open_slots(cx)),
     },
     Case {
+        id: CaseId("SLOT-10"),
+        title: "with full coverage required a lost shard stops key commands everywhere",
+        requirement: "With `cluster-require-full-coverage yes` the loss of one whole shard MUST stop key commands on all nodes.",
+        source: "seed lines 61 and 67; Redis Cluster tutorial, section Redis Cluster configuration parameters; measured on 7.0.15: \
+                 after 4.8 s with NT 3 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A1, Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[Feature::Config],
+        bound: "T_fail",
+        controls: &["coverage-lifted", "failed-slots-uncounted"],
+        method: "Stops a master and all its replicas together. Every survivor must answer `SET` and `GET` of keys of every shard with \
+                 `-CLUSTERDOWN`, and all the same `PING` with `+PONG`, `CLUSTER NODES` with its table, and count the shard's slots in \
+                 `cluster_slots_fail`. The setting is `yes` for that time, whatever the deployment says, and then as it was.",
+        run: |cx| Box::pin(lost::covered(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-11"),
+        title: "without full coverage the other shards go on when one is lost",
+        requirement: "With `cluster-require-full-coverage no` the surviving shards MUST go on serving, and lost slots answer MOVED to their owner.",
+        source: "Redis Cluster tutorial, section Redis Cluster configuration parameters; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A1],
+        impact: Impact::Disruptive,
+        needs: &[Capability::KeepAway],
+        features: &[Feature::Config],
+        bound: "T_back",
+        controls: &["coverage-kept"],
+        method: "In the outage of SLOT-10 `CONFIG SET cluster-require-full-coverage no` is sent to every survivor. `SET` of a key of every \
+                 other shard must then get `+OK` from its owner, and `GET` of a key of the lost one `-MOVED <slot> <its master's address>` \
+                 from every survivor. The setting is as it was afterwards.",
+        run: |cx| Box::pin(lost::uncovered(cx)),
+    },
+    Case {
         id: CaseId("SLOT-12"),
         title: "commands that assign slots refuse invalid use",
         requirement: "Commands that assign slots MUST refuse a slot that is taken, a slot that does not exist, and a slot \
@@ -277,6 +315,23 @@ pub static CASES: &[Case] = &[
                  redirected with `-MOVED` to the master that has it. The share of each master must be within 3 \
                  percentage points of its share of the slots.",
         run: |cx| Box::pin(keys::even_spread(cx)),
+    },
+    Case {
+        id: CaseId("SLOT-16"),
+        title: "the slot map is the same after all servers were killed at once",
+        requirement: "The slot map MUST be the same before and after all servers are killed and start again.",
+        source: "Redis Cluster specification, section Cluster nodes attributes (nodes.conf); measured on 7.0.15: identical, after 2.1 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A1],
+        impact: Impact::Disruptive,
+        needs: &[Capability::Crash],
+        features: &[],
+        bound: "T_sched + T_w + 1 s",
+        controls: &["killed-without-nodes-conf"],
+        method: "Kills every server at once; their platform starts them again. Every node must then claim the slots of before, under the id of \
+                 before, and be shown with them by every other node.",
+        run: |cx| Box::pin(lost::map_after_crash(cx)),
     },
     Case {
         id: CaseId("SLOT-17"),

@@ -27,7 +27,11 @@ impl Context {
     /// # Errors
     /// When the platform cannot be asked which servers there are.
     pub async fn look(&self) -> Result<ClusterView, Stop> {
-        let members = self.members().await?;
+        Ok(self.look_among(self.members().await?).await)
+    }
+
+    /// [`Self::look`] at these servers alone: one that is frozen would be waited for each time.
+    pub async fn look_among(&self, members: Vec<Member>) -> ClusterView {
         let answers = at_once(
             members
                 .into_iter()
@@ -41,7 +45,7 @@ impl Context {
                 Err(silent) => view.silent.push(silent),
             }
         }
-        Ok(view)
+        view
     }
 
     /// Asks one server everything, over a connection of an earlier look where there is one.

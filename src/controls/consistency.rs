@@ -83,6 +83,12 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "counted-twice",
+        what: "a master's counter counts each attempt twice",
+        wrong: Wrong::Replies(counted_twice),
+        ..GOOD
+    },
+    Control {
         name: "reads-lag",
         what: "a master's lists are read without their last values",
         wrong: Wrong::Replies(reads_lag),
@@ -190,6 +196,14 @@ fn value_steps_back(at: &Exchange<'_>, reply: Reply) -> Reply {
         // The first of a client has none before it.
         Some(number) if number % 1_000_000 > 0 => Reply::Bulk((number - 1).to_string().into()),
         Some(_) | None => reply,
+    }
+}
+
+fn counted_twice(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "counter") {
+        renumbered(reply, |number| number * 2)
+    } else {
+        reply
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::broken::{Wrong, open};
 use super::proxy::Exchange;
-use super::{Control, GOOD};
+use super::{Control, GOOD, replies};
 use crate::cluster::node::{Member, NodeView, Role};
 use crate::cluster::resp::Reply;
 use crate::target::{Fault, Target, TargetError};
@@ -117,6 +117,36 @@ pub(super) static CONTROLS: &[Control] = &[
         name: "blocked-clients-told-nothing",
         what: "clients blocked in BLPOP are answered nil when their master is demoted",
         wrong: Wrong::Replies(blocked_clients_told_nothing),
+        ..GOOD
+    },
+    Control {
+        name: "demoted-serves-on",
+        what: "a master that was replaced answers for keys that are not its own any more",
+        wrong: Wrong::Replies(demoted_serves_on),
+        ..GOOD
+    },
+    Control {
+        name: "coverage-lifted",
+        what: "nobody asks for full coverage any more once a server is stopped",
+        wrong: Wrong::Faults(coverage_lifted),
+        ..GOOD
+    },
+    Control {
+        name: "minority-serves",
+        what: "a master acknowledges writes though most masters are gone",
+        wrong: Wrong::Replies(minority_serves),
+        ..GOOD
+    },
+    Control {
+        name: "second-takeover",
+        what: "when a replica is stopped, somebody makes another shard's replica take over",
+        wrong: Wrong::Faults(second_takeover),
+        ..GOOD
+    },
+    Control {
+        name: "validity-ignored",
+        what: "beside the deployment, replicas stand for election however old their data",
+        scratch_conf: &[(None, "cluster-replica-validity-factor 0")],
         ..GOOD
     },
     Control {
@@ -240,9 +270,55 @@ fn stays_away<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> D
     Box::pin(async move {
         let master = view_of(target, member).await?.role.is_master();
         let fault = match fault {
-            Fault::Restart if master => Fault::KeepAway,
+            Fault::Restart | Fault::Crash if master => Fault::KeepAway,
             other => other,
         };
+        target.inject(fault, member).await
+    })
+}
+
+fn demoted_serves_on(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "FAIL-05") && replies::is_moved(&reply) {
+        Reply::Nil
+    } else {
+        reply
+    }
+}
+
+fn minority_serves(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("SET") && replies::about(at, "FAIL-17") && reply.error_prefix() == Some("CLUSTERDOWN") {
+        ok()
+    } else {
+        reply
+    }
+}
+
+fn coverage_lifted<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> Done<'a> {
+    Box::pin(async move {
+        target.inject(fault, member).await?;
+        for other in target.members().await? {
+            // Another one may be on its way down.
+            if let Ok(mut connection) = open(target, &other).await {
+                let command = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+                let _ = connection.call(&command).await;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn second_takeover<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> Done<'a> {
+    Box::pin(async move {
+        let replica = matches!(view_of(target, member).await?.role, Role::Replica { .. });
+        if replica {
+            // Of the shard to which neither the stopped master nor the stopped replica belongs.
+            for other in target.members().await?.iter().rev().filter(|other| *other != member) {
+                let mut connection = open(target, other).await?;
+                if connection.call(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await?.is_ok() {
+                    break;
+                }
+            }
+        }
         target.inject(fault, member).await
     })
 }

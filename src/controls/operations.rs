@@ -29,6 +29,12 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "restarted-elsewhere",
+        what: "a server that is killed is started again at another address",
+        wrong: Wrong::Faults(restarted_elsewhere),
+        ..GOOD
+    },
+    Control {
         name: "nothing-persisted",
         what: "no node keeps its data over a restart",
         conf: &[(None, "appendonly no"), (None, "save \"\"")],
@@ -69,6 +75,18 @@ fn late_return<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> 
         tokio::time::sleep(LATE).await;
         target.undo_faults().await
     })
+}
+
+fn restarted_elsewhere<'a>(
+    target: &'a dyn Target,
+    fault: Fault,
+    member: &'a Member,
+) -> BoxFuture<'a, Result<(), TargetError>> {
+    let fault = match fault {
+        Fault::Crash => Fault::NewAddress,
+        other => other,
+    };
+    target.inject(fault, member)
 }
 
 fn some_writes_refused(at: &Exchange<'_>, reply: Reply) -> Reply {

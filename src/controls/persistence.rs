@@ -28,6 +28,24 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "data-lost",
+        what: "a server that is stopped or killed comes back in its place without its data",
+        wrong: Wrong::Faults(data_lost),
+        ..GOOD
+    },
+    Control {
+        name: "empty-server-answers",
+        what: "a server that has lost its cluster answers nil in place of refusing",
+        wrong: Wrong::Replies(empty_server_answers),
+        ..GOOD
+    },
+    Control {
+        name: "killed-without-nodes-conf",
+        what: "a server that is killed loses its nodes.conf",
+        wrong: Wrong::Faults(killed_without_nodes_conf),
+        ..GOOD
+    },
+    Control {
         name: "truncated-refused",
         what: "a server does not start with an append-only file whose end is cut off",
         scratch_conf: &[(None, "aof-load-truncated no")],
@@ -91,6 +109,50 @@ fn nodes_conf_lost<'a>(
                 .map_err(|error| TargetError::Surroundings(format!("{}: {error}", file.display())))?;
         }
         inner.undo_faults().await
+    })
+}
+
+fn empty_server_answers(at: &Exchange<'_>, reply: Reply) -> Reply {
+    let about = ["PERS-07", "PERS-08"].iter().any(|case| replies::about(at, case));
+    if at.is("GET") && about && reply.error_prefix() == Some("CLUSTERDOWN") {
+        Reply::Nil
+    } else {
+        reply
+    }
+}
+
+/// Removes a file, or a folder, of a server that runs: it goes on writing to what is not there any more.
+fn remove(inner: &dyn Target, member: &Member, name: &str) -> Result<(), TargetError> {
+    let Some(folder) = inner.data_folder(member) else {
+        return Err(TargetError::Usage(format!("the files of {member} cannot be reached")));
+    };
+    let path = folder.join(name);
+    let removed = match path.is_dir() {
+        true => std::fs::remove_dir_all(&path),
+        false => std::fs::remove_file(&path),
+    };
+    removed.map_err(|error| TargetError::Surroundings(format!("{}: {error}", path.display())))
+}
+
+fn data_lost<'a>(inner: &'a dyn Target, fault: Fault, member: &'a Member) -> BoxFuture<'a, Result<(), TargetError>> {
+    Box::pin(async move {
+        remove(inner, member, "appendonlydir")?;
+        inner.inject(fault, member).await
+    })
+}
+
+fn killed_without_nodes_conf<'a>(
+    inner: &'a dyn Target,
+    fault: Fault,
+    member: &'a Member,
+) -> BoxFuture<'a, Result<(), TargetError>> {
+    Box::pin(async move {
+        // One is enough to be found.
+        let first = inner.members().await?.first() == Some(member);
+        if fault == Fault::Crash && first {
+            remove(inner, member, "nodes.conf")?;
+        }
+        inner.inject(fault, member).await
     })
 }
 

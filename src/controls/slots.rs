@@ -40,6 +40,18 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "coverage-kept",
+        what: "servers answer OK to a change of cluster-require-full-coverage and change nothing",
+        wrong: Wrong::Answers(coverage_kept),
+        ..GOOD
+    },
+    Control {
+        name: "failed-slots-uncounted",
+        what: "replicas count no failed slots",
+        wrong: Wrong::Replies(failed_slots_uncounted),
+        ..GOOD
+    },
+    Control {
         name: "keys-drawn",
         what: "a master answers for every second key of the others",
         wrong: Wrong::Replies(keys_drawn),
@@ -52,6 +64,20 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
 ];
+
+fn coverage_kept(at: &Exchange<'_>) -> Option<Reply> {
+    at.is("CONFIG SET cluster-require-full-coverage")
+        .then(|| Reply::Simple("OK".into()))
+}
+
+fn failed_slots_uncounted(at: &Exchange<'_>, reply: Reply) -> Reply {
+    // Whichever shard is lost, there is one among the survivors.
+    if at.node >= 3 && at.is("CLUSTER INFO") {
+        replies::field(reply, "cluster_slots_fail", "0")
+    } else {
+        reply
+    }
+}
 
 /// Gives slot 5461 to the master before, as a resharding would: that one then has the higher epoch.
 fn slot_moved<'a>(nodes: &'a mut Nodes<'_>) -> BoxFuture<'a, Result<(), TargetError>> {

@@ -8,7 +8,7 @@ mod server;
 use self::daemon::{Network, failed};
 use self::server::{Container, Plan, Server};
 use super::addresses::{connect_tcp, resolve};
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::{
     Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
     redis_conf,
@@ -279,6 +279,7 @@ impl Target for DockerTarget {
             Capability::Pause,
             Capability::Disconnect,
             Capability::NewAddress,
+            Capability::LoseVolume,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -388,6 +389,12 @@ impl Target for DockerTarget {
             Fault::KeepAway => {
                 self.faults().away.insert(name.clone());
                 server.terminate(patience).await
+            }
+            Fault::LoseVolume => {
+                self.faults().away.insert(name.clone());
+                // With the container all its processes end, also those that would still write.
+                server.kill().await?;
+                folder::empty(server.folder(), &redis_conf::NO_DATA)
             }
             Fault::Pause => {
                 self.faults().paused.insert(name.clone());

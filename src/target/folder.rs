@@ -1,4 +1,4 @@
-//! The folder of a run on this machine, and the folders of runs that ended without their clean-up.
+//! The folder of a run on this machine, with those of its servers, and the folders of runs that ended without their clean-up.
 //!
 //! A living suite holds a lock on a file in its folder; the system releases it however the suite ends.
 
@@ -7,6 +7,27 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 const LOCK: &str = "lock";
+
+/// Removes what a server that has ended left in its folder, but for the files named.
+pub(super) fn empty(folder: &Path, kept: &[&str]) -> Result<(), TargetError> {
+    let emptied = || {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if kept.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            } else {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    emptied().map_err(|error: std::io::Error| {
+        TargetError::Surroundings(format!("{} could not be emptied: {error}", folder.display()))
+    })
+}
 
 /// A run's own folder.
 #[derive(Debug)]
@@ -103,4 +124,23 @@ pub(super) fn memory_has_room() -> bool {
     #[allow(clippy::unnecessary_cast)]
     nix::sys::statvfs::statvfs(MEMORY)
         .is_ok_and(|found| found.blocks_available() as u64 * found.fragment_size() as u64 >= ENOUGH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emptied_folder_holds_only_what_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["redis.conf", "nodes.conf", "dump.rdb"] {
+            std::fs::write(folder.path().join(name), "text").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("appendonlydir")).unwrap();
+        std::fs::write(folder.path().join("appendonlydir/1"), "text").unwrap();
+        empty(folder.path(), &["redis.conf", "redis.log"]).unwrap();
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].file_name(), "redis.conf");
+    }
 }

@@ -126,6 +126,9 @@ pub enum Fault {
     NewAddress,
     /// Off the network, for clients and for the bus, until the fault is undone.
     Disconnect,
+    /// The server gets SIGKILL, all that it has on disk is lost, and it stays away until the fault is undone; then it
+    /// comes back empty, at its address and with its configuration.
+    LoseVolume,
 }
 
 impl Fault {
@@ -139,6 +142,7 @@ impl Fault {
             Self::Pause => Capability::Pause,
             Self::NewAddress => Capability::NewAddress,
             Self::Disconnect => Capability::Disconnect,
+            Self::LoseVolume => Capability::LoseVolume,
         }
     }
 
@@ -152,6 +156,7 @@ impl Fault {
             Self::Pause => "frozen",
             Self::NewAddress => "stopped gracefully and brought back under another address",
             Self::Disconnect => "taken off the network",
+            Self::LoseVolume => "killed, with all that it had on disk lost",
         }
     }
 }
@@ -287,7 +292,8 @@ pub trait Target: Send + Sync {
     /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
-    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`]). Cheap when there is none.
+    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],
+    /// [`Fault::LoseVolume`]). Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.

@@ -7,8 +7,9 @@ mod server;
 use self::ports::Port;
 use self::server::Server;
 use super::addresses::{connect_tcp, resolve};
-use super::folder::Folder;
+use super::folder::{self, Folder};
 use super::kept;
+use super::redis_conf;
 use super::{Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -200,6 +201,7 @@ impl Target for ProcessesTarget {
             Capability::Kill,
             Capability::Pause,
             Capability::NewAddress,
+            Capability::LoseVolume,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -328,6 +330,13 @@ impl Target for ProcessesTarget {
                     state.ports.push(port);
                 }
                 process.start(bound).await
+            }
+            Fault::LoseVolume => {
+                slot.state().away = true;
+                slot.process.lock().await.kill().await?;
+                // A child that writes a snapshot would put it where there is to be nothing.
+                leftovers::kill_servers_of(&slot.folder).await;
+                folder::empty(&slot.folder, &redis_conf::NO_DATA)
             }
             Fault::Disconnect => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on loopback",

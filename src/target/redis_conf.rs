@@ -25,6 +25,9 @@ const REPLACED: [&str; 16] = [
     "unixsocket",
 ];
 
+/// The files in a server's folder that are none of its data.
+pub(super) const NO_DATA: [&str; 3] = ["redis.conf", "redis.log", "output.txt"];
+
 /// The manifest's redis.conf with the target's own directives and the password in the place of its own.
 pub(super) fn configuration(base: &str, directives: &[String], password: Option<&Secret>) -> String {
     let kept = base.lines().filter(|line| {

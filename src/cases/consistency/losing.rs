@@ -1,12 +1,13 @@
 //! The bodies of chapter CONS about servers that are killed or kept away.
 
-use crate::cases::persistence::{keys_survive, numbered, settled, unread, write_numbered};
+use crate::cases::persistence::{keys_survive, numbered, unread, write_numbered};
 use crate::check::{self, Look, eventually};
 use crate::cluster::connection::Connection;
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::cluster::view::Shape;
 use crate::context::{Alteration, Context, Fault, Scratch, with_cleanup};
+use crate::crash::flushed;
 use crate::failover::{Shard, pick_shard};
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeSet;
@@ -117,7 +118,7 @@ pub(super) async fn fsync_policy(cx: &Context) -> Outcome {
         let member = &members[0];
         let keys = numbered(cx, 0);
         write_numbered(cx, member, &keys, 0).await?;
-        settled(cx, member).await?;
+        flushed(cx, member).await?;
         cx.inject(Fault::Crash, member).await?;
         eventually(
             cx,

@@ -10,13 +10,13 @@ use crate::failover::{Shard, pick_shard};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::{Duration, Instant};
 
-const THREE_AND_THREE: Shape = Shape {
+pub(super) const THREE_AND_THREE: Shape = Shape {
     masters: 3,
     replicas_per_master: 1,
 };
 
 /// Waits until a node flags the one with `id` as `fail`.
-async fn flagged_by(cx: &Context, by: &Member, id: &str) -> Outcome {
+pub(super) async fn flagged_by(cx: &Context, by: &Member, id: &str) -> Outcome {
     let what = format!("{} flags the stopped master as fail", by.name);
     eventually(cx, &what, cx.timing().arrange(), async || {
         let view = cx.look().await?;
@@ -88,7 +88,7 @@ async fn refused_on_all(cx: &Context, view: &ClusterView) -> Result<Vec<String>,
 }
 
 /// Waits until the cluster is whole.
-async fn whole(cx: &Context) -> Outcome {
+pub(super) async fn whole(cx: &Context) -> Outcome {
     let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
     eventually(cx, "a whole cluster", bound, async || {
         let missing = cx.look().await?.not_whole(cx.shape());
@@ -230,8 +230,13 @@ pub(super) async fn best_replica(cx: &Context) -> Outcome {
 
 /// Waits until every survivor says that the cluster is down, and then expects the replicas to remain replicas for as
 /// long as an election could take.
-async fn not_replaced(cx: &Context, master: &Member, replica: &Member) -> Outcome {
+pub(super) async fn not_replaced(cx: &Context, master: &Member, replica: &Member) -> Outcome {
     cx.inject(Fault::KeepAway, master).await?;
+    remains_a_replica(cx, replica).await
+}
+
+/// [`not_replaced`], once the master is stopped.
+pub(super) async fn remains_a_replica(cx: &Context, replica: &Member) -> Outcome {
     let survivors = cx.members().await?.len();
     let bound = cx.timing().fail() + cx.timing().gossip();
     let is_replica = |view: &ClusterView| {

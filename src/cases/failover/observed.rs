@@ -143,7 +143,7 @@ pub(super) async fn roles_by_discovery(cx: &Context) -> Outcome {
 }
 
 /// A ping that a busy machine left unanswered for a moment before the fault lets the time run from then.
-const HICCUP: Duration = Duration::from_millis(500);
+pub(super) const HICCUP: Duration = Duration::from_millis(500);
 
 pub(super) async fn detection(cx: &Context) -> Outcome {
     let failover = failover::observe(cx).await?;

@@ -5,6 +5,7 @@ use crate::check::{self, Look, eventually};
 use crate::cluster::node::{Member, NodeView};
 use crate::cluster::resp::Reply;
 use crate::context::{Context, Fault, with_cleanup};
+use crate::crash::flushed;
 use crate::failover::pick_shard;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::Duration;
@@ -46,25 +47,6 @@ pub(in crate::cases) async fn write_numbered(
         expected,
         format!("{master}: {reply}"),
     )?)
-}
-
-/// Waits until a server has given all that it has acknowledged to its append-only file, where it has one: while a flush
-/// to disk is under way, `appendfsync everysec` puts writing off for up to 2 s, and a kill in that time is another matter.
-pub(in crate::cases) async fn settled(cx: &Context, member: &Member) -> Outcome {
-    let mut connection = cx.connect(&member.address).await?;
-    let what = "the append-only file holds what was acknowledged";
-    // Twice the 2 s, for a busy disk.
-    eventually(cx, what, cx.timing().catch_up() * 2, async || {
-        let info = connection.ask_text(&["INFO", "persistence"]).await?;
-        let waiting = info
-            .lines()
-            .find_map(|line| line.trim_end().strip_prefix("aof_buffer_length:"));
-        Ok(match waiting {
-            None | Some("0") => Look::Reached(()),
-            Some(waiting) => Look::NotYet(format!("{member}: aof_buffer_length:{waiting}")),
-        })
-    })
-    .await
 }
 
 /// The keys that a server does not answer with their value; or an error with which it refuses one.
@@ -136,7 +118,7 @@ pub(in crate::cases) async fn keys_survive(cx: &Context, fault: Fault) -> Outcom
     let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
     let judge = async {
         write_numbered(cx, &shard.master, &keys, cx.shape().replicas_per_master).await?;
-        settled(cx, &shard.master).await?;
+        flushed(cx, &shard.master).await?;
         replaced(cx, fault, &shard.master).await?;
         let (_, bound) = bounds(cx);
         eventually(cx, "the owner of the keys serves them", bound, async || {

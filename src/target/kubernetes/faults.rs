@@ -60,7 +60,7 @@ impl Lasting {
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
-            Fault::Kill | Fault::Disconnect => Err(TargetError::Usage(format!(
+            Fault::Kill | Fault::Disconnect | Fault::LoseVolume => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on this target",
                 fault.past()
             ))),

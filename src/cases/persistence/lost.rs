@@ -1,0 +1,293 @@
+//! The bodies of chapter PERS about servers that are killed all at once, or with all that they have on disk.
+
+use super::returning::{numbered, setting, unread, write_numbered};
+use crate::case::Capability;
+use crate::cases::failover::{crash_bounds, judge_gap_within};
+use crate::check::{self, Look, eventually, expect, no_findings, steadily};
+use crate::cluster::node::{Member, NodeView, Role};
+use crate::cluster::view::{ClusterView, Shape};
+use crate::context::{Context, Fault, Scratch, with_cleanup};
+use crate::crash::{self, flushed};
+use crate::failover::{Shard, pick_shard};
+use crate::reintegration::reintegrate;
+use crate::verdict::{Mismatch, Outcome, Stop};
+use crate::workload::Writer;
+use std::time::{Duration, Instant};
+
+pub(super) async fn all_killed(cx: &Context) -> Outcome {
+    let crash = crash::observe_all(cx).await?;
+    let took = crash.served.clone()?;
+    cx.measure("all servers serve again", took, None, Some(crash::full_bound(cx)));
+    let different = [crash.topology.as_slice(), crash.map.as_slice()].concat();
+    no_findings("every node with its id, role, slots and epoch of before", &different)?;
+    let keys = crash.data.clone()?;
+    cx.count("keys read by value", keys, "keys");
+    Ok(())
+}
+
+/// The servers of a view but for one.
+fn others(view: &ClusterView, but: &Member) -> Vec<Member> {
+    let members = view.nodes.iter().map(|node| node.member.clone());
+    members.filter(|member| member != but).collect()
+}
+
+pub(super) async fn volume_of_a_replica(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let shard = pick_shard(cx, &view).await?;
+    let survivors = others(&view, &shard.replica);
+    let judge = async {
+        let flagged = async {
+            cx.inject(Fault::LoseVolume, &shard.replica).await?;
+            let what = format!("every other node flags {} as fail", shard.replica.name);
+            eventually(cx, &what, cx.timing().fail(), async || {
+                let view = cx.look_among(survivors.clone()).await;
+                let fails = |node: &&NodeView| node.line(&shard.replica_id).is_some_and(|line| line.is("fail"));
+                let unaware = view.nodes.iter().find(|node| !fails(node));
+                Ok(match unaware {
+                    None if view.silent.is_empty() => Look::Reached(()),
+                    None => Look::NotYet("one does not answer".into()),
+                    Some(node) => Look::NotYet(format!("not by {}", node.member)),
+                })
+            })
+            .await
+        };
+        with_cleanup(flagged, cx.undo_faults()).await?;
+        let hold = cx.timing().stable();
+        let bound = cx.timing().scheduling() + cx.timing().sync() + Duration::from_secs(30) + hold;
+        let what = format!("{} is back in its shard, or missed by all", shard.replica.name);
+        steadily(cx, &what, hold, bound, async || missed(cx, &shard).await).await?;
+        let whole = cx.look().await?.not_whole(cx.shape()).is_empty();
+        cx.note(match whole {
+            true => "outcome: it is back in its shard",
+            false => "outcome: every node shows that it is missing; nobody has brought it back",
+        });
+        Ok(())
+    };
+    let back = reintegrate(cx, &shard.replica, &shard.replica_id, shard.slot);
+    with_cleanup(judge, back).await
+}
+
+/// Whether the cluster is whole again, or every node shows that it is not, and the empty server serves nothing.
+async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
+    let view = cx.look().await?;
+    if view.not_whole(cx.shape()).is_empty() {
+        return Ok(Look::Reached(()));
+    }
+    let unasked = view.silent.iter().filter(|(member, _)| *member != shard.replica);
+    let mut silent: Vec<String> = unasked.map(|(_, error)| error.to_string()).collect();
+    for node in &view.nodes {
+        let line = node.line(&shard.replica_id);
+        if line.is_some_and(|line| !line.is("fail") && !line.is("noaddr")) {
+            silent.push(format!("{} shows {} as fine", node.member, shard.replica.name));
+        }
+        if let Role::Master { replicas, .. } = &node.role
+            && node.member == shard.master
+            && replicas.len() >= cx.shape().replicas_per_master
+        {
+            silent.push(format!("{} shows {} replicas", node.member, replicas.len()));
+        }
+    }
+    match view.of(&shard.replica.name) {
+        Some(empty) if empty.info("cluster_state") != "fail" => {
+            silent.push(format!(
+                "{}: cluster_state:{}",
+                empty.member,
+                empty.info("cluster_state")
+            ));
+        }
+        Some(empty) => silent.extend(serves(cx, &empty.member, &cx.key_in(shard.slot, "lost")).await?),
+        None => silent.push(format!("{} does not answer", shard.replica.name)),
+    }
+    Ok(match silent.is_empty() {
+        true => Look::Reached(()),
+        false => Look::NotYet(silent.join("\n")),
+    })
+}
+
+/// What an empty server answers about a key, unless it refuses or redirects.
+async fn serves(cx: &Context, member: &Member, key: &str) -> Result<Option<String>, Stop> {
+    let reply = cx.connect(&member.address).await?.call(&["GET", key]).await?;
+    let refuses = matches!(reply.error_prefix(), Some("CLUSTERDOWN" | "MOVED"));
+    Ok(check::unless(refuses, member, format!("GET {key}"), &reply))
+}
+
+pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let shard = pick_shard(cx, &view).await?;
+    let survivors = others(&view, &shard.master);
+    let keys = numbered(cx, shard.slot);
+    write_numbered(cx, &shard.master, &keys, 1).await?;
+    let writer = Writer::start(cx, &shard.slots()).await?;
+    let fault = Instant::now();
+    let judge = async {
+        let replaced = async {
+            cx.inject(Fault::LoseVolume, &shard.master).await?;
+            let (_, bound) = crash_bounds(cx);
+            let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
+            eventually(cx, &what, bound, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+            cx.measure(
+                "promotion",
+                fault.elapsed(),
+                Some(cx.timing().failover_floor()),
+                Some(bound),
+            );
+            all_there(cx, &shard.replica, &keys).await
+        };
+        with_cleanup(replaced, cx.undo_faults()).await?;
+        let hold = cx.timing().stable();
+        let bound = cx.timing().scheduling() + 2 * hold;
+        let what = "the empty server serves nothing, and its successor keeps what it has";
+        steadily(cx, what, hold, bound, async || {
+            untouched(cx, &survivors, &shard, &keys).await
+        })
+        .await?;
+        all_there(cx, &shard.replica, &keys).await
+    };
+    let judged = judge.await;
+    let record = writer.stop().await;
+    let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
+    let outcome = async {
+        judged?;
+        let ledger = record.ledgers.first();
+        let gap = ledger.map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
+        let floor = Some(cx.timing().failover_floor());
+        Ok(judge_gap_within(cx, gap, floor, crash_bounds(cx))?)
+    };
+    let back = async {
+        reintegrate(cx, &shard.master, &shard.master_id, shard.slot).await?;
+        let missing = record.missing(cx).await?;
+        cx.count("acknowledged writes", record.acked(), "writes");
+        cx.count("acknowledged writes lost", missing.iter().map(Vec::len).sum(), "writes");
+        cx.remove_keys(&names).await
+    };
+    with_cleanup(outcome, back).await
+}
+
+/// Whether the replica has its master's slots, as every survivor says on a cluster that is `ok`.
+async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<()> {
+    let view = cx.look_among(survivors.to_vec()).await;
+    let knows = |node: &&NodeView| {
+        let line = node.line(&shard.replica_id);
+        line.is_some_and(|line| !line.slots.is_empty()) && node.info("cluster_state") == "ok"
+    };
+    match view.nodes.iter().find(|node| !knows(node)) {
+        None if view.silent.is_empty() => Look::Reached(()),
+        None => Look::NotYet("a survivor does not answer".into()),
+        Some(node) => Look::NotYet(format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))),
+    }
+}
+
+/// Expects every key by value of a server.
+async fn all_there(cx: &Context, member: &Member, keys: &[(String, String)]) -> Outcome {
+    match unread(cx, member, keys).await? {
+        Err(refused) => Err(Mismatch::new("the values that were replicated", refused).into()),
+        Ok(wrong) => Ok(no_findings(
+            format!("every one of {} replicated keys by value on {member}", keys.len()),
+            &wrong,
+        )?),
+    }
+}
+
+/// Whether the empty server is there and serves nothing, while its successor has slots and values; a mismatch when not.
+async fn untouched(
+    cx: &Context,
+    survivors: &[Member],
+    shard: &Shard,
+    keys: &[(String, String)],
+) -> Result<Look<()>, Stop> {
+    let view = cx.look_among(survivors.to_vec()).await;
+    if let Some((_, error)) = view.silent.first() {
+        return Ok(Look::NotYet(error.to_string()));
+    }
+    let other = view.nodes.iter().find(|node| {
+        let line = node.line(&shard.replica_id);
+        line.is_none_or(|line| !line.is_master() || line.slots.is_empty())
+    });
+    if let Some(node) = other {
+        let seen = format!("{} gives it no slots", node.member);
+        return Err(Mismatch::new(format!("{} with its slots", shard.replica), seen).into());
+    }
+    let Some((key, value)) = keys.first() else {
+        return Err(anyhow::anyhow!("no keys").into());
+    };
+    let reply = cx.connect(&shard.replica.address).await?.call(&["GET", key]).await?;
+    let seen = format!("{}: GET {key} -> {reply}", shard.replica);
+    expect(reply.text() == Some(value), "the value on the promoted replica", seen)?;
+    let served = serves(cx, &shard.master, key).await?;
+    let served: Vec<String> = served.into_iter().collect();
+    no_findings("-CLUSTERDOWN or -MOVED from the server that has lost its data", &served)?;
+    Ok(Look::Reached(()))
+}
+
+pub(super) async fn back_before_missed(cx: &Context) -> Outcome {
+    let mut without = Vec::new();
+    let mut appends = true;
+    for member in cx.all_members().await? {
+        let append = setting(cx, &member, "appendonly").await?;
+        let save = setting(cx, &member, "save").await?;
+        appends &= append == "yes";
+        if append != "yes" && save.is_empty() {
+            without.push(format!("{member}: appendonly {append}, save \"\""));
+        }
+    }
+    no_findings("appendonly yes, or a snapshot now and then, on every node", &without)?;
+    let can = cx.capabilities();
+    if !can.contains(&Capability::Scratch) || !can.contains(&Capability::Crash) {
+        cx.note("the configuration was read; the target cannot kill servers of its own to try it");
+        return Ok(());
+    }
+    let scratch = Scratch {
+        shape: Shape {
+            masters: 1,
+            replicas_per_master: 1,
+        },
+        ..cx.scratch_like_the_deployment()
+    };
+    cx.with_scratch(&scratch, async |cx| killed_and_back(cx, appends).await)
+        .await
+}
+
+/// Kills a master with replicated keys, which is started at once, and expects them on it and on its replica.
+async fn killed_and_back(cx: &Context, appends: bool) -> Outcome {
+    let shard = pick_shard(cx, &cx.view().await?).await?;
+    let keys = numbered(cx, shard.slot);
+    write_numbered(cx, &shard.master, &keys, 1).await?;
+    match appends {
+        true => flushed(cx, &shard.master).await?,
+        // A snapshot is all that there is; when the next one is due is not the question.
+        false => {
+            let mut connection = cx.connect(&shard.master.address).await?;
+            connection.ask(&["SAVE"]).await?;
+        }
+    }
+    cx.inject(Fault::Crash, &shard.master).await?;
+    let bound = cx.timing().scheduling() + cx.timing().sync();
+    eventually(cx, "master and replica have every value", bound, async || {
+        let view = cx.look().await?;
+        let linked = view
+            .of(&shard.replica.name)
+            .is_some_and(|node| matches!(&node.role, Role::Replica { link, .. } if link == "connected"));
+        let served = match unread(cx, &shard.master, &keys).await? {
+            Err(refused) => return Ok(Look::NotYet(refused)),
+            Ok(wrong) => wrong,
+        };
+        no_findings("every key by value on the master that was killed", &served)?;
+        if !linked {
+            return Ok(Look::NotYet(format!("{} has no link", shard.replica)));
+        }
+        let mut connection = cx.connect(&shard.replica.address).await?;
+        connection.ask(&["READONLY"]).await?;
+        let commands: Vec<Vec<&str>> = keys.iter().map(|(key, _)| vec!["GET", key]).collect();
+        let replies = connection.pipeline(&commands).await?;
+        let wrong = keys
+            .iter()
+            .zip(&replies)
+            .filter(|((_, value), reply)| reply.text() != Some(value));
+        let wrong: Vec<String> = wrong
+            .map(|((key, _), reply)| format!("{}: GET {key} -> {reply}", shard.replica))
+            .collect();
+        no_findings("every key by value on the replica", &wrong)?;
+        Ok(Look::Reached(()))
+    })
+    .await
+}

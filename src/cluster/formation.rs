@@ -4,11 +4,11 @@
 //! does, without its endless waits.
 
 use super::connection::{Connection, LinkError};
-use super::node::{Member, NodeView};
+use super::node::{Member, NodeView, parse_slots};
 use super::slot::{SLOT_COUNT, SlotRange};
 use super::view::{ClusterView, Shape};
 use futures::future::try_join_all;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Why a cluster was not formed.
@@ -128,11 +128,31 @@ async fn form_step_by_step(
     while let Some(last) = unready(connections, shape).await? {
         again(bound, started, pause, last).await?;
     }
+    // A replica is listed once its offset is known, which it too tells alone. Of a few nodes each hears it soon.
+    let mut told = None;
+    while members.len() > FEW {
+        let unlisted = unlisted(connections, shape).await?;
+        let Some((of, by)) = unlisted.first() else { break };
+        let last = format!(
+            "{} times a node does not list a replica; the first: {} does not list {}",
+            unlisted.len(),
+            members[*by].address,
+            members[*of].address
+        );
+        if told.is_none_or(|told: Instant| told.elapsed() >= MEET_AGAIN) {
+            told = Some(Instant::now());
+            present(members, connections, &unlisted).await?;
+        }
+        again(bound, started, pause, last).await?;
+    }
     while let Some(last) = not_whole(members, connections, shape).await? {
         again(bound, started, pause, last).await?;
     }
     Ok(())
 }
+
+/// Up to so many nodes each pair exchanges packets within seconds, by the random ping that every node sends once a second.
+const FEW: usize = 30;
 
 /// How long after the bound a step may still be at work.
 const HANGING: Duration = Duration::from_secs(30);
@@ -235,7 +255,28 @@ async fn unaware(connections: &mut [Connection]) -> Result<Vec<(usize, usize)>, 
     Ok(found)
 }
 
-/// Lets nodes tell others their role and epoch: whoever is met by a node that it knows learns them from the packet.
+/// Which replicas a node does not list in `CLUSTER SLOTS`; as indices: which, and by whom.
+async fn unlisted(connections: &mut [Connection], shape: Shape) -> Result<Vec<(usize, usize)>, LinkError> {
+    let replicas = connections.iter_mut().enumerate().skip(shape.masters);
+    let ids = replicas.map(async |(index, connection)| {
+        let id = connection.ask_text(&["CLUSTER", "MYID"]).await?;
+        Ok::<_, LinkError>((index, id))
+    });
+    let ids = try_join_all(ids).await?;
+    let asked = connections.iter_mut().enumerate().map(async |(by, connection)| {
+        let reply = connection.ask(&["CLUSTER", "SLOTS"]).await?;
+        let host = connection.address().host.clone();
+        let slots = parse_slots(&reply, &host).map_err(|reason| connection.nonsense("CLUSTER SLOTS", reason))?;
+        let nodes = slots.into_iter().flat_map(|entry| entry.nodes);
+        let listed: HashSet<String> = nodes.filter_map(|(_, id)| id).collect();
+        let missing = ids.iter().filter(|(_, id)| !listed.contains(id));
+        Ok::<_, LinkError>(missing.map(|(of, _)| (*of, by)).collect::<Vec<_>>())
+    });
+    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+}
+
+/// Lets nodes tell others their role, epoch and offset: whoever is met by a node that it knows learns them from
+/// the packet.
 async fn present(
     members: &[Member],
     connections: &mut [Connection],

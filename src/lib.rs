@@ -9,7 +9,7 @@
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`migration`] (slots moved from one master to another), [`moving`] (nodes that
-//!   change their addresses, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
+//!   change their addresses, for several), [`partition`] (one observed partition, for several), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load,
 //!   for several), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
@@ -32,6 +32,7 @@ pub mod joining;
 pub mod manifest;
 pub mod migration;
 pub mod moving;
+pub mod partition;
 pub mod progress;
 pub mod report;
 pub mod request;

@@ -181,7 +181,7 @@ pub fn cases_without() -> Vec<&'static str> {
 
 /// Whether a case can be shown on servers of loopback at all.
 fn on_loopback(case: &Case) -> bool {
-    let kubernetes = [Capability::Kubernetes, Capability::Variant, Capability::CutLink];
+    let kubernetes = [Capability::Kubernetes, Capability::Variant, Capability::BlockBus];
     !case.needs.iter().any(|need| kubernetes.contains(need))
 }
 
@@ -413,7 +413,12 @@ pub fn matrix(judged: &[Judged]) -> String {
     );
     // Last, where a log that is cut short still has it.
     for row in judged.iter().filter(|row| !row.complaints.is_empty()) {
-        let _ = writeln!(text, "  {} is not as it must be: {}", row.control, row.complaints.join("; "));
+        let _ = writeln!(
+            text,
+            "  {} is not as it must be: {}",
+            row.control,
+            row.complaints.join("; ")
+        );
     }
     text
 }

@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod descriptor;
 pub mod docker;
+mod filter;
 mod folder;
 mod kept;
 pub mod kind;
@@ -152,6 +153,102 @@ impl Fault {
     }
 }
 
+/// Which connections of a link are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Traffic {
+    /// Those of the cluster bus.
+    Bus,
+    /// Those to client ports: replication, `MIGRATE`.
+    Clients,
+    /// Both.
+    All,
+}
+
+/// The directions in which packets are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// From `some` to `others` alone.
+    There,
+    /// Both.
+    Both,
+}
+
+/// Packets that vanish without a word, as in a network that has come apart. The suite's own clients reach every server
+/// all the same, unless it is a client port that is cut. `M` is how servers are named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Cut<M = Member> {
+    /// What servers send to other servers.
+    Between {
+        /// The servers of one side.
+        some: Vec<M>,
+        /// Those of the other side.
+        others: Vec<M>,
+        /// Which connections.
+        traffic: Traffic,
+        /// In which direction.
+        way: Way,
+    },
+    /// Everything to and from the client port of a server, the suite's own clients included; its bus goes on.
+    ClientPort(M),
+}
+
+impl<M> Cut<M> {
+    /// The same cut, with servers named in another way.
+    ///
+    /// # Errors
+    /// The first of `name`.
+    pub fn renamed<N, E>(&self, name: impl Fn(&M) -> Result<N, E>) -> Result<Cut<N>, E> {
+        let all = |members: &[M]| members.iter().map(&name).collect::<Result<Vec<N>, E>>();
+        Ok(match self {
+            Self::Between {
+                some,
+                others,
+                traffic,
+                way,
+            } => Cut::Between {
+                some: all(some)?,
+                others: all(others)?,
+                traffic: *traffic,
+                way: *way,
+            },
+            Self::ClientPort(member) => Cut::ClientPort(name(member)?),
+        })
+    }
+}
+
+/// The cut in the past tense, for the timeline.
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |members: &[Member]| {
+            let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+            names.join(", ")
+        };
+        match self {
+            Self::Between {
+                some,
+                others,
+                traffic,
+                way,
+            } => {
+                let traffic = match traffic {
+                    Traffic::Bus => "the bus",
+                    Traffic::Clients => "connections to client ports",
+                    Traffic::All => "everything",
+                };
+                let way = match way {
+                    Way::There => "from",
+                    Way::Both => "between",
+                };
+                let (some, others) = (listed(some), listed(others));
+                write!(f, "{traffic} {way} {some} and {others} was cut")
+            }
+            Self::ClientPort(member) => write!(f, "the client port of {} was cut off", member.name),
+        }
+    }
+}
+
 /// What stands in an [`Alteration`] for the port on which a server may serve clients over TLS: each has one of its own.
 pub const TLS_PORT: &str = "{tls-port}";
 
@@ -283,7 +380,21 @@ pub trait Target: Send + Sync {
     /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
-    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`], [`Fault::Disconnect`]). Cheap when there is none.
+    /// Why the target lacks a capability, where there is more to say than that its kind does.
+    fn lacks(&self, _capability: Capability) -> Option<String> {
+        None
+    }
+
+    /// Cuts links, until faults are undone; these cuts take the place of those that there are. Returns when they are done.
+    ///
+    /// # Errors
+    /// When the target cannot, or could not: then nothing is cut.
+    async fn cut(&self, _cuts: &[Cut]) -> Result<(), TargetError> {
+        Err(TargetError::Usage("this target cannot cut links".into()))
+    }
+
+    /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Pause`], [`Fault::Disconnect`]), and every [`Cut`].
+    /// Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.

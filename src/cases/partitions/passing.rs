@@ -1,0 +1,78 @@
+//! Cuts that are over before anybody is called failed.
+
+use crate::check::{Look, eventually, expect, no_findings};
+use crate::context::{Context, Traffic, Way, with_cleanup};
+use crate::failover::{highest_epoch, pick_shard};
+use crate::partition::{alone, expect_no_failover, hold, not_served, until_replicated};
+use crate::verdict::{Outcome, Stop};
+use crate::workload::Writer;
+use std::time::Duration;
+
+/// After so long TCP tries for the first time to make a connection again; and a turn of the servers' clocks.
+const TRIED_AGAIN: Duration = Duration::from_millis(1200);
+
+pub(super) async fn short_cut(cx: &Context) -> Outcome {
+    let timing = cx.timing();
+    let length = timing.node_timeout() * 3 / 5;
+    if timing.node_timeout() < length + TRIED_AGAIN {
+        return Err(Stop::Unsupported(format!(
+            "after a cut of 0.6·NT = {:.1} s TCP may not try again before the node-timeout",
+            length.as_secs_f64()
+        )));
+    }
+    let before = cx.view().await?;
+    let shard = pick_shard(cx, &before).await?;
+    let writer = Writer::start(cx, &shard.slots()).await?;
+    let cut = async {
+        let master = [shard.master.clone()];
+        cx.cut(&[alone(&before, &master, Traffic::All, Way::Both)]).await?;
+        hold(cx, "the links are cut", length).await;
+        Ok(())
+    };
+    with_cleanup(cut, cx.undo_faults()).await?;
+    hold(cx, "a failover would come", timing.failover()).await;
+    let record = writer.stop().await;
+    expect_no_failover(&before, &cx.view().await?)?;
+    cx.count("acknowledged writes", record.acked(), "writes");
+    no_findings("every acknowledged write there", &record.lost(cx).await?)?;
+    until_replicated(cx, &shard, timing.arrange()).await?;
+    Ok(())
+}
+
+/// How often the links come and go.
+const CUTS: u64 = 10;
+
+pub(super) async fn flapping(cx: &Context) -> Outcome {
+    let before = cx.view().await?;
+    let shard = pick_shard(cx, &before).await?;
+    let half = cx.timing().node_timeout() / 2;
+    let cuts = [alone(&before, &[shard.master.clone()], Traffic::All, Way::Both)];
+    for number in 1..=CUTS {
+        let cut = async {
+            cx.cut(&cuts).await?;
+            hold(cx, &format!("cut {number} of {CUTS}"), half).await;
+            Ok(())
+        };
+        with_cleanup(cut, cx.undo_faults()).await?;
+        hold(cx, &format!("mended {number} of {CUTS}"), half).await;
+    }
+    let what = "every node serves and names the same owner of each slot";
+    let after = eventually(cx, what, cx.timing().flap(), async || {
+        let view = cx.look().await?;
+        let findings = not_served(cx, &view);
+        Ok(if findings.is_empty() {
+            Look::Reached(view)
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await?;
+    let (first, last) = (highest_epoch(&before), highest_epoch(&after));
+    cx.count(
+        "elections",
+        usize::try_from(last.saturating_sub(first)).unwrap_or(usize::MAX),
+        "epochs",
+    );
+    let expected = format!("cluster_current_epoch of at most {}, from {first}", first + CUTS);
+    Ok(expect(last <= first + CUTS, expected, last.to_string())?)
+}

@@ -194,7 +194,7 @@ async fn cut_and_heal(
     let replicated = until_replicated(cx, shard, timing.reply()).await?;
     let parted = async {
         let cut = cx
-            .cut(&[alone(view, &[shard.master.clone()], traffic, Way::Both)])
+            .cut(&[alone(view, std::slice::from_ref(&shard.master), traffic, Way::Both)])
             .await?;
         let what = format!("{} and every master on its side take writes", shard.replica.name);
         let recovery = eventually(cx, &what, timing.majority(), async || {
@@ -346,6 +346,28 @@ pub async fn until_replicated(cx: &Context, shard: &Shard, bound: Duration) -> R
     .await?;
     cx.remove_keys(&[key]).await?;
     Ok(at)
+}
+
+/// Cuts a shard's master off for a while, and mends the links.
+///
+/// # Errors
+/// An error when the master's replica has a write all the same: what follows would then say nothing.
+pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Duration) -> Result<(), Stop> {
+    let key = cx.key_in(shard.slot, "cut off");
+    let mut connection = cx.connect(&shard.master.address).await?;
+    let parted = async {
+        cx.cut(cuts).await?;
+        let witness = async {
+            connection.call(&["SET", key.as_str(), "1"]).await?;
+            connection.call(&["WAIT", "1", "100"]).await
+        };
+        let (reply, ()) = futures::join!(witness, hold(cx, "the links are cut", length));
+        match reply?.integer() {
+            Some(1..) => Err(anyhow::anyhow!("{} is not cut off: a replica has its write", shard.master).into()),
+            Some(_) | None => Ok(()),
+        }
+    };
+    with_cleanup(parted, cx.undo_faults()).await
 }
 
 /// What keeps the nodes from serving every slot, each with one owner: silence, another state than `ok`, a node that is

@@ -95,21 +95,15 @@ pub static TIMINGS: &[Named] = &[
     },
     Named {
         name: "T_heal",
-        formula: "2.5·NT + 3 s",
-        reason: "links made anew within 2 s; a master that others then still call failed keeps the flag for 2·NT (CLUSTER_FAIL_UNDO_TIME_MULT), until the next ping, at most NT/2 later; T_rejoin goes by meanwhile",
-        compute: |nt| 2.5 * nt + 3.0,
+        formula: "2·NT + min(max(NT, 0.5 s), 5 s) + 60 s",
+        reason: "links come back within 2 s, not all at once: nodes that still miss one call it failed, and keep that for 2·NT (CLUSTER_FAIL_UNDO_TIME_MULT), until they ask it again, which gossip puts off: one ping a second, to one of several, so a dozen such flags are all gone within 60 s but once in ten thousand; then T_rejoin",
+        compute: |nt| 2.0 * nt + nt.clamp(0.5, 5.0) + 60.0,
     },
     Named {
         name: "T_converge",
         formula: "4·NT",
         reason: "after a heal all nodes name one owner of each slot: failures that were seen are over, and so is an election that had begun",
         compute: |nt| 4.0 * nt,
-    },
-    Named {
-        name: "T_flap",
-        formula: "5·NT",
-        reason: "what is left of 15·NT once links have come and gone ten times, half an NT each",
-        compute: |nt| 5.0 * nt,
     },
     Named {
         name: "T_w",
@@ -306,7 +300,6 @@ limits! {
     rejoin = "T_rejoin",
     heal = "T_heal",
     converge = "T_converge",
-    flap = "T_flap",
     writable_delay = "T_w",
     sync = "T_sync",
     arrange = "T_arrange",

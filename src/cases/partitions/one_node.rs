@@ -2,7 +2,7 @@
 
 use crate::check::{Look, eventually, no_findings, steadily};
 use crate::cluster::connection::LinkError;
-use crate::cluster::node::NodeView;
+use crate::cluster::node::{Member, NodeView};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Traffic, Way, with_cleanup};
 use crate::failover::{Shard, pick_shard};
@@ -78,9 +78,19 @@ pub(super) async fn one_way(cx: &Context) -> Outcome {
     let timing = cx.timing();
     let cut = async {
         let master = [shard.master.clone()];
-        cx.cut(&[alone(&before, &master, Traffic::All, Way::There)]).await?;
-        hold(cx, "one direction is cut", timing.majority()).await;
-        Ok(())
+        let cut = cx.cut(&[alone(&before, &master, Traffic::All, Way::There)]).await?;
+        let what = format!("every other node flags {} as fail", shard.master.name);
+        let seen = eventually(cx, &what, timing.fail(), async || {
+            flagged(cx, &shard.master, &shard.master_id).await
+        });
+        let seen = seen.await;
+        hold(
+            cx,
+            "one direction is cut",
+            timing.majority().saturating_sub(cut.elapsed()),
+        )
+        .await;
+        seen
     };
     with_cleanup(cut, cx.undo_faults()).await?;
     let what = "every node serves and names the same owner of each slot";
@@ -111,11 +121,11 @@ pub(super) async fn one_way(cx: &Context) -> Outcome {
     Ok(())
 }
 
-/// Whether every other node flags the replica `fail`.
-async fn flagged(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
+/// Whether every other node flags a node `fail`.
+async fn flagged(cx: &Context, member: &Member, id: &str) -> Result<Look<()>, Stop> {
     let view = cx.look().await?;
-    let others = view.nodes.iter().filter(|node| node.member.name != shard.replica.name);
-    let not_yet = others.filter(|node| node.line(&shard.replica_id).is_none_or(|line| !line.is("fail")));
+    let others = view.nodes.iter().filter(|node| node.member.name != member.name);
+    let not_yet = others.filter(|node| node.line(id).is_none_or(|line| !line.is("fail")));
     let names: Vec<&str> = not_yet.map(|node| node.member.name.as_str()).collect();
     Ok(if names.is_empty() {
         Look::Reached(())
@@ -133,7 +143,10 @@ pub(super) async fn replica_alone(cx: &Context) -> Outcome {
         let replica = [shard.replica.clone()];
         let cut = cx.cut(&[alone(&before, &replica, Traffic::All, Way::Both)]).await?;
         let what = format!("every other node flags {} as fail", shard.replica.name);
-        let seen = eventually(cx, &what, timing.fail(), async || flagged(cx, &shard).await).await;
+        let seen = eventually(cx, &what, timing.fail(), async || {
+            flagged(cx, &shard.replica, &shard.replica_id).await
+        })
+        .await;
         cx.measure("flagged by every other node", cut.elapsed(), None, Some(timing.fail()));
         // An election that it began alone would show by then.
         let rest = (3 * timing.node_timeout()).saturating_sub(cut.elapsed());

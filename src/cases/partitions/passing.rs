@@ -1,9 +1,9 @@
 //! Cuts that are over before anybody is called failed.
 
 use crate::check::{Look, eventually, expect, no_findings};
-use crate::context::{Context, Traffic, Way, with_cleanup};
+use crate::context::{Context, Traffic, Way};
 use crate::failover::{highest_epoch, pick_shard};
-use crate::partition::{alone, expect_no_failover, hold, not_served, until_replicated};
+use crate::partition::{alone, cut_off_for, expect_no_failover, hold, not_served, until_replicated};
 use crate::verdict::{Outcome, Stop};
 use crate::workload::Writer;
 use std::time::Duration;
@@ -23,20 +23,20 @@ pub(super) async fn short_cut(cx: &Context) -> Outcome {
     let before = cx.view().await?;
     let shard = pick_shard(cx, &before).await?;
     let writer = Writer::start(cx, &shard.slots()).await?;
-    let cut = async {
-        let master = [shard.master.clone()];
-        cx.cut(&[alone(&before, &master, Traffic::All, Way::Both)]).await?;
-        hold(cx, "the links are cut", length).await;
-        Ok(())
-    };
-    with_cleanup(cut, cx.undo_faults()).await?;
+    let cuts = [alone(
+        &before,
+        std::slice::from_ref(&shard.master),
+        Traffic::All,
+        Way::Both,
+    )];
+    cut_off_for(cx, &cuts, &shard, length).await?;
     hold(cx, "a failover would come", timing.failover()).await;
     let record = writer.stop().await;
     expect_no_failover(&before, &cx.view().await?)?;
     cx.count("acknowledged writes", record.acked(), "writes");
     no_findings("every acknowledged write there", &record.lost(cx).await?)?;
     until_replicated(cx, &shard, timing.arrange()).await?;
-    Ok(())
+    cx.remove_keys(&[cx.key_in(shard.slot, "cut off")]).await
 }
 
 /// How often the links come and go.
@@ -46,18 +46,18 @@ pub(super) async fn flapping(cx: &Context) -> Outcome {
     let before = cx.view().await?;
     let shard = pick_shard(cx, &before).await?;
     let half = cx.timing().node_timeout() / 2;
-    let cuts = [alone(&before, &[shard.master.clone()], Traffic::All, Way::Both)];
+    let cuts = [alone(
+        &before,
+        std::slice::from_ref(&shard.master),
+        Traffic::All,
+        Way::Both,
+    )];
     for number in 1..=CUTS {
-        let cut = async {
-            cx.cut(&cuts).await?;
-            hold(cx, &format!("cut {number} of {CUTS}"), half).await;
-            Ok(())
-        };
-        with_cleanup(cut, cx.undo_faults()).await?;
+        cut_off_for(cx, &cuts, &shard, half).await?;
         hold(cx, &format!("mended {number} of {CUTS}"), half).await;
     }
     let what = "every node serves and names the same owner of each slot";
-    let after = eventually(cx, what, cx.timing().flap(), async || {
+    let after = eventually(cx, what, cx.timing().heal(), async || {
         let view = cx.look().await?;
         let findings = not_served(cx, &view);
         Ok(if findings.is_empty() {
@@ -67,6 +67,7 @@ pub(super) async fn flapping(cx: &Context) -> Outcome {
         })
     })
     .await?;
+    cx.remove_keys(&[cx.key_in(shard.slot, "cut off")]).await?;
     let (first, last) = (highest_epoch(&before), highest_epoch(&after));
     cx.count(
         "elections",

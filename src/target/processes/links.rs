@@ -98,7 +98,7 @@ async fn tried() -> Result<(), String> {
 async fn restore(text: &str) -> Result<(), String> {
     let program = "iptables-restore";
     let failed = |error: std::io::Error| format!("{program}: {error}");
-    // Not killed when nobody waits for it any more: it then ends by itself, with all done.
+    // Not killed when nobody waits for it any more: it ends by itself, with all done or nothing.
     let mut child = Command::new(program)
         .args(["--noflush", "-w"])
         .stdin(Stdio::piped())

@@ -372,7 +372,7 @@ pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Dura
 
 /// What keeps the nodes from serving every slot, each with one owner: silence, another state than `ok`, a node that is
 /// called failed, slots with no owner or with several. Links of replicas may still be coming up.
-pub fn not_served(cx: &Context, view: &ClusterView) -> Vec<String> {
+fn not_served(cx: &Context, view: &ClusterView) -> Vec<String> {
     let silent = view
         .silent
         .iter()
@@ -393,6 +393,27 @@ pub fn not_served(cx: &Context, view: &ClusterView) -> Vec<String> {
     }
     findings.extend(view.disagreements());
     findings
+}
+
+/// Waits until every node serves, with no slot in doubt; the view then. Links of replicas may still be coming up.
+///
+/// # Errors
+/// A mismatch when something does after `bound`.
+pub async fn until_served(cx: &Context, bound: Duration) -> Result<ClusterView, Stop> {
+    let what = "every node says cluster_state:ok, flags nobody and names the same owner of each slot";
+    let began = Instant::now();
+    let view = eventually(cx, what, bound, async || {
+        let view = cx.look().await?;
+        let findings = not_served(cx, &view);
+        Ok(if findings.is_empty() {
+            Look::Reached(view)
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await?;
+    cx.measure("served by all after the heal", began.elapsed(), None, Some(bound));
+    Ok(view)
 }
 
 /// Every master that owns slots, by its id, with its epoch.
@@ -417,4 +438,43 @@ pub fn expect_no_failover(before: &ClusterView, after: &ClusterView) -> Result<(
         format!("the masters {}, as before", told(before)),
         told(after),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::connection::Address;
+
+    fn member(name: &str) -> Member {
+        Member {
+            name: name.into(),
+            address: Address::new("127.0.0.1", 1),
+        }
+    }
+
+    #[test]
+    fn groups_are_cut_each_from_each() {
+        let groups = [vec![member("a"), member("b")], vec![member("c")], vec![member("d")]];
+        let told: Vec<String> = groups_apart(&groups, Traffic::Bus)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "the bus between a, b and c, d was cut",
+                "the bus between c and d was cut"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_first_difference_is_told() {
+        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        let (one, other) = (values(&["1", "2"]), values(&["1", "2", "3"]));
+        assert_eq!(
+            difference(&member("a"), &one, &member("b"), &other),
+            "at place 2 a of 2 holds nothing, b of 3 holds 3"
+        );
+    }
 }

@@ -88,15 +88,9 @@ pub static TIMINGS: &[Named] = &[
         compute: |nt| nt + 2.0,
     },
     Named {
-        name: "T_rejoin",
-        formula: "min(max(NT, 0.5 s), 5 s)",
-        reason: "CLUSTER_MAX_REJOIN_DELAY: a master that was in a minority waits for so long before it serves",
-        compute: |nt| nt.clamp(0.5, 5.0),
-    },
-    Named {
         name: "T_heal",
         formula: "2·NT + min(max(NT, 0.5 s), 5 s) + 60 s",
-        reason: "links come back within 2 s, not all at once: nodes that still miss one call it failed, and keep that for 2·NT (CLUSTER_FAIL_UNDO_TIME_MULT), until they ask it again, which gossip puts off: one ping a second, to one of several, so a dozen such flags are all gone within 60 s but once in ten thousand; then T_rejoin",
+        reason: "links come back within 2 s, not all at once: nodes that still miss one call it failed, and keep that for 2·NT (CLUSTER_FAIL_UNDO_TIME_MULT), until they ask it again, which gossip puts off: one ping a second, to one of several, so a dozen such flags are all gone within 60 s but once in ten thousand; then a master that was in a minority waits for min(max(NT, 0.5 s), 5 s) before it serves (CLUSTER_MAX_REJOIN_DELAY)",
         compute: |nt| 2.0 * nt + nt.clamp(0.5, 5.0) + 60.0,
     },
     Named {
@@ -297,7 +291,6 @@ limits! {
     majority = "T_majority",
     overlap = "T_overlap",
     demotion = "T_demote",
-    rejoin = "T_rejoin",
     heal = "T_heal",
     converge = "T_converge",
     writable_delay = "T_w",

@@ -4,10 +4,9 @@ use crate::check::{Look, eventually, expect, steadily};
 use crate::cluster::node::{Member, NodeId};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Traffic, with_cleanup};
-use crate::partition::{epochs, groups_apart, hold, not_served};
+use crate::partition::{epochs, groups_apart, hold, until_served};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 /// Each master with slots, a slot of its own, and its replicas' names and ids.
 struct Group {
@@ -50,29 +49,6 @@ async fn not_refusing(cx: &Context, groups: &[Group]) -> Result<Look<()>, Stop> 
     })
 }
 
-/// Waits until every node serves again; the view then.
-async fn until_served(cx: &Context) -> Result<ClusterView, Stop> {
-    let (began, bound) = (Instant::now(), cx.timing().heal());
-    let what = "every node serves again, and names the same owner of each slot";
-    let view = eventually(cx, what, bound, async || {
-        let view = cx.look().await?;
-        let findings = not_served(cx, &view);
-        Ok(if findings.is_empty() {
-            Look::Reached(view)
-        } else {
-            Look::NotYet(findings.join("\n"))
-        })
-    })
-    .await?;
-    cx.measure(
-        "served again after the heal",
-        began.elapsed(),
-        Some(cx.timing().rejoin()),
-        Some(bound),
-    );
-    Ok(view)
-}
-
 pub(super) async fn no_majority(cx: &Context) -> Outcome {
     let before = cx.view().await?;
     let groups = groups(&before);
@@ -99,7 +75,7 @@ pub(super) async fn no_majority(cx: &Context) -> Outcome {
         Ok(())
     };
     with_cleanup(parted, cx.undo_faults()).await?;
-    until_served(cx).await?;
+    until_served(cx, timing.heal()).await?;
     let keys: Vec<String> = groups.iter().map(|group| cx.key_in(group.slot, "split")).collect();
     cx.remove_keys(&keys).await
 }
@@ -139,7 +115,7 @@ pub(super) async fn total_cut(cx: &Context) -> Outcome {
         Ok(())
     };
     with_cleanup(parted, cx.undo_faults()).await?;
-    let after = until_served(cx).await?;
+    let after = until_served(cx, timing.heal()).await?;
     for (slot, ids) in &shards {
         let owner = after.owner_of(*slot).and_then(|node| node.myself());
         let owner = owner.map_or("nobody", |line| line.id.as_str());

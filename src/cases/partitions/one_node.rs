@@ -6,7 +6,7 @@ use crate::cluster::node::{Member, NodeView};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Traffic, Way, with_cleanup};
 use crate::failover::{Shard, pick_shard};
-use crate::partition::{alone, expect_no_failover, hold, not_served, until_replicated};
+use crate::partition::{alone, expect_no_failover, hold, until_replicated, until_served};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::Duration;
@@ -93,24 +93,7 @@ pub(super) async fn one_way(cx: &Context) -> Outcome {
         seen
     };
     with_cleanup(cut, cx.undo_faults()).await?;
-    let what = "every node serves and names the same owner of each slot";
-    let began = std::time::Instant::now();
-    let after = eventually(cx, what, timing.converge(), async || {
-        let view = cx.look().await?;
-        let findings = not_served(cx, &view);
-        Ok(if findings.is_empty() {
-            Look::Reached(view)
-        } else {
-            Look::NotYet(findings.join("\n"))
-        })
-    })
-    .await?;
-    cx.measure(
-        "one owner of each slot after the heal",
-        began.elapsed(),
-        None,
-        Some(timing.converge()),
-    );
+    let after = until_served(cx, timing.converge()).await?;
     let owner = after
         .owner_of(shard.slot)
         .map_or("nobody", |node| node.member.name.as_str());
@@ -162,17 +145,7 @@ pub(super) async fn replica_alone(cx: &Context) -> Outcome {
         "no interruption of writes, and every acknowledged write there",
         &findings,
     )?;
-    let what = "nobody is flagged, and every node serves";
-    let after = eventually(cx, what, timing.heal(), async || {
-        let view = cx.look().await?;
-        let findings = not_served(cx, &view);
-        Ok(if findings.is_empty() {
-            Look::Reached(view)
-        } else {
-            Look::NotYet(findings.join("\n"))
-        })
-    })
-    .await?;
+    let after = until_served(cx, timing.heal()).await?;
     expect_no_failover(&before, &after)?;
     until_replicated(cx, &shard, timing.arrange()).await?;
     Ok(())

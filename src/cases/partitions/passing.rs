@@ -1,9 +1,9 @@
 //! Cuts that are over before anybody is called failed.
 
-use crate::check::{Look, eventually, expect, no_findings};
+use crate::check::{expect, no_findings};
 use crate::context::{Context, Traffic, Way};
 use crate::failover::{highest_epoch, pick_shard};
-use crate::partition::{alone, cut_off_for, expect_no_failover, hold, not_served, until_replicated};
+use crate::partition::{alone, cut_off_for, expect_no_failover, hold, until_replicated, until_served};
 use crate::verdict::{Outcome, Stop};
 use crate::workload::Writer;
 use std::time::Duration;
@@ -56,17 +56,7 @@ pub(super) async fn flapping(cx: &Context) -> Outcome {
         cut_off_for(cx, &cuts, &shard, half).await?;
         hold(cx, &format!("mended {number} of {CUTS}"), half).await;
     }
-    let what = "every node serves and names the same owner of each slot";
-    let after = eventually(cx, what, cx.timing().heal(), async || {
-        let view = cx.look().await?;
-        let findings = not_served(cx, &view);
-        Ok(if findings.is_empty() {
-            Look::Reached(view)
-        } else {
-            Look::NotYet(findings.join("\n"))
-        })
-    })
-    .await?;
+    let after = until_served(cx, cx.timing().heal()).await?;
     cx.remove_keys(&[cx.key_in(shard.slot, "cut off")]).await?;
     let (first, last) = (highest_epoch(&before), highest_epoch(&after));
     cx.count(

@@ -117,8 +117,10 @@ pub enum Capability {
     Kubernetes,
     /// Make an altered copy of the deployment beside it.
     Variant,
-    /// Drop packets on chosen links of a copy of the deployment.
+    /// Drop packets on chosen links between servers of the deployment.
     CutLink,
+    /// Drop packets to the bus ports of a copy of the deployment.
+    BlockBus,
     /// Stop a node and bring it back under another address, with its data.
     NewAddress,
     /// Take a node off the network, clients and bus, and put it back.

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT, Target,
-    TargetError, Variant,
+    Alteration, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT, Target,
+    TargetError, Traffic, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -44,6 +44,10 @@ pub struct Shared {
     pub moved: tokio::sync::OnceCell<Result<Arc<crate::moving::Step>, crate::moving::Unobserved>>,
     /// The change of every node's address in turn: done once, by the first that asks.
     pub rolled: tokio::sync::OnceCell<Result<Arc<crate::moving::Roll>, crate::moving::Unobserved>>,
+    /// The partition that several cases look at: done once, by the first that asks.
+    pub partition: crate::partition::Observed,
+    /// The partition of the bus alone: done once, by the first that asks.
+    pub bus_partition: crate::partition::Observed,
     /// The absence of a replica that several cases look at: done once, by the first that asks.
     pub absence: tokio::sync::OnceCell<Result<Result<Arc<crate::failover::Absence>, Mismatch>, String>>,
     /// The outage of a whole shard that several cases look at: done once, by the first that asks.
@@ -83,6 +87,8 @@ impl Shared {
             failover: tokio::sync::OnceCell::new(),
             moved: tokio::sync::OnceCell::new(),
             rolled: tokio::sync::OnceCell::new(),
+            partition: tokio::sync::OnceCell::new(),
+            bus_partition: tokio::sync::OnceCell::new(),
             absence: tokio::sync::OnceCell::new(),
             outage: tokio::sync::OnceCell::new(),
             crash: tokio::sync::OnceCell::new(),
@@ -239,6 +245,17 @@ impl Context {
         let at = Instant::now();
         self.shared.target.inject(fault, member).await?;
         self.note_time(format!("{member} was {}", fault.past()));
+        Ok(at)
+    }
+
+    /// Cuts links, until faults are undone, and notes it in the timeline; the instant at which all cuts were there.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub async fn cut(&self, cuts: &[Cut]) -> Result<Instant, Stop> {
+        self.shared.target.cut(cuts).await?;
+        let at = Instant::now();
+        cuts.iter().for_each(|cut| self.note_time(cut.to_string()));
         Ok(at)
     }
 

@@ -10,7 +10,7 @@
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`reintegration`] (a server that has lost its volume), [`migration`] (slots
 //!   moved from one master to another), [`moving`] (nodes that change their addresses, for several), [`outage`] (one lost
-//!   shard, for several), [`crash`] (servers that are killed, for several), [`register`] (whether operations on a key
+//!   shard, for several), [`partition`] (one observed partition, for several), [`crash`] (servers that are killed, for several), [`register`] (whether operations on a key
 //!   happened in one order), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load, for several),
 //!   [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
@@ -36,6 +36,7 @@ pub mod manifest;
 pub mod migration;
 pub mod moving;
 pub mod outage;
+pub mod partition;
 pub mod progress;
 pub mod register;
 pub mod reintegration;

@@ -179,7 +179,10 @@ impl Recorder<'_> {
                 .needs
                 .iter()
                 .filter(|need| !capabilities.contains(need))
-                .map(name_of)
+                .map(|need| match self.target.lacks(*need) {
+                    Some(reason) => format!("{} ({reason})", name_of(need)),
+                    None => name_of(need),
+                })
                 .collect();
             if let Some(reason) = self.options.left_out.get(&case.id) {
                 self.record_unrun(case, Verdict::Skipped(reason.clone()));

@@ -248,6 +248,22 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(waiting::on_disk(cx)),
     },
     Case {
+        id: CaseId("CONS-13"),
+        title: "after a partition the last elected master's data are everyone's",
+        requirement: "After the heal every node of a shard MUST hold the data of the master that was elected last, and nothing of another's.",
+        source: "Redis Cluster specification, section Write safety; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_sync",
+        controls: &["cut-ignored", "heal-ignored", "never-replaced", "data-merged"],
+        method: "After the partition of PART-01, once the old master is a synchronised replica: `LRANGE` on every node of the shard must give the same list, with every write that the successor acknowledged.",
+        run: |cx| Box::pin(super::partitions::observed::last_failover_wins(cx)),
+    },
+    Case {
         id: CaseId("CONS-14"),
         title: "a key expires at the same instant on master, replica and promoted replica",
         requirement: "A key with a time to live MUST expire at the same instant on the master and on its replica, also \

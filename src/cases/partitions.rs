@@ -1,81 +1,257 @@
-//! Chapter PART: what a minority, and a cluster that is down, still does.
+//! Chapter PART: what a minority, and a cluster that is down, still does, and what becomes of it when links come back.
 
-use super::consistency::shards;
-use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile};
-use crate::check::{Look, eventually, expect};
-use crate::cluster::view::Shape;
-use crate::context::{Alteration, Context, Fault, Scratch};
-use crate::verdict::Outcome;
-use std::time::Duration;
+mod down;
+mod everyone;
+pub(super) mod observed;
+mod one_node;
+mod passing;
+
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
 /// The cases of this chapter.
-pub static CASES: &[Case] = &[Case {
-    id: CaseId("PART-14"),
-    title: "with reads allowed a cluster that is down reads and does not write",
-    requirement: "With `cluster-allow-reads-when-down yes` a node of a cluster that is down MUST serve reads of its \
-                      keys and refuse writes.",
-    source: "redis.conf of Redis, directive cluster-allow-reads-when-down; Redis Cluster tutorial, section Redis \
-                 Cluster configuration parameters; measured on 7.0.15",
-    level: Level::Must,
-    profile: Profile::Extended,
-    seed: &[],
-    impact: Impact::Apart,
-    needs: &[Capability::Scratch, Capability::KeepAway],
-    features: &[Feature::ReadsWhenDown],
-    bound: "T_fail",
-    controls: &["no-reads-when-down", "write-taken-when-down"],
-    method: "Makes three masters beside the deployment with the directive, writes a key to one and keeps the \
-                 other two away. Once it says `cluster_state:fail`, `GET` must answer with the value and `SET` with \
-                 `-CLUSTERDOWN The cluster is down and only accepts read commands`.",
-    run: |cx| Box::pin(reads_when_down(cx)),
-}];
-
-async fn reads_when_down(cx: &Context) -> Outcome {
-    let scratch = Scratch {
-        shape: Shape {
-            masters: 3,
-            replicas_per_master: 0,
-        },
-        node_timeout: cx.timing().node_timeout().min(Duration::from_secs(2)),
-        alterations: vec![Alteration::everywhere("cluster-allow-reads-when-down yes")],
-        ..cx.scratch_like_the_deployment()
-    };
-    cx.with_scratch(&scratch, async |cx| {
-        let view = cx.view().await?;
-        let shards = shards(cx, &view)?;
-        let (left, others) = (&shards[0], &shards[1..]);
-        let (member, key) = (&left.master.member, cx.key_in(left.slot, "read when down"));
-        let mut connection = cx.connect(&member.address).await?;
-        let set = connection.call(&["SET", key.as_str(), "before"]).await?;
-        expect(set.is_ok(), "SET -> +OK before the fault", format!("{member}: {set}"))?;
-        for other in others {
-            cx.inject(Fault::KeepAway, &other.master.member).await?;
-        }
-        eventually(
-            cx,
-            "the node that is left says cluster_state:fail",
-            cx.timing().fail(),
-            async || {
-                let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
-                let state = info.lines().find(|line| line.starts_with("cluster_state:"));
-                Ok(match state {
-                    Some("cluster_state:fail") => Look::Reached(()),
-                    other => Look::NotYet(format!("{member}: {}", other.unwrap_or("no cluster_state"))),
-                })
-            },
-        )
-        .await?;
-        let set = connection.call(&["SET", key.as_str(), "after"]).await?;
-        let refused =
-            set.error_prefix() == Some("CLUSTERDOWN") && set.error().is_some_and(|text| text.contains("read"));
-        expect(
-            refused,
-            "SET -> -CLUSTERDOWN The cluster is down and only accepts read commands",
-            format!("{member}: {set}"),
-        )?;
-        let get = connection.call(&["GET", key.as_str()]).await?;
-        let read = get.bytes() == Some(b"before");
-        Ok(expect(read, "GET -> \"before\"", format!("{member}: {get}"))?)
-    })
-    .await
-}
+pub static CASES: &[Case] = &[
+    Case {
+        id: CaseId("PART-01"),
+        title: "a master in the minority stops taking writes",
+        requirement: "A master that cannot reach the majority of masters MUST stop accepting writes.",
+        source: "Redis Cluster specification, section Write safety; seed lines 95-99; measured on 7.0.15: 6.8 s at NT 5 s, 3.0 s at NT 2 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_min",
+        controls: &["cut-ignored", "minority-goes-on"],
+        method: "Drops every packet between one master and all other servers, with a client on each side that writes 50 times a second and stays where it is. The master's last `:n` must come within T_min of the cut, and `-CLUSTERDOWN` after it until the heal.",
+        run: |cx| Box::pin(observed::minority_stops(cx)),
+    },
+    Case {
+        id: CaseId("PART-02"),
+        title: "the majority replaces the master that it has lost",
+        requirement: "The side with the majority of masters MUST promote the replica of the master that it has lost, and take writes again.",
+        source: "Redis Cluster specification, section Availability; measured on 7.0.15: 11.5 s at NT 5 s, 5.5 s at NT 2 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_majority",
+        controls: &["cut-ignored", "never-replaced"],
+        method: "In the partition of PART-01: the replica must answer `RPUSH` with `:n` within T_majority of the cut, and every other master of its side must take writes then.",
+        run: |cx| Box::pin(observed::majority_recovers(cx)),
+    },
+    Case {
+        id: CaseId("PART-03"),
+        title: "the minority has stopped before its successor takes writes",
+        requirement: "A master in a minority MUST NOT go on accepting writes beside its successor for longer than detection leaves open.",
+        source: "Redis Cluster specification, section Write safety; seed line 95; measured on 7.0.15 at NT 5 s: from 4.8 s before to 0.1 s after",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_overlap",
+        controls: &["cut-ignored", "minority-goes-on", "never-replaced"],
+        method: "In the partition of PART-01, by one clock: the last `:n` of the master that was alone and the first `:n` of its successor. The report has the margin; it may be negative by T_overlap, the most that the two sides' detections can differ by.",
+        run: |cx| Box::pin(observed::no_overlap(cx)),
+    },
+    Case {
+        id: CaseId("PART-04"),
+        title: "a partition shorter than the node-timeout changes nothing",
+        requirement: "A partition that is over before the node-timeout MUST cause no failover and lose no acknowledged write.",
+        source: "Redis Cluster specification, section Write safety; seed line 93; measured on 7.0.15: 3 s at NT 5 s, nothing lost of 127",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "NT; then T_fo without a failover",
+        controls: &["taken-over-when-cut"],
+        method: "Drops every packet between one master and all other servers for 0.6·NT, with writes to every shard. T_fo later the masters and their epochs must be the same, and every acknowledged write there. Where TCP's own pause before it tries again, 1 s, would bring the time to NT, the case is unsupported.",
+        run: |cx| Box::pin(passing::short_cut(cx)),
+    },
+    Case {
+        id: CaseId("PART-05"),
+        title: "after the heal the old master follows, and takes no stale write",
+        requirement: "After the heal the master that was alone MUST become a replica of its successor without accepting a write before.",
+        source: "Redis Cluster specification, sections Write safety and UPDATE messages; measured on 7.0.15: 0.04-0.49 s",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_demote",
+        controls: &["cut-ignored", "heal-ignored", "minority-goes-on", "never-replaced"],
+        method: "Writes to the master of PART-01 on and on while the links are mended: `CLUSTER NODES` must show it as a replica of its successor within T_demote, and no write sent after the heal may be answered with `:n`.",
+        run: |cx| Box::pin(observed::old_master_follows(cx)),
+    },
+    Case {
+        id: CaseId("PART-06"),
+        title: "WAIT in the minority counts no replica",
+        requirement: "`WAIT` on a master that is cut off from its replicas MUST answer with 0.",
+        source: "Redis command page WAIT; seed line 85; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[Feature::Wait],
+        bound: "0.3 s, the time limit that is given",
+        controls: &["cut-ignored", "wait-boasts"],
+        method: "In the partition of PART-01 a client of the master that is alone sends `SET` and `WAIT 1 300` in turn: `:0` after every `SET` of the cut that is acknowledged.",
+        run: |cx| Box::pin(observed::wait_tells_the_truth(cx)),
+    },
+    Case {
+        id: CaseId("PART-07"),
+        title: "only writes of the minority's window are lost",
+        requirement: "Acknowledged writes that are lost MUST all fall between the beginning of the partition and the stop of the minority.",
+        source: "Redis Cluster specification, section Write safety; seed lines 93-95; measured on 7.0.15: 285 of 285 in the window, none beside",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_min",
+        controls: &["cut-ignored", "minority-goes-on", "never-replaced", "early-write-lost"],
+        method: "Compares what both clients of PART-01 were told with the list at the end: every acknowledged write of the successor's side must be there, and of the other side's each that had been replicated before the cut, or came later than T_min after it.",
+        run: |cx| Box::pin(observed::loss_is_bounded(cx)),
+    },
+    Case {
+        id: CaseId("PART-08"),
+        title: "a cut of the bus alone is a partition",
+        requirement: "Servers that reach each other's client ports, and not each other's bus ports, MUST be treated as parted.",
+        source: "Redis Cluster tutorial, section Redis Cluster TCP ports; seed lines 20-25; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[Feature::Wait],
+        bound: "T_min, T_majority",
+        controls: &["cut-ignored", "minority-goes-on", "never-replaced"],
+        method: "Drops packets between the bus ports of one master and all other servers, and nothing else: `WAIT 1` there goes on answering `:1` at first, the master must stop as in PART-01, and its replica take over as in PART-02.",
+        run: |cx| Box::pin(observed::bus_alone(cx)),
+    },
+    Case {
+        id: CaseId("PART-09"),
+        title: "a cut of a client port alone is no failure",
+        requirement: "A master whose client port alone cannot be reached MUST NOT be failed over, since the bus does not notice.",
+        source: "Redis Cluster specification, section Failure detection, which is the bus's alone",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_fo",
+        controls: &["cut-ignored", "client-cut-cuts-all"],
+        method: "Drops all packets to and from a master's client port, the suite's own too. `PING` there must get no answer, and for T_fo every other node must say `cluster_state:ok`, flag nobody and name the same masters at the same epochs.",
+        run: |cx| Box::pin(one_node::client_port(cx)),
+    },
+    Case {
+        id: CaseId("PART-10"),
+        title: "loss in one direction ends with one owner of every slot",
+        requirement: "Loss of packets in one direction MUST end with one owner of every slot on which all nodes agree.",
+        source: "Redis Cluster specification, section Failure detection",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_fail; after the heal T_converge",
+        controls: &["cut-ignored", "heal-ignored"],
+        method: "Drops every packet from one master to all other servers, and none to it, for T_majority: every other node must flag it `fail` within T_fail. Within T_converge of the heal every node must say `cluster_state:ok`, flag nobody, and name the same owner of each slot.",
+        run: |cx| Box::pin(one_node::one_way(cx)),
+    },
+    Case {
+        id: CaseId("PART-11"),
+        title: "a replica that is cut off is flagged, and changes nothing else",
+        requirement: "A replica that is cut off MUST be flagged `fail`, cause no outage and win no election.",
+        source: "Redis Cluster specification, sections Failure detection and Masters reply to replica vote request",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_fail; watched for 3·NT",
+        controls: &["cut-ignored", "taken-over-when-cut"],
+        method: "Drops every packet between one replica and all other servers, with writes to every shard. Every other node must flag it `fail` within T_fail; after 3·NT the masters and their epochs must be the same, no write interrupted, and every acknowledged one there.",
+        run: |cx| Box::pin(one_node::replica_alone(cx)),
+    },
+    Case {
+        id: CaseId("PART-12"),
+        title: "where no side has a majority every side refuses",
+        requirement: "Where no side has the majority of masters, every side MUST refuse writes, and take them again after the heal.",
+        source: "Redis Cluster specification, section Availability; seed line 5",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_min; after the heal T_heal",
+        controls: &["cut-ignored", "heal-ignored", "minority-goes-on"],
+        method: "Drops every packet between the shards, each a master with its replicas. `RPUSH` on every master must be answered with `-CLUSTERDOWN` within T_min and for NT on end, with nobody promoted; within T_heal of the heal every node must serve.",
+        run: |cx| Box::pin(everyone::no_majority(cx)),
+    },
+    Case {
+        id: CaseId("PART-13"),
+        title: "links that come and go leave no split slots",
+        requirement: "Repeated short cuts MUST NOT leave slots with two owners, or epochs that have run away.",
+        source: "Redis Cluster specification, sections Configuration epoch and Failure detection",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_heal after the last heal",
+        controls: &["heal-ignored", "epochs-run-away"],
+        method: "Cuts one master off ten times for NT/2, with NT/2 between. Within T_heal of the last heal every node must say `cluster_state:ok`, flag nobody and name the same owner of each slot; the highest epoch may have grown by one for each cut.",
+        run: |cx| Box::pin(passing::flapping(cx)),
+    },
+    Case {
+        id: CaseId("PART-14"),
+        title: "with reads allowed a cluster that is down reads and does not write",
+        requirement: "With `cluster-allow-reads-when-down yes` a node of a cluster that is down MUST serve reads of its \
+  keys and refuse writes.",
+        source: "redis.conf of Redis, directive cluster-allow-reads-when-down; Redis Cluster tutorial, section Redis \
+ Cluster configuration parameters; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Extended,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::KeepAway],
+        features: &[Feature::ReadsWhenDown],
+        bound: "T_fail",
+        controls: &["no-reads-when-down", "write-taken-when-down"],
+        method: "Makes three masters beside the deployment with the directive, writes a key to one and keeps the \
+ other two away. Once it says `cluster_state:fail`, `GET` must answer with the value and `SET` with \
+ `-CLUSTERDOWN The cluster is down and only accepts read commands`.",
+        run: |cx| Box::pin(down::reads_when_down(cx)),
+    },
+    Case {
+        id: CaseId("PART-15"),
+        title: "after a total cut of the bus the cluster is well again by itself",
+        requirement: "A cluster whose bus was cut everywhere MUST be well again without manual action once it is back.",
+        source: "Redis Cluster specification, sections Failure detection and Availability",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Disruptive,
+        needs: &[Capability::CutLink],
+        features: &[],
+        bound: "T_min; after the heal T_heal",
+        controls: &["cut-ignored", "heal-ignored"],
+        method: "Drops packets between all bus ports for 3·NT: every node must say `cluster_state:fail` within T_min. Within T_heal of the heal every node must say `cluster_state:ok`, flag nobody, and name one owner of each slot, of the same shard as before.",
+        run: |cx| Box::pin(everyone::total_cut(cx)),
+    },
+];

@@ -6,12 +6,15 @@ use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::node::Member;
 use crate::progress::Progress;
-use crate::target::{Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError};
+use crate::target::{
+    Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError,
+};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -116,12 +119,19 @@ pub(super) enum Wrong {
     Beside(Damage),
     /// What a fault does in place of what it should.
     Faults(Misfault),
+    /// What a cut does in place of what it should.
+    Cuts(Miscut),
+    /// What is cut stays cut the first time that faults are undone.
+    HealsLate,
     /// How the outcome of a program that was run beside a server is altered; it is given the program and its arguments.
     Programs(fn(&[&str], Execution) -> Execution),
 }
 
 /// A fault that is not what it should be: given the target, the fault and the node.
 pub(super) type Misfault = for<'a> fn(&'a dyn Target, Fault, &'a Member) -> BoxFuture<'a, Result<(), TargetError>>;
+
+/// A cut that is not what it should be: given the target and the cuts.
+pub(super) type Miscut = for<'a> fn(&'a dyn Target, &'a [Cut]) -> BoxFuture<'a, Result<(), TargetError>>;
 
 /// A target with something wrong.
 pub(super) struct Broken {
@@ -133,6 +143,8 @@ pub(super) struct Broken {
     beside: Vec<Alteration>,
     /// The addresses of all nodes, once it is prepared; they follow the nodes.
     addresses: Mutex<Arc<[Address]>>,
+    /// Something was cut, and faults have not been undone since.
+    cut: AtomicBool,
 }
 
 impl Broken {
@@ -144,6 +156,7 @@ impl Broken {
             lent,
             beside,
             addresses: Mutex::new(Arc::new([])),
+            cut: AtomicBool::new(false),
         }
     }
 
@@ -232,7 +245,23 @@ impl Target for Broken {
         Ok(())
     }
 
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        self.inner.lacks(capability)
+    }
+
+    async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
+        self.cut.store(true, Ordering::Relaxed);
+        match self.wrong {
+            Wrong::Cuts(miscut) => miscut(&*self.inner, cuts).await,
+            _ => self.inner.cut(cuts).await,
+        }
+    }
+
     async fn undo_faults(&self) -> Result<(), TargetError> {
+        let was_cut = self.cut.swap(false, Ordering::Relaxed);
+        if was_cut && matches!(self.wrong, Wrong::HealsLate) {
+            return Ok(());
+        }
         self.inner.undo_faults().await
     }
 

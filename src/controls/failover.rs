@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-type Done<'a> = BoxFuture<'a, Result<(), TargetError>>;
+pub(super) type Done<'a> = BoxFuture<'a, Result<(), TargetError>>;
 
 pub(super) static CONTROLS: &[Control] = &[
     Control {
@@ -261,7 +261,7 @@ fn failures_counted(at: &Exchange<'_>, reply: Reply) -> Reply {
 }
 
 /// What a node is.
-async fn view_of(target: &dyn Target, member: &Member) -> Result<NodeView, TargetError> {
+pub(super) async fn view_of(target: &dyn Target, member: &Member) -> Result<NodeView, TargetError> {
     let mut connection = open(target, member).await?;
     Ok(NodeView::ask(&mut connection, member.clone()).await?)
 }

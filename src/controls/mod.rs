@@ -181,7 +181,7 @@ pub fn cases_without() -> Vec<&'static str> {
 
 /// Whether a case can be shown on servers of loopback at all.
 fn on_loopback(case: &Case) -> bool {
-    let kubernetes = [Capability::Kubernetes, Capability::Variant, Capability::CutLink];
+    let kubernetes = [Capability::Kubernetes, Capability::Variant, Capability::BlockBus];
     !case.needs.iter().any(|need| kubernetes.contains(need))
 }
 

@@ -258,7 +258,7 @@ impl KubernetesTarget {
         if self.nodes.is_some() {
             found.extend([Capability::Crash, Capability::Pause]);
             if found.contains(&Capability::Variant) {
-                found.insert(Capability::CutLink);
+                found.insert(Capability::BlockBus);
             }
         }
         *lock(&self.probed) = Some(found);
@@ -338,7 +338,7 @@ impl Target for KubernetesTarget {
             hoped.insert(Capability::Variant);
         }
         if self.nodes.is_some() {
-            hoped.extend([Capability::Crash, Capability::Pause, Capability::CutLink]);
+            hoped.extend([Capability::Crash, Capability::Pause, Capability::BlockBus]);
         }
         hoped
     }

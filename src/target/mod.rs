@@ -2,14 +2,18 @@
 //! common; each kind of target has a file of its own. Targets never import cases.
 
 pub mod addresses;
+mod cut;
 pub mod descriptor;
 pub mod docker;
+mod filter;
 mod folder;
 mod kept;
 pub mod kind;
 pub mod kubernetes;
 pub mod processes;
 mod redis_conf;
+
+pub use self::cut::{Cut, Traffic, Way};
 
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
@@ -292,8 +296,21 @@ pub trait Target: Send + Sync {
     /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
+    /// Why the target lacks a capability, where there is more to say than that its kind does.
+    fn lacks(&self, _capability: Capability) -> Option<String> {
+        None
+    }
+
+    /// Cuts links, until faults are undone; these cuts take the place of those that there are. Returns when they are done.
+    ///
+    /// # Errors
+    /// When the target cannot, or could not: then nothing is cut.
+    async fn cut(&self, _cuts: &[Cut]) -> Result<(), TargetError> {
+        Err(TargetError::Usage("this target cannot cut links".into()))
+    }
+
     /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],
-    /// [`Fault::LoseVolume`]). Cheap when there is none.
+    /// [`Fault::LoseVolume`]), and every [`Cut`]. Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.

@@ -1,16 +1,20 @@
 //! Target `processes`: servers on loopback, from the manifest's own redis.conf, formed by the suite. The quick way.
 
 mod leftovers;
+mod links;
 mod ports;
 mod server;
 
+use self::links::Links;
 use self::ports::Port;
 use self::server::Server;
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::kept;
 use super::redis_conf;
-use super::{Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{
+    Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
+};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::formation;
@@ -67,6 +71,9 @@ pub struct ProcessesTarget {
     servers: OnceLock<Vec<Slot>>,
     /// The servers made beside this target, until they are released.
     scratches: Mutex<Vec<Arc<ProcessesTarget>>>,
+    /// Whether links between the servers can be cut, else why not; known by `prepare`.
+    cuttable: OnceLock<Result<(), String>>,
+    links: Links,
 }
 
 /// A server, with what is asked of it while its process is locked.
@@ -133,6 +140,8 @@ impl ProcessesTarget {
             folder: Mutex::default(),
             servers: OnceLock::new(),
             scratches: Mutex::default(),
+            cuttable: OnceLock::new(),
+            links: Links::default(),
         }
     }
 
@@ -153,6 +162,14 @@ impl ProcessesTarget {
         } else {
             PathBuf::from(name)
         }
+    }
+
+    /// Tries whether links can be cut, once.
+    async fn find_out_whether_cuttable(&self) -> bool {
+        let altered = self.options.alterations.iter();
+        let altered = altered.flat_map(|alteration| alteration.directives.iter().map(String::as_str));
+        let possible = links::possible(&self.options.server, altered).await;
+        self.cuttable.get_or_init(|| possible).is_ok()
     }
 
     async fn member_connections(&self, members: &[Member]) -> Result<Vec<Connection>, LinkError> {
@@ -194,7 +211,7 @@ impl Target for ProcessesTarget {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        BTreeSet::from([
+        let mut capabilities = BTreeSet::from([
             Capability::Restart,
             Capability::KeepAway,
             Capability::Crash,
@@ -205,7 +222,17 @@ impl Target for ProcessesTarget {
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
-        ])
+        ]);
+        // Before `prepare`, what a target of this kind can have.
+        if self.cuttable.get().is_none_or(Result::is_ok) {
+            capabilities.insert(Capability::CutLink);
+        }
+        capabilities
+    }
+
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        let reason = self.cuttable.get()?.as_ref().err();
+        reason.filter(|_| capability == Capability::CutLink).cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -225,10 +252,11 @@ impl Target for ProcessesTarget {
         let folder = Folder::create(&parent, &self.options.run_id)?;
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
+        let told_apart = self.find_out_whether_cuttable().await;
         let mut slots = Vec::new();
         let count = self.options.shape.nodes() + self.options.spare;
         for (node, port) in ports::take(count)?.into_iter().enumerate() {
-            let server = Server::new(&self.options, &path, port.number(), node);
+            let server = Server::new(&self.options, &path, port.number(), node, told_apart);
             server.write_configuration()?;
             slots.push(Slot {
                 folder: server.folder().to_owned(),
@@ -345,7 +373,24 @@ impl Target for ProcessesTarget {
         }
     }
 
+    async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
+        if let Some(reason) = self.lacks(Capability::CutLink) {
+            return Err(TargetError::Usage(reason));
+        }
+        let mut drops = Vec::new();
+        for cut in cuts {
+            let by_port = cut.renamed(|member| Ok::<_, TargetError>(self.slot(member)?.member().address.port))?;
+            drops.extend(links::drops(&by_port));
+        }
+        let folder = self.folder.lock().await.as_ref().map(|folder| folder.path().to_owned());
+        let Some(folder) = folder else {
+            return Err(TargetError::Usage("the target has not been prepared".into()));
+        };
+        self.links.cut(&folder, &drops).await
+    }
+
     async fn undo_faults(&self) -> Result<(), TargetError> {
+        self.links.mend().await?;
         for slot in self.servers() {
             let (paused, away) = {
                 let mut state = slot.state();
@@ -439,6 +484,7 @@ impl Target for ProcessesTarget {
         for scratch in scratches {
             scratch.release().await?;
         }
+        self.links.mend().await?;
         // All at once: on a busy machine each takes its time to end.
         let ends = self.servers().iter().map(async |slot| {
             let mut process = slot.process.lock().await;

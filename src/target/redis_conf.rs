@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Directives that targets set themselves, whatever the manifest says.
-const REPLACED: [&str; 16] = [
+const REPLACED: [&str; 18] = [
     "bind",
+    "bind-source-addr",
     "cluster-announce-bus-port",
     "cluster-announce-ip",
     "cluster-announce-port",
@@ -21,6 +22,7 @@ const REPLACED: [&str; 16] = [
     "masterauth",
     "pidfile",
     "port",
+    "replica-announce-ip",
     "requirepass",
     "unixsocket",
 ];

@@ -53,7 +53,7 @@ pub(super) const NEVER_HANGS: Case = Case {
     profile: Profile::Chaos,
     seed: &[Seed::A6],
     impact: Impact::Disruptive,
-    needs: &[Capability::Kubernetes, Capability::Variant, Capability::CutLink],
+    needs: &[Capability::Kubernetes, Capability::Variant, Capability::BlockBus],
     features: &[],
     bound: "T_hook after the bootstrap's pod exists",
     controls: &[],

@@ -1,5 +1,6 @@
-//! The removal of what dead runs left: servers, and their folders.
+//! The removal of what dead runs left: servers, cuts of their links, and their folders.
 
+use super::links;
 use crate::target::TargetKind;
 use crate::target::folder::{abandoned, memory_has_room, parent_in_memory, parent_of};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,15 @@ pub(super) async fn sweep() -> Vec<String> {
     let parents = [parent(), parent_in_memory(TargetKind::Processes)];
     for left in parents.iter().flat_map(|parent| abandoned(parent)) {
         let killed = kill_servers_of(&left.path).await;
+        match links::sweep(&left.path).await {
+            Ok(false) => {}
+            Ok(true) => told.push("mended the links that a run which ended without its clean-up had cut".into()),
+            Err(left_behind) => {
+                told.push(left_behind);
+                // Its folder says how the chain is named: the next run tries again.
+                continue;
+            }
+        }
         if std::fs::remove_dir_all(&left.path).is_ok() {
             told.push(format!(
                 "removed what a run that ended without its clean-up had left: {killed} servers, {}",

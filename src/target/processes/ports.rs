@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// How many ports above a node's own its bus listens (the default that `cluster-port 0` stands for).
-const BUS_OFFSET: u16 = 10000;
+pub(super) const BUS_OFFSET: u16 = 10000;
 /// How many ports below a node's own it serves clients over TLS, where a case wants that. With `tls-cluster` the bus
 /// goes with that port: it then lies between the plain ones and their buses, where nobody else is.
 pub(super) const TLS_OFFSET: u16 = 5000;

@@ -1,6 +1,6 @@
 //! One server process: its configuration, start, signals and end.
 
-use super::{ProcessesOptions, ports};
+use super::{ProcessesOptions, links, ports};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::target::addresses::answers;
@@ -23,12 +23,15 @@ pub(super) struct Server {
     redis_conf: String,
     /// What comes after everything else in this server's redis.conf.
     altered: Vec<String>,
+    /// Whether its connections come from an address of its own, so that its links can be cut.
+    told_apart: bool,
     child: Option<Child>,
 }
 
 impl Server {
-    pub(super) fn new(options: &ProcessesOptions, parent: &Path, port: u16, node: usize) -> Self {
+    pub(super) fn new(options: &ProcessesOptions, parent: &Path, port: u16, node: usize, told_apart: bool) -> Self {
         Self {
+            told_apart,
             binary: options.server.clone(),
             folder: parent.join(port.to_string()),
             port,
@@ -60,7 +63,10 @@ impl Server {
 
     /// Writes the folder and the redis.conf, readable by nobody else: it holds the password.
     pub(super) fn write_configuration(&self) -> Result<(), TargetError> {
-        let own = on_loopback(&self.folder, self.port);
+        let mut own = on_loopback(&self.folder, self.port);
+        if self.told_apart {
+            own.extend(links::directives(self.port));
+        }
         let text = redis_conf::configuration(&self.redis_conf, &own, self.password.as_ref());
         let tls_port = (self.port - ports::TLS_OFFSET).to_string();
         let altered: Vec<String> = self

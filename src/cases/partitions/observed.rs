@@ -1,0 +1,190 @@
+//! What the one observed partition showed, judged from each side.
+
+use crate::check::{expect, no_findings};
+use crate::context::Context;
+use crate::partition::{self, Attempt, Partition, Told};
+use crate::verdict::{Mismatch, Outcome};
+use std::collections::BTreeSet;
+
+/// Expects the master that was alone to have stopped in time, and to have said why.
+fn expect_stopped(cx: &Context, partition: &Partition) -> Result<(), Mismatch> {
+    let bound = cx.timing().minority();
+    let expected = format!(
+        "{} takes no write later than {:.1} s after the cut, and answers -CLUSTERDOWN until the heal",
+        partition.alone.0.name,
+        bound.as_secs_f64()
+    );
+    let last = partition.last_of_minority().map_or(partition.cut, |last| last.answered);
+    let stopped = last.saturating_duration_since(partition.cut);
+    cx.measure("the minority's last write after the cut", stopped, None, Some(bound));
+    let taken = format!("took a write {:.1} s after the cut", stopped.as_secs_f64());
+    expect(stopped <= bound, expected.as_str(), taken)?;
+    let attempts = partition.minority.attempts().iter();
+    let later = attempts.filter(|attempt| attempt.sent > last && attempt.answered < partition.healing);
+    let mut refusals = BTreeSet::new();
+    for attempt in later {
+        refusals.insert(match &attempt.told {
+            Told::Done => "a write that was done".to_owned(),
+            Told::Refused(text) | Told::Nothing(text) => text.clone(),
+        });
+    }
+    let clean = !refusals.is_empty() && refusals.iter().all(|text| text.starts_with("-CLUSTERDOWN"));
+    let told = refusals.into_iter().collect::<Vec<_>>().join("; ");
+    expect(clean, expected.as_str(), format!("it then answered: {told}"))
+}
+
+/// Expects the other side to have replaced the master in time.
+fn expect_recovered(cx: &Context, partition: &Partition) -> Result<(), Mismatch> {
+    let recovered = partition.recovery.clone()?;
+    let timing = cx.timing();
+    let (floor, bound) = (timing.failover_floor(), timing.majority());
+    cx.measure(
+        "the majority takes writes after the cut",
+        recovered,
+        Some(floor),
+        Some(bound),
+    );
+    cx.note(format!(
+        "{} was alone, {} was promoted",
+        partition.alone.0, partition.successor.0
+    ));
+    Ok(())
+}
+
+pub(super) async fn minority_stops(cx: &Context) -> Outcome {
+    Ok(expect_stopped(cx, &*partition::observe(cx).await?)?)
+}
+
+pub(super) async fn majority_recovers(cx: &Context) -> Outcome {
+    Ok(expect_recovered(cx, &*partition::observe(cx).await?)?)
+}
+
+pub(super) async fn no_overlap(cx: &Context) -> Outcome {
+    let partition = partition::observe(cx).await?;
+    partition.recovery.clone()?;
+    let (Some(last), Some(first)) = (partition.last_of_minority(), partition.first_of_majority()) else {
+        return Err(Mismatch::new("a write on either side", "none").into());
+    };
+    let overlap = last.answered.saturating_duration_since(first.sent);
+    let margin = first.sent.saturating_duration_since(last.answered);
+    let bound = cx.timing().overlap();
+    cx.measure("the minority stopped before", margin, None, None);
+    cx.measure("both sides took writes", overlap, None, Some(bound));
+    let expected = format!("both sides take writes for at most {:.1} s", bound.as_secs_f64());
+    Ok(expect(
+        overlap <= bound,
+        expected,
+        format!("{:.1} s", overlap.as_secs_f64()),
+    )?)
+}
+
+pub(super) async fn old_master_follows(cx: &Context) -> Outcome {
+    let partition = partition::observe(cx).await?;
+    let demoted = partition.demotion.clone()?;
+    cx.measure("a replica after the heal", demoted, None, Some(cx.timing().demotion()));
+    let late = |attempt: &&Attempt| attempt.sent >= partition.healing;
+    let stale: Vec<String> = partition
+        .minority
+        .done()
+        .filter(late)
+        .map(|attempt| attempt.value.clone())
+        .collect();
+    let expected = format!("no write sent to {} after the heal is done", partition.alone.0.name);
+    Ok(no_findings(expected, &stale)?)
+}
+
+pub(super) async fn wait_tells_the_truth(cx: &Context) -> Outcome {
+    let partition = partition::observe(cx).await?;
+    let confirmations = partition.confirmations.iter();
+    let during: Vec<_> = confirmations
+        .filter(|confirmation| confirmation.written > partition.cut && confirmation.answered < partition.healing)
+        .collect();
+    cx.count("WAIT in the minority", during.len(), "commands");
+    expect(
+        !during.is_empty(),
+        "WAIT after a write of the cut",
+        "no write was acknowledged",
+    )?;
+    let boasts: Vec<String> = during
+        .iter()
+        .filter(|confirmation| confirmation.reply.integer() != Some(0))
+        .map(|confirmation| {
+            let after = confirmation.written - partition.cut;
+            format!(
+                "{:.1} s after the cut: WAIT 1 300 -> {}",
+                after.as_secs_f64(),
+                confirmation.reply
+            )
+        })
+        .collect();
+    let expected = format!("WAIT 1 300 -> :0 on {}, which is alone", partition.alone.0.name);
+    Ok(no_findings(expected, &boasts)?)
+}
+
+/// What the successor holds in the end.
+fn held(partition: &Partition) -> Result<BTreeSet<&str>, Mismatch> {
+    partition.recovery.clone()?;
+    Ok(partition.held.iter().map(String::as_str).collect())
+}
+
+/// The successor's writes that were acknowledged and are not held.
+fn lost_by_successor(partition: &Partition, held: &BTreeSet<&str>) -> Vec<String> {
+    let successor = partition.majority.iter().take(1).flat_map(|client| client.done());
+    let lost = successor.filter(|attempt| !held.contains(attempt.value.as_str()));
+    lost.map(|attempt| format!("{}, acknowledged by the successor", attempt.value))
+        .collect()
+}
+
+pub(super) async fn loss_is_bounded(cx: &Context) -> Outcome {
+    let partition = partition::observe(cx).await?;
+    let held = held(&partition)?;
+    let bound = cx.timing().minority();
+    let lost = partition
+        .minority
+        .done()
+        .filter(|attempt| !held.contains(attempt.value.as_str()));
+    let lost: Vec<&Attempt> = lost.collect();
+    cx.count("acknowledged writes", partition.minority.done().count(), "writes");
+    cx.count("lost writes", lost.len(), "writes");
+    let outside = lost
+        .iter()
+        .filter(|attempt| attempt.answered < partition.replicated || attempt.answered > partition.cut + bound);
+    let findings = outside.map(|attempt| {
+        let since = attempt.answered.saturating_duration_since(partition.cut);
+        format!("{}, {:.1} s after the cut", attempt.value, since.as_secs_f64())
+    });
+    let mut findings: Vec<String> = findings.collect();
+    findings.extend(lost_by_successor(&partition, &held));
+    let expected = format!(
+        "no acknowledged write lost but those of the minority, from the cut until {:.1} s after it",
+        bound.as_secs_f64()
+    );
+    Ok(no_findings(expected, &findings)?)
+}
+
+pub(super) async fn bus_alone(cx: &Context) -> Outcome {
+    let partition = partition::observe_bus(cx).await?;
+    let confirmations = partition.confirmations.iter();
+    let confirmed = confirmations
+        .filter(|confirmation| confirmation.written > partition.cut && confirmation.reply.integer() >= Some(1))
+        .count();
+    cx.count("WAIT answered :1 during the cut", confirmed, "commands");
+    expect_stopped(cx, &partition)?;
+    expect_recovered(cx, &partition)?;
+    let expected = "WAIT 1 300 -> :1 at first, since client ports are not cut";
+    Ok(expect(
+        confirmed > 0,
+        expected,
+        "no write was confirmed during the cut",
+    )?)
+}
+
+pub(in crate::cases) async fn last_failover_wins(cx: &Context) -> Outcome {
+    let partition = partition::observe(cx).await?;
+    let held = held(&partition)?;
+    let nodes = partition.same.clone()?;
+    cx.count("nodes that hold the same", nodes, "nodes");
+    cx.count("values on each", held.len(), "values");
+    let expected = "every write that the successor acknowledged, on every node of the shard";
+    Ok(no_findings(expected, &lost_by_successor(&partition, &held))?)
+}

@@ -1,0 +1,480 @@
+//! One observed partition, which several cases look at from their own side: a master alone against all other servers,
+//! with a client on each side that writes all the time, until both sides have settled; and the heal.
+//!
+//! It is done once in a run, by the first case that asks: once with every packet between the sides dropped, and once with
+//! the bus alone. Each expectation is kept apart: what one case fails on does not fail the others. Beside it stands what
+//! the other cases about cut links share.
+
+mod side;
+
+pub use side::{Attempt, Client, Confirmation, Told};
+
+use crate::check::{Look, eventually, expect};
+use crate::cluster::node::{Member, NodeId, Role};
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Cut, Shared, Traffic, Way, with_cleanup};
+use crate::failover::{Shard, pick_shard};
+use crate::verdict::{Mismatch, Stop};
+use futures::FutureExt;
+use futures::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the clients write before the cut.
+const BEFORE: Duration = Duration::from_secs(1);
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Partition {
+    /// The master that was alone, and its id.
+    pub alone: (Member, NodeId),
+    /// Its replica, on the other side, and its id.
+    pub successor: (Member, NodeId),
+    /// Before the cut: every write acknowledged before this had been replicated when the cut came.
+    pub replicated: Instant,
+    /// When all packets were dropped.
+    pub cut: Instant,
+    /// Just before the links were mended.
+    pub healing: Instant,
+    /// How long it took from the cut until the successor took writes, and every other master of its side took them again.
+    pub recovery: Result<Duration, Mismatch>,
+    /// How long it took from the heal until the master that was alone was a replica of its successor.
+    pub demotion: Result<Duration, Mismatch>,
+    /// The client of the master that was alone. It writes to the same key as the successor's client.
+    pub minority: Client,
+    /// The clients of the other side: the successor's first, then one of every other master.
+    pub majority: Vec<Client>,
+    /// What `WAIT` told the client of the master that was alone.
+    pub confirmations: Vec<Confirmation>,
+    /// What the successor holds under the key in the end.
+    pub held: Vec<String>,
+    /// How many nodes of the shard hold the same as the successor once the old master is synchronised; else who does not.
+    pub same: Result<usize, Mismatch>,
+}
+
+/// A partition of a run, once it was made to happen: by the cases that ask, a mismatch before any fault, or an error.
+pub type Observed = tokio::sync::OnceCell<Result<Result<Arc<Partition>, Mismatch>, String>>;
+
+impl Partition {
+    /// The last write that the master took while it was alone.
+    pub fn last_of_minority(&self) -> Option<&Attempt> {
+        let mut taken = self
+            .minority
+            .attempts()
+            .iter()
+            .filter(|attempt| attempt.told == Told::Done);
+        taken.rfind(|attempt| attempt.sent < self.healing)
+    }
+
+    /// The first write that the successor took.
+    pub fn first_of_majority(&self) -> Option<&Attempt> {
+        let attempts = self.majority.first().map_or(&[][..], Client::attempts);
+        attempts.iter().find(|attempt| attempt.told == Told::Done)
+    }
+}
+
+/// The observed partition of this run, with everything between the sides dropped.
+///
+/// # Errors
+/// The same for every case that asks: a mismatch where the cluster did not serve before the cut already; an error when it
+/// could not be observed.
+pub async fn observe(cx: &Context) -> Result<Arc<Partition>, Stop> {
+    once(cx, |shared| &shared.partition, Traffic::All).await
+}
+
+/// The observed partition of this run in which the bus alone was cut: clients, and replicas, reached everything.
+///
+/// # Errors
+/// As [`observe`].
+pub async fn observe_bus(cx: &Context) -> Result<Arc<Partition>, Stop> {
+    once(cx, |shared| &shared.bus_partition, Traffic::Bus).await
+}
+
+async fn once(cx: &Context, cell: fn(&Shared) -> &Observed, traffic: Traffic) -> Result<Arc<Partition>, Stop> {
+    let shared = cx.shared().clone();
+    let observed = cell(&shared)
+        .get_or_init(|| async {
+            match make_happen(cx, traffic).await {
+                Ok(partition) => Ok(Ok(Arc::new(partition))),
+                Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
+                Err(Stop::Error(error)) => Err(format!("{error:#}")),
+                Err(Stop::Unsupported(reason)) => Err(reason),
+            }
+        })
+        .await;
+    match observed {
+        Ok(Ok(partition)) => Ok(partition.clone()),
+        Ok(Err(mismatch)) => Err(mismatch.clone().into()),
+        Err(reason) => Err(anyhow::anyhow!("the partition could not be observed: {reason}").into()),
+    }
+}
+
+/// A mismatch or its absence, out of a stop; anything else stops.
+fn kept<T>(outcome: Result<T, Stop>) -> Result<Result<T, Mismatch>, Stop> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
+        Err(stop) => Err(stop),
+    }
+}
+
+async fn make_happen(cx: &Context, traffic: Traffic) -> Result<Partition, Stop> {
+    let view = cx.view().await?;
+    let shard = pick_shard(cx, &view).await?;
+    let key = cx.key_in(shard.slot, "partition");
+    let waited = cx.key_in(shard.slot, "confirmed");
+    let minority = side::Writing::new("minority", shard.master.clone(), key.clone());
+    let mut majority = vec![side::Writing::new("majority", shard.replica.clone(), key.clone())];
+    for slot in &shard.other_slots {
+        let owner = view.owner_of(*slot).map(|owner| owner.member.clone());
+        let key = cx.key_in(*slot, "partition");
+        majority.extend(owner.map(|owner| side::Writing::new("majority", owner, key)));
+    }
+    let waiting = side::Waiting::new(shard.master.clone(), waited.clone());
+    let mut writing = Box::pin(async {
+        let clients = std::iter::once(&minority).chain(&majority);
+        futures::join!(join_all(clients.map(|client| client.on(cx))), waiting.on(cx));
+    })
+    .fuse();
+    let mut happening = Box::pin(cut_and_heal(cx, &view, &shard, traffic, &minority, &majority)).fuse();
+    let seen = futures::select_biased! {
+        seen = happening => seen?,
+        () = writing => return Err(anyhow::anyhow!("the clients ended by themselves").into()),
+    };
+    drop((happening, writing));
+    let same = match &seen.demotion {
+        Ok(_) => kept(synchronised(cx, &shard, &key).await)?,
+        Err(mismatch) => Err(mismatch.clone()),
+    };
+    let held = values(cx, &shard.replica, &key).await?;
+    if same.is_ok() {
+        let keys = majority.iter().map(|client| client.key().to_owned()).chain([waited]);
+        cx.remove_keys(&keys.collect::<Vec<_>>()).await?;
+    }
+    Ok(Partition {
+        alone: (shard.master, shard.master_id),
+        successor: (shard.replica, shard.replica_id),
+        replicated: seen.replicated,
+        cut: seen.cut,
+        healing: seen.healing,
+        recovery: seen.recovery,
+        demotion: seen.demotion,
+        minority: minority.into_client(),
+        majority: majority.into_iter().map(side::Writing::into_client).collect(),
+        confirmations: waiting.into_confirmations(),
+        held,
+        same,
+    })
+}
+
+/// What the cut and the heal gave.
+struct Seen {
+    replicated: Instant,
+    cut: Instant,
+    healing: Instant,
+    recovery: Result<Duration, Mismatch>,
+    demotion: Result<Duration, Mismatch>,
+}
+
+async fn cut_and_heal(
+    cx: &Context,
+    view: &ClusterView,
+    shard: &Shard,
+    traffic: Traffic,
+    minority: &side::Writing,
+    majority: &[side::Writing],
+) -> Result<Seen, Stop> {
+    let timing = cx.timing();
+    hold(cx, "the clients write before the cut", BEFORE).await;
+    // The replica redirects: it has nothing to take yet.
+    let writers = std::iter::once(minority).chain(&majority[1..]);
+    let idle: Vec<String> = writers.filter_map(side::Writing::idle).collect();
+    crate::check::no_findings("an acknowledged write on every master, before any fault", &idle)?;
+    let replicated = until_replicated(cx, shard, timing.reply()).await?;
+    let parted = async {
+        let cut = cx
+            .cut(&[alone(view, std::slice::from_ref(&shard.master), traffic, Way::Both)])
+            .await?;
+        let what = format!("{} and every master on its side take writes", shard.replica.name);
+        let recovery = eventually(cx, &what, timing.majority(), async || {
+            let since = |client: &side::Writing| client.taken_since(cut);
+            let waiting: Vec<String> = majority.iter().filter_map(|client| since(client).err()).collect();
+            Ok(match waiting.as_slice() {
+                [] => Look::Reached(cut.elapsed()),
+                waiting => Look::NotYet(waiting.join("\n")),
+            })
+        });
+        let recovery = kept(recovery.await)?;
+        // Longer than the master may go on, and than it may outlast its replacement.
+        let least = (timing.minority() + BEFORE).saturating_sub(cut.elapsed());
+        hold(cx, "both sides settle", least.max(timing.overlap() + BEFORE)).await;
+        Ok((cut, recovery))
+    };
+    let mut healing = Instant::now();
+    let mend = async {
+        healing = Instant::now();
+        cx.undo_faults().await
+    };
+    let (cut, recovery) = with_cleanup(parted, mend).await?;
+    let healed = Instant::now();
+    let what = format!("{} is a replica of {}", shard.master.name, shard.replica.name);
+    let demotion = eventually(cx, &what, timing.demotion(), async || {
+        let view = cx.look().await?;
+        Ok(match view.of(&shard.master.name).and_then(|node| node.myself()) {
+            Some(line) if line.master.as_ref() == Some(&shard.replica_id) => Look::Reached(healed.elapsed()),
+            Some(line) if line.is_master() => Look::NotYet(format!("a master at epoch {}", line.config_epoch)),
+            Some(_) => Look::NotYet("a replica of another".into()),
+            None => Look::NotYet(format!("{} does not answer", shard.master.name)),
+        })
+    });
+    let demotion = kept(demotion.await)?;
+    // A stale write that is taken late must be seen.
+    hold(cx, "the clients write after the heal", BEFORE).await;
+    Ok(Seen {
+        replicated,
+        cut,
+        healing,
+        recovery,
+        demotion,
+    })
+}
+
+/// What a node holds under the key.
+async fn values(cx: &Context, member: &Member, key: &str) -> Result<Vec<String>, Stop> {
+    let mut connection = cx.connect(&member.address).await?;
+    connection.ask(&["READONLY"]).await?;
+    let reply = connection.ask(&["LRANGE", key, "0", "-1"]).await?;
+    let items = reply.array().unwrap_or_default().iter();
+    Ok(items.filter_map(|item| item.text().map(str::to_owned)).collect())
+}
+
+/// Waits until the old master is synchronised with its successor, and every node of the shard holds the same under the
+/// key; how many they are.
+async fn synchronised(cx: &Context, shard: &Shard, key: &str) -> Result<usize, Stop> {
+    let linked = format!("{} is a synchronised replica", shard.master.name);
+    let bound = cx.timing().demotion() + cx.timing().sync();
+    eventually(cx, &linked, bound, async || {
+        let view = cx.look().await?;
+        Ok(match view.of(&shard.master.name).map(|node| &node.role) {
+            Some(Role::Replica { link, .. }) if link == "connected" => Look::Reached(()),
+            other => Look::NotYet(format!("{}: {other:?}", shard.master.name)),
+        })
+    })
+    .await?;
+    let view = cx.look().await?;
+    let replicas: Vec<&Member> = view.replicas_of(&shard.replica_id).map(|node| &node.member).collect();
+    let what = "every node of the shard holds the same data";
+    eventually(cx, what, cx.timing().catch_up(), async || {
+        let first = values(cx, &shard.replica, key).await?;
+        for member in &replicas {
+            let other = values(cx, member, key).await?;
+            if other != first {
+                return Ok(Look::NotYet(difference(&shard.replica, &first, member, &other)));
+            }
+        }
+        Ok(Look::Reached(1 + replicas.len()))
+    })
+    .await
+}
+
+/// Where what two nodes hold is first different.
+fn difference(first: &Member, one: &[String], second: &Member, other: &[String]) -> String {
+    let at = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    let shown = |values: &[String]| values.get(at).map_or("nothing", String::as_str).to_owned();
+    format!(
+        "at place {at} {} of {} holds {}, {} of {} holds {}",
+        first.name,
+        one.len(),
+        shown(one),
+        second.name,
+        other.len(),
+        shown(other)
+    )
+}
+
+/// Lets time pass, where what comes of it is judged afterwards.
+pub async fn hold(cx: &Context, what: &str, duration: Duration) {
+    let what = format!("{}: {what}", cx.case_id());
+    cx.progress()
+        .during(&what, duration, tokio::time::sleep(duration))
+        .await;
+}
+
+/// The cut between some servers and all others of a view.
+pub fn alone(view: &ClusterView, some: &[Member], traffic: Traffic, way: Way) -> Cut {
+    let all = view.nodes.iter().map(|node| node.member.clone());
+    Cut::Between {
+        some: some.to_vec(),
+        others: all.filter(|member| !some.contains(member)).collect(),
+        traffic,
+        way,
+    }
+}
+
+/// The cuts between groups of servers, each from each.
+pub fn groups_apart(groups: &[Vec<Member>], traffic: Traffic) -> Vec<Cut> {
+    let split = (1..groups.len()).map(|at| Cut::Between {
+        some: groups[at - 1].clone(),
+        others: groups[at..].concat(),
+        traffic,
+        way: Way::Both,
+    });
+    split.collect()
+}
+
+/// Waits until a write to a shard's master has reached a replica; the instant before that write. All that was
+/// acknowledged before it has then reached the replica too. After a cut TCP sends anew what was lost, with pauses that
+/// have grown with the cut.
+///
+/// # Errors
+/// A mismatch when none has within `bound`.
+pub async fn until_replicated(cx: &Context, shard: &Shard, bound: Duration) -> Result<Instant, Stop> {
+    let key = cx.key_in(shard.slot, "replicated");
+    let what = format!("a write to {} reaches a replica", shard.master.name);
+    let at = eventually(cx, &what, bound, async || {
+        let mut connection = cx.connect(&shard.master.address).await?;
+        let before = Instant::now();
+        let set = connection.call(&["SET", &key, "1"]).await?;
+        let reply = connection.call(&["WAIT", "1", "500"]).await?;
+        Ok(if set.is_ok() && reply.integer() >= Some(1) {
+            Look::Reached(before)
+        } else {
+            Look::NotYet(format!("SET -> {set}, WAIT 1 500 -> {reply}"))
+        })
+    })
+    .await?;
+    cx.remove_keys(&[key]).await?;
+    Ok(at)
+}
+
+/// Cuts a shard's master off for a while, and mends the links.
+///
+/// # Errors
+/// An error when the master's replica has a write all the same: what follows would then say nothing.
+pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Duration) -> Result<(), Stop> {
+    let key = cx.key_in(shard.slot, "cut off");
+    let mut connection = cx.connect(&shard.master.address).await?;
+    let parted = async {
+        cx.cut(cuts).await?;
+        let witness = async {
+            connection.call(&["SET", key.as_str(), "1"]).await?;
+            connection.call(&["WAIT", "1", "100"]).await
+        };
+        let (reply, ()) = futures::join!(witness, hold(cx, "the links are cut", length));
+        match reply?.integer() {
+            Some(1..) => Err(anyhow::anyhow!("{} is not cut off: a replica has its write", shard.master).into()),
+            Some(_) | None => Ok(()),
+        }
+    };
+    with_cleanup(parted, cx.undo_faults()).await
+}
+
+/// What keeps the nodes from serving every slot, each with one owner: silence, another state than `ok`, a node that is
+/// called failed, slots with no owner or with several. Links of replicas may still be coming up.
+fn not_served(cx: &Context, view: &ClusterView) -> Vec<String> {
+    let silent = view
+        .silent
+        .iter()
+        .map(|(member, error)| format!("{}: {error}", member.name));
+    let mut findings: Vec<String> = silent.collect();
+    let (nodes, expected) = (view.nodes.len(), cx.shape().nodes());
+    findings.extend((nodes != expected).then(|| format!("{nodes} of {expected} nodes answer")));
+    for node in &view.nodes {
+        let (name, state) = (&node.member.name, node.info("cluster_state"));
+        findings.extend((state != "ok").then(|| format!("{name}: cluster_state:{state}")));
+        let flagged = node.nodes.iter().filter(|line| line.is("fail") || line.is("fail?"));
+        findings.extend(flagged.map(|line| format!("{name}: flags {}", view.name_of(&line.id))));
+        match node.owners() {
+            Err(claim) => findings.push(format!("{name}: {claim}")),
+            Ok(owners) if owners.contains(&None) => findings.push(format!("{name}: slots without an owner")),
+            Ok(_) => {}
+        }
+    }
+    findings.extend(view.disagreements());
+    findings
+}
+
+/// Waits until every node serves, with no slot in doubt; the view then. Links of replicas may still be coming up.
+///
+/// # Errors
+/// A mismatch when something does after `bound`.
+pub async fn until_served(cx: &Context, bound: Duration) -> Result<ClusterView, Stop> {
+    let what = "every node says cluster_state:ok, flags nobody and names the same owner of each slot";
+    let began = Instant::now();
+    let view = eventually(cx, what, bound, async || {
+        let view = cx.look().await?;
+        let findings = not_served(cx, &view);
+        Ok(if findings.is_empty() {
+            Look::Reached(view)
+        } else {
+            Look::NotYet(findings.join("\n"))
+        })
+    })
+    .await?;
+    cx.measure("served by all after the heal", began.elapsed(), None, Some(bound));
+    Ok(view)
+}
+
+/// Every master that owns slots, by its id, with its epoch.
+pub fn epochs(view: &ClusterView) -> BTreeMap<NodeId, u64> {
+    let lines = view.masters().filter_map(|master| master.myself());
+    let owners = lines.filter(|line| !line.slots.is_empty());
+    owners.map(|line| (line.id.clone(), line.config_epoch)).collect()
+}
+
+/// Expects the masters and their epochs to be those that they were.
+///
+/// # Errors
+/// A mismatch that names what has changed.
+pub fn expect_no_failover(before: &ClusterView, after: &ClusterView) -> Result<(), Mismatch> {
+    let told = |view: &ClusterView| {
+        let each = epochs(view).into_iter();
+        let each = each.map(|(id, epoch)| format!("{} at epoch {epoch}", view.name_of(&id)));
+        each.collect::<Vec<_>>().join(", ")
+    };
+    expect(
+        epochs(before) == epochs(after),
+        format!("the masters {}, as before", told(before)),
+        told(after),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::connection::Address;
+
+    fn member(name: &str) -> Member {
+        Member {
+            name: name.into(),
+            address: Address::new("127.0.0.1", 1),
+        }
+    }
+
+    #[test]
+    fn groups_are_cut_each_from_each() {
+        let groups = [vec![member("a"), member("b")], vec![member("c")], vec![member("d")]];
+        let told: Vec<String> = groups_apart(&groups, Traffic::Bus)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "the bus between a, b and c, d was cut",
+                "the bus between c and d was cut"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_first_difference_is_told() {
+        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        let (one, other) = (values(&["1", "2"]), values(&["1", "2", "3"]));
+        assert_eq!(
+            difference(&member("a"), &one, &member("b"), &other),
+            "at place 2 a of 2 holds nothing, b of 3 holds 3"
+        );
+    }
+}

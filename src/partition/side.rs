@@ -1,0 +1,206 @@
+//! Clients of one server each, which stay with it whatever it answers: what each side of a partition tells its own.
+
+use crate::cluster::connection::{Connection, LinkError};
+use crate::cluster::node::Member;
+use crate::cluster::resp::Reply;
+use crate::context::Context;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The pause between two writes of a client.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How long `WAIT` is given, in milliseconds.
+const LIMIT: &str = "300";
+
+/// What a client was told of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is done.
+    Done,
+    /// It is not done.
+    Refused(String),
+    /// Nothing.
+    Nothing(String),
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// What was appended: no other write appends the same.
+    pub value: String,
+    /// When it was sent.
+    pub sent: Instant,
+    /// When the answer was there.
+    pub answered: Instant,
+    /// The answer.
+    pub told: Told,
+}
+
+/// What a client did, from the first write to the last.
+#[derive(Debug)]
+pub struct Client {
+    /// The server that it stayed with.
+    pub member: Member,
+    attempts: Vec<Attempt>,
+}
+
+impl Client {
+    /// Its writes, in order.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// The writes of which it was told that they are done.
+    pub fn done(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|attempt| attempt.told == Told::Done)
+    }
+}
+
+/// What `WAIT 1` answered after a write that was acknowledged.
+#[derive(Clone, Debug)]
+pub struct Confirmation {
+    /// When the write before it was sent.
+    pub written: Instant,
+    /// When `WAIT` had answered.
+    pub answered: Instant,
+    /// What.
+    pub reply: Reply,
+}
+
+/// A client at work: it appends to a list all the time.
+pub(super) struct Writing {
+    side: &'static str,
+    member: Member,
+    key: String,
+    attempts: Mutex<Vec<Attempt>>,
+}
+
+impl Writing {
+    pub(super) fn new(side: &'static str, member: Member, key: String) -> Self {
+        Self {
+            side,
+            member,
+            key,
+            attempts: Mutex::default(),
+        }
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(super) fn into_client(self) -> Client {
+        Client {
+            member: self.member,
+            attempts: self.attempts.into_inner().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// What the last write was told, where none has been done yet.
+    pub(super) fn idle(&self) -> Option<String> {
+        let attempts = lock(&self.attempts);
+        let idle = attempts.iter().all(|attempt| attempt.told != Told::Done);
+        idle.then(|| self.last(&attempts))
+    }
+
+    /// Whether its last write was done, and sent after an instant; else what it was told.
+    pub(super) fn taken_since(&self, since: Instant) -> Result<(), String> {
+        let attempts = lock(&self.attempts);
+        match attempts.last() {
+            Some(last) if last.told == Told::Done && last.sent > since => Ok(()),
+            _ => Err(self.last(&attempts)),
+        }
+    }
+
+    fn last(&self, attempts: &[Attempt]) -> String {
+        let told = match attempts.last().map(|attempt| &attempt.told) {
+            None => "no write has been answered yet",
+            Some(Told::Done) => "the last write was done",
+            Some(Told::Refused(text) | Told::Nothing(text)) => text,
+        };
+        format!("{}: {told}", self.member.name)
+    }
+
+    /// Writes until it is dropped.
+    pub(super) async fn on(&self, cx: &Context) {
+        let mut connection = None;
+        for number in 0_u64.. {
+            let value = format!("{}-{number}", self.side);
+            let sent = Instant::now();
+            let told = match call(cx, &mut connection, &self.member, &["RPUSH", &self.key, &value]).await {
+                Ok(Reply::Integer(_)) => Told::Done,
+                Ok(reply) => Told::Refused(reply.to_string()),
+                Err(error) => Told::Nothing(error.to_string()),
+            };
+            lock(&self.attempts).push(Attempt {
+                value,
+                sent,
+                answered: Instant::now(),
+                told,
+            });
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// A client at work: it has each of its writes confirmed by a replica.
+pub(super) struct Waiting {
+    member: Member,
+    key: String,
+    confirmations: Mutex<Vec<Confirmation>>,
+}
+
+impl Waiting {
+    pub(super) fn new(member: Member, key: String) -> Self {
+        Self {
+            member,
+            key,
+            confirmations: Mutex::default(),
+        }
+    }
+
+    pub(super) fn into_confirmations(self) -> Vec<Confirmation> {
+        self.confirmations.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes until it is dropped.
+    pub(super) async fn on(&self, cx: &Context) {
+        let mut connection = None;
+        loop {
+            let written = Instant::now();
+            let set = call(cx, &mut connection, &self.member, &["SET", &self.key, "1"]).await;
+            // `WAIT` after a refusal would speak of the write before it.
+            if set.is_ok_and(|reply| reply.is_ok())
+                && let Ok(reply) = call(cx, &mut connection, &self.member, &["WAIT", "1", LIMIT]).await
+            {
+                lock(&self.confirmations).push(Confirmation {
+                    written,
+                    answered: Instant::now(),
+                    reply,
+                });
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// Asks over a connection that is kept, as long as it answers.
+async fn call(
+    cx: &Context,
+    connection: &mut Option<Connection>,
+    member: &Member,
+    command: &[&str],
+) -> Result<Reply, LinkError> {
+    let mut open = match connection.take() {
+        Some(open) => open,
+        None => cx.connect(&member.address).await?,
+    };
+    let reply = open.call(command).await?;
+    *connection = Some(open);
+    Ok(reply)
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,292 @@
+//! Cuts of links between servers on loopback. To tell who sends a packet, each server makes its connections from an
+//! address of its own, while all are reached, and named, at 127.0.0.1.
+
+use super::ports::BUS_OFFSET;
+use crate::target::filter::{Chain, Drop};
+use crate::target::{Cut, TargetError, Traffic, Way};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::sync::{Mutex, OnceCell};
+
+/// The file in a run's folder that names its chain, from before the chain is made until it is gone.
+const CHAIN_FILE: &str = "chain";
+
+/// The directive that gives a server's connections an address, and the release that knows it first.
+const DIRECTIVE: &str = "bind-source-addr";
+const KNOWN_SINCE: (u32, u32) = (6, 2);
+
+/// The cuts of one run.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// The file that names the chain while there is one, or may be.
+    chain: Mutex<Option<(Chain, PathBuf)>>,
+}
+
+/// The address from which the server of a port makes its connections.
+pub(super) fn source(port: u16) -> Ipv4Addr {
+    let [high, low] = port.to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
+}
+
+/// The lines of redis.conf by which a server makes its connections from there, and names itself as it would without.
+pub(super) fn directives(port: u16) -> [String; 2] {
+    [
+        format!("{DIRECTIVE} {}", source(port)),
+        "replica-announce-ip 127.0.0.1".into(),
+    ]
+}
+
+/// Whether links between servers of this program, with these lines besides its own, can be cut here; else why not.
+///
+/// # Errors
+/// The reason, for people.
+pub(super) async fn possible<'a>(server: &Path, mut altered: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    // A server that is bound to something else cannot be relied on to make connections from an address of ours.
+    if let Some(line) = altered.find(|line| line.split_whitespace().next() == Some("bind")) {
+        return Err(format!(
+            "the servers have \"{line}\", and make no connections from addresses of their own"
+        ));
+    }
+    tried().await?;
+    let output = Command::new(server)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| format!("{} --version: {error}", server.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match version(&text) {
+        Some(version) if version >= KNOWN_SINCE => Ok(()),
+        Some((major, minor)) => Err(format!("a server of release {major}.{minor} has no {DIRECTIVE}")),
+        None => Err(format!(
+            "{} --version names no release: {}",
+            server.display(),
+            text.trim()
+        )),
+    }
+}
+
+/// Major and minor release, out of `Redis server v=7.0.15 sha=…`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let number = text.split_whitespace().find_map(|word| word.strip_prefix("v="))?;
+    let mut parts = number.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+/// Makes a chain with every kind of match that cuts use, and takes it away: whether this user on this machine may. The
+/// answer is the same as long as the program runs.
+async fn tried() -> Result<(), String> {
+    static TRIED: OnceCell<Result<(), String>> = OnceCell::const_new();
+    let trial = async {
+        let chain = Chain::new(&format!("rcc-trial-{}", std::process::id()));
+        // Of a link that nobody has: it drops nothing.
+        let nobody = Drop {
+            source: (Some(source(0)), Some(1)),
+            destination: (Some(source(0)), Some(1)),
+        };
+        restore(&chain.with(&[nobody])).await?;
+        restore(&chain.removal()).await
+    };
+    TRIED.get_or_init(|| trial).await.clone()
+}
+
+/// Has `iptables-restore` do all that the text says, or nothing of it.
+async fn restore(text: &str) -> Result<(), String> {
+    let program = "iptables-restore";
+    let failed = |error: std::io::Error| format!("{program}: {error}");
+    // Not killed when nobody waits for it any more: it ends by itself, with all done or nothing.
+    let mut child = Command::new(program)
+        .args(["--noflush", "-w"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(text.as_bytes()).await.map_err(failed)?;
+    }
+    let output = child.wait_with_output().await.map_err(failed)?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        let told = String::from_utf8_lossy(&output.stderr);
+        Err(format!(
+            "{program}: {}",
+            told.trim().lines().next().unwrap_or("it failed")
+        ))
+    }
+}
+
+impl Links {
+    /// Puts these cuts in the place of those that there are. `folder` is the run's.
+    pub(super) async fn cut(&self, folder: &Path, drops: &[Drop]) -> Result<(), TargetError> {
+        self.mend().await?;
+        let mut chain = self.chain.lock().await;
+        // No two living runs have folders of the same name.
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let (own, file) = chain.insert((Chain::new(&format!("rcc-{}", digest(&name))), folder.join(CHAIN_FILE)));
+        let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", folder.display()));
+        std::fs::write(&*file, own.to_string()).map_err(failed)?;
+        restore(&own.with(drops)).await.map_err(TargetError::Surroundings)
+    }
+
+    /// Takes all cuts away. Cheap when there is none.
+    pub(super) async fn mend(&self) -> Result<(), TargetError> {
+        let mut chain = self.chain.lock().await;
+        if let Some((_, file)) = &*chain {
+            remove(file).await.map_err(TargetError::Surroundings)?;
+        }
+        *chain = None;
+        Ok(())
+    }
+}
+
+/// Takes away the chain of a run that has ended without doing so, where it had one; whether it had.
+pub(super) async fn sweep(folder: &Path) -> Result<bool, String> {
+    let file = folder.join(CHAIN_FILE);
+    if !file.exists() {
+        return Ok(false);
+    }
+    remove(&file).await.map(|()| true)
+}
+
+/// Takes away the chain that a file names, and the file.
+async fn remove(file: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let chain = Chain::new(std::fs::read_to_string(file).map_err(failed)?.trim());
+    // Refused where the chain was never made, or not put before loopback; then nothing is there, since all is done at once.
+    if let Err(refusal) = restore(&chain.removal()).await {
+        let there = Command::new("iptables")
+            .args(["-w", "-n", "-L", &chain.to_string()])
+            .output()
+            .await;
+        if there.is_ok_and(|output| output.status.success()) {
+            return Err(format!("the chain {chain} of iptables is left behind: {refusal}"));
+        }
+    }
+    std::fs::remove_file(file).map_err(failed)
+}
+
+/// A short name for a run's: FNV-1a, the same in every build.
+fn digest(name: &str) -> String {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", name.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
+}
+
+/// The packets that a cut drops; servers are named by their ports.
+pub(super) fn drops(cut: &Cut<u16>) -> Vec<Drop> {
+    match cut {
+        Cut::ClientPort(port) => vec![
+            Drop {
+                destination: (Some(Ipv4Addr::LOCALHOST), Some(*port)),
+                ..Drop::default()
+            },
+            Drop {
+                source: (Some(Ipv4Addr::LOCALHOST), Some(*port)),
+                ..Drop::default()
+            },
+        ],
+        Cut::Between {
+            some,
+            others,
+            traffic,
+            way,
+        } => {
+            let pairs = some
+                .iter()
+                .flat_map(|one| others.iter().map(move |other| (*one, *other)));
+            pairs
+                .flat_map(|(one, other)| match way {
+                    Way::There => [Some((one, other)), None],
+                    Way::Both => [Some((one, other)), Some((other, one))],
+                })
+                .flatten()
+                .flat_map(|(from, to)| one_way(from, to, *traffic))
+                .collect()
+        }
+    }
+}
+
+/// The packets of one server to another: on the connections that it has made, and on those that the other has made.
+fn one_way(from: u16, to: u16, traffic: Traffic) -> Vec<Drop> {
+    let ports = |port: u16| match traffic {
+        Traffic::Clients => vec![port],
+        Traffic::Bus => vec![port + BUS_OFFSET],
+        Traffic::All => vec![port, port + BUS_OFFSET],
+    };
+    let own = ports(to).into_iter().map(|port| Drop {
+        source: (Some(source(from)), None),
+        destination: (Some(Ipv4Addr::LOCALHOST), Some(port)),
+    });
+    let answers = ports(from).into_iter().map(|port| Drop {
+        source: (Some(Ipv4Addr::LOCALHOST), Some(port)),
+        destination: (Some(source(to)), None),
+    });
+    own.chain(answers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", Some((7, 0)))]
+    #[case("Valkey server v=8.1.0 sha=0", Some((8, 1)))]
+    #[case("Redis server v=255.255.255 sha=0", Some((255, 255)))]
+    #[case("no server", None)]
+    fn a_server_s_release_is_read(#[case] text: &str, #[case] expected: Option<(u32, u32)>) {
+        assert_eq!(version(text), expected);
+    }
+
+    fn shown(cut: &Cut<u16>) -> Vec<String> {
+        drops(cut)
+            .iter()
+            .map(|drop| drop.to_string().trim().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn one_way_is_both_kinds_of_connections_in_one_direction() {
+        let cut = Cut::Between {
+            some: vec![17000],
+            others: vec![17001],
+            traffic: Traffic::Bus,
+            way: Way::There,
+        };
+        assert_eq!(
+            shown(&cut),
+            [
+                "-s 127.1.66.104/32 -d 127.0.0.1/32 --dport 27001",
+                "-s 127.0.0.1/32 -d 127.1.66.105/32 --sport 27000"
+            ]
+        );
+    }
+
+    #[rstest]
+    #[case(Traffic::Bus, 8)]
+    #[case(Traffic::Clients, 8)]
+    #[case(Traffic::All, 16)]
+    fn both_ways_between_one_and_two(#[case] traffic: Traffic, #[case] count: usize) {
+        let cut = Cut::Between {
+            some: vec![17000],
+            others: vec![17001, 17002],
+            traffic,
+            way: Way::Both,
+        };
+        assert_eq!(shown(&cut).len(), count);
+    }
+
+    #[test]
+    fn a_client_port_is_cut_for_everyone() {
+        let shown = shown(&Cut::ClientPort(17000));
+        assert_eq!(
+            shown,
+            ["-d 127.0.0.1/32 --dport 17000", "-s 127.0.0.1/32 --sport 17000"]
+        );
+    }
+}

@@ -12,6 +12,7 @@ use redis_cluster_conformance::cluster::connection::Address;
 use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::context::{Measurement, Secret};
+use redis_cluster_conformance::report::scorecard::{Figure, LostWrite, Scorecard, Trial};
 use redis_cluster_conformance::report::{
     Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json, junit,
     repeat, terminal, write,
@@ -189,8 +190,54 @@ fn every_verdict() -> Run {
         ],
         cause: Some(CAUSE.into()),
         left_behind: vec!["namespace rcc-k3x9: kubectl delete namespace rcc-k3x9".into()],
+        scorecard: Some(scorecard()),
         ..run_of(cases, None, Strictness::default())
     }
+}
+
+/// Two trials: a failover, and a master that was back at once and had lost a write.
+fn scorecard() -> Scorecard {
+    let trial = |number: usize, figures: &[(Figure, f64)]| Trial {
+        number,
+        victim: "redis-cluster-0".into(),
+        master: Some("redis-cluster-3".into()),
+        returned_as: Some("replica".into()),
+        figures: figures.iter().copied().collect(),
+        coarsest_look: 0.0123,
+        acked: 2500,
+        refused: 812,
+        indeterminate: 2,
+        lost: Vec::new(),
+        phantom: Vec::new(),
+        problem: None,
+    };
+    let lost = LostWrite {
+        slot: 7,
+        what: "41 of rcc:k3x9:OPS-16:ledger:{q}".into(),
+        acked_by: None,
+        epoch: Some(1),
+        since_fault: -0.25,
+    };
+    let trials = vec![
+        trial(
+            1,
+            &[
+                (Figure::Failed, 7.4),
+                (Figure::FirstWrite, 8.13),
+                (Figure::WriteGap, 8.12),
+            ],
+        ),
+        Trial {
+            lost: vec![lost],
+            problem: Some("a replica of redis-cluster-0 is promoted, within 40.0 s: after 40.1 s: no".into()),
+            ..trial(2, &[(Figure::WriteGap, 0.31)])
+        },
+    ];
+    let protocol = |figure| match figure {
+        Figure::WriteGap => (Some(5.5), Some(20.0)),
+        _ => (None, None),
+    };
+    Scorecard::of("kill", 3, trials, protocol)
 }
 
 fn aborted() -> Run {

@@ -14,7 +14,7 @@ use crate::cluster::node::Member;
 use crate::context::Context;
 use crate::failover::{Shard, pick_shard};
 use crate::report::scorecard::{Figure, LostWrite, Trial};
-use crate::target::Fault;
+use crate::target::{Cut, Fault, Traffic, Way};
 use crate::timing::Timing;
 use crate::verdict::Stop;
 use crate::workload::{DirectWriter, Fate, Ledger, Writer};
@@ -37,6 +37,8 @@ pub enum TrialFault {
     Pause,
     /// Off the network, for clients and for the bus, until another master is there.
     Disconnect,
+    /// Cut off from all other servers, but not from clients, until another master is there.
+    Partition,
 }
 
 impl TrialFault {
@@ -49,23 +51,26 @@ impl TrialFault {
             Self::Kill => "kill",
             Self::Pause => "pause",
             Self::Disconnect => "disconnect",
+            Self::Partition => "partition",
         }
     }
 
-    fn fault(self) -> Fault {
+    /// What is done to the server itself; nothing where only its links are cut.
+    fn fault(self) -> Option<Fault> {
         match self {
-            Self::Restart => Fault::Restart,
-            Self::Stop => Fault::KeepAway,
-            Self::Crash => Fault::Crash,
-            Self::Kill => Fault::Kill,
-            Self::Pause => Fault::Pause,
-            Self::Disconnect => Fault::Disconnect,
+            Self::Restart => Some(Fault::Restart),
+            Self::Stop => Some(Fault::KeepAway),
+            Self::Crash => Some(Fault::Crash),
+            Self::Kill => Some(Fault::Kill),
+            Self::Pause => Some(Fault::Pause),
+            Self::Disconnect => Some(Fault::Disconnect),
+            Self::Partition => None,
         }
     }
 
     /// What the target must be able to do.
     pub fn capability(self) -> Capability {
-        self.fault().capability()
+        self.fault().map_or(Capability::CutLink, Fault::capability)
     }
 
     /// Whether the platform brings the server back by itself.
@@ -223,7 +228,10 @@ async fn happen(
     })
     .await?;
     let at = Instant::now();
-    cx.inject(fault.fault(), &shard.master).await?;
+    match fault.fault() {
+        Some(fault) => cx.inject(fault, &shard.master).await.map(drop)?,
+        None => cut_off(cx, &shard.master).await?,
+    }
     let mut problem = None;
     if !fault.returns() {
         let what = format!("a replica of {} is promoted", shard.master.name);
@@ -274,6 +282,18 @@ async fn happen(
         whole,
         problem: problem.or(unmended),
     })
+}
+
+/// Cuts all links between a server and the others.
+async fn cut_off(cx: &Context, server: &Member) -> Result<(), Stop> {
+    let members = cx.members().await?.into_iter();
+    let cut = Cut::Between {
+        some: vec![server.clone()],
+        others: members.filter(|member| member.name != server.name).collect(),
+        traffic: Traffic::All,
+        way: Way::Both,
+    };
+    cx.cut(&[cut]).await.map(drop)
 }
 
 /// What a wait missed; anything but that stops.

@@ -101,7 +101,8 @@ impl Watched<'_> {
     /// The first read of the shard's value, likewise.
     fn first_read(&self) -> Option<Instant> {
         let gone = self.gone();
-        let mut reads = self.after().filter(|change| {
+        let of_shard = |change: &&Change| self.shard.contains(&change.node.as_str());
+        let mut reads = self.after().filter(of_shard).filter(|change| {
             let since = if change.node == self.victim {
                 gone
             } else {

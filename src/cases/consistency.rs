@@ -297,6 +297,7 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &[
             "frozen",
+            "hang-up",
             "master-down",
             "other-password",
             "reads-lag",

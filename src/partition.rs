@@ -13,7 +13,7 @@ use crate::check::{Look, eventually, expect};
 use crate::cluster::node::{Member, NodeId, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Shared, Traffic, Way, with_cleanup};
-use crate::failover::{Shard, pick_shard};
+use crate::failover::{Shard, kept, pick_shard};
 use crate::verdict::{Mismatch, Stop};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -107,15 +107,6 @@ async fn once(cx: &Context, cell: fn(&Shared) -> &Observed, traffic: Traffic) ->
         Ok(Ok(partition)) => Ok(partition.clone()),
         Ok(Err(mismatch)) => Err(mismatch.clone().into()),
         Err(reason) => Err(anyhow::anyhow!("the partition could not be observed: {reason}").into()),
-    }
-}
-
-/// A mismatch or its absence, out of a stop; anything else stops.
-fn kept<T>(outcome: Result<T, Stop>) -> Result<Result<T, Mismatch>, Stop> {
-    match outcome {
-        Ok(value) => Ok(Ok(value)),
-        Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
-        Err(stop) => Err(stop),
     }
 }
 

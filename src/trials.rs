@@ -11,10 +11,12 @@ use self::readiness::Readiness;
 use crate::case::Capability;
 use crate::check::{Look, eventually};
 use crate::cluster::node::Member;
-use crate::context::Context;
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, pick_shard};
+use crate::partition::alone;
 use crate::report::scorecard::{Figure, LostWrite, Trial};
-use crate::target::{Cut, Fault, Traffic, Way};
+use crate::target::{Fault, Traffic, Way};
 use crate::timing::Timing;
 use crate::verdict::Stop;
 use crate::workload::{DirectWriter, Fate, Ledger, Writer};
@@ -109,20 +111,41 @@ pub fn protocol(fault: TrialFault, timing: &Timing, figure: Figure) -> (Option<f
 pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial, Stop> {
     let view = cx.view().await?;
     let shard = pick_shard(cx, &view).await?;
-    let members: Vec<Member> = view.nodes.iter().map(|node| node.member.clone()).collect();
     let of_shard: Vec<Member> = std::iter::once(shard.master.clone())
         .chain(view.replicas_of(&shard.master_id).map(|node| node.member.clone()))
         .collect();
-    let pair = (cx.key_in(shard.slot, "value"), format!("trial-{number}"));
+    let value = cx.key_in(shard.slot, "value");
+    let keys: Vec<String> = std::iter::once(value.clone())
+        .chain(shard.slots().into_iter().map(|slot| Writer::key(cx, slot)))
+        .chain(of_shard.iter().map(|node| DirectWriter::key(cx, shard.slot, node)))
+        .collect();
+    let measured = measure(cx, fault, number, &view, &shard, &of_shard, value);
+    let cleanup = async {
+        cx.undo_faults().await?;
+        cx.remove_keys(&keys).await
+    };
+    with_cleanup(measured, cleanup).await
+}
+
+async fn measure(
+    cx: &Context,
+    fault: TrialFault,
+    number: usize,
+    view: &ClusterView,
+    shard: &Shard,
+    of_shard: &[Member],
+    key: String,
+) -> Result<Trial, Stop> {
+    let members: Vec<Member> = view.nodes.iter().map(|node| node.member.clone()).collect();
+    let pair = (key, format!("trial-{number}"));
     let mut connection = cx.connect(&shard.master.address).await?;
     connection.ask(&["SET", &pair.0, &pair.1]).await?;
-    let keys = [pair.0.clone()];
     let looks = Looks::new(members, shard.master_id.clone(), pair);
     let client = Writer::start(cx, &shard.slots()).await?;
-    let direct = DirectWriter::start(cx, &of_shard, shard.slot);
+    let direct = DirectWriter::start(cx, of_shard, shard.slot);
     let readiness = Readiness::default();
     let mut looking = Box::pin(async { futures::join!(looks.on(cx), readiness.on(cx)) }).fuse();
-    let mut happening = Box::pin(happen(cx, fault, &shard, &of_shard[1..], &looks)).fuse();
+    let mut happening = Box::pin(happen(cx, fault, view, shard, &of_shard[1..], &looks)).fuse();
     let happened = futures::select_biased! {
         happened = happening => happened,
         _ = looking => Err(anyhow::anyhow!("the looks at the nodes ended by themselves").into()),
@@ -130,9 +153,7 @@ pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial
     drop((happening, looking));
     let by_node = direct.stop().await;
     let record = client.stop().await;
-    let undone = cx.undo_faults().await;
     let happened = happened?;
-    undone?;
     let watched = Watched {
         victim: &shard.master.name,
         shard: of_shard.iter().map(|member| member.name.as_str()).collect(),
@@ -168,7 +189,6 @@ pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial
     for (by, ledger) in through_clients.chain(through_nodes) {
         count(cx, &watched, &mut trial, by, ledger).await?;
     }
-    cx.remove_keys(&keys).await?;
     Ok(trial)
 }
 
@@ -220,6 +240,7 @@ struct Happened {
 async fn happen(
     cx: &Context,
     fault: TrialFault,
+    view: &ClusterView,
     shard: &Shard,
     replicas: &[Member],
     looks: &Looks,
@@ -236,7 +257,10 @@ async fn happen(
     let at = Instant::now();
     match fault.fault() {
         Some(fault) => cx.inject(fault, &shard.master).await.map(drop)?,
-        None => cut_off(cx, &shard.master).await?,
+        None => {
+            let hit = std::slice::from_ref(&shard.master);
+            cx.cut(&[alone(view, hit, Traffic::All, Way::Both)]).await.map(drop)?;
+        }
     }
     let mut problem = None;
     if !fault.returns() {
@@ -288,18 +312,6 @@ async fn happen(
         whole,
         problem: problem.or(unmended),
     })
-}
-
-/// Cuts all links between a server and the others.
-async fn cut_off(cx: &Context, server: &Member) -> Result<(), Stop> {
-    let members = cx.members().await?.into_iter();
-    let cut = Cut::Between {
-        some: vec![server.clone()],
-        others: members.filter(|member| member.name != server.name).collect(),
-        traffic: Traffic::All,
-        way: Way::Both,
-    };
-    cx.cut(&[cut]).await.map(drop)
 }
 
 /// What a wait missed; anything but that stops.

@@ -23,6 +23,9 @@ const PACE: Duration = Duration::from_millis(10);
 /// machine's hiccup.
 const PATIENCE: Duration = Duration::from_millis(1000);
 
+/// The name of a list that is written, in its key.
+const LIST: &str = "ledger";
+
 /// How many redirections one command follows before it counts as refused (REDIR-12).
 pub const MOST_REDIRECTIONS: usize = 5;
 
@@ -317,7 +320,12 @@ impl Writer {
     /// # Errors
     /// When a ledger's first write is not acknowledged within the patience for one reply.
     pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, PATIENCE, ("ledger", append)).await
+        Self::start_with(cx, slots, PATIENCE, (LIST, append)).await
+    }
+
+    /// The key of the list that [`Self::start`] writes in a slot.
+    pub fn key(cx: &Context, slot: u16) -> String {
+        cx.key_in(slot, LIST)
     }
 
     /// [`Self::start`] where no master goes away: there is none to be given up early, and each write has as long as any
@@ -326,7 +334,7 @@ impl Writer {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_patiently(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, cx.patience(), ("ledger", append)).await
+        Self::start_with(cx, slots, cx.patience(), (LIST, append)).await
     }
 
     /// [`Self::start`], for a counter in each slot in place of a list: `INCR`, which a list's reader could not tell from

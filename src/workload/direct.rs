@@ -20,13 +20,18 @@ pub struct DirectWriter {
 }
 
 impl DirectWriter {
+    /// The key of the ledger that is written through a node.
+    pub fn key(cx: &Context, slot: u16, node: &Member) -> String {
+        cx.key_in(slot, &format!("by-{}", node.name))
+    }
+
     /// Starts writing to a ledger of each node, all of one slot.
     pub fn start(cx: &Context, nodes: &[Member], slot: u16) -> Self {
         let (stop, stopped) = watch::channel(false);
         let tasks = nodes.iter().map(|node| {
             let ledger = Ledger {
                 slot,
-                key: cx.key_in(slot, &format!("by-{}", node.name)),
+                key: Self::key(cx, slot, node),
                 writes: Vec::new(),
             };
             let one = One {

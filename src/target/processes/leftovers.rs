@@ -3,6 +3,7 @@
 use super::links;
 use crate::target::TargetKind;
 use crate::target::folder::{abandoned, memory_has_room, parent_in_memory, parent_of};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ pub(super) fn parent_in_memory_if_room() -> PathBuf {
 /// Removes what dead runs left; a line for each thing removed.
 pub(super) async fn sweep() -> Vec<String> {
     let mut told = Vec::new();
-    let parents = [parent(), parent_in_memory(TargetKind::Processes)];
+    // One and the same, where the system's folder for temporary files is the one in memory.
+    let parents = BTreeSet::from([parent(), parent_in_memory(TargetKind::Processes)]);
     for left in parents.iter().flat_map(|parent| abandoned(parent)) {
         let killed = kill_servers_of(&left.path).await;
         match links::sweep(&left.path).await {

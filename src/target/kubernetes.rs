@@ -289,7 +289,7 @@ impl KubernetesTarget {
             }
         }
         let fresh = lock(&self.made_namespace).is_some();
-        site.apply(fresh, &self.made).await?;
+        site.apply(fresh, &self.made, progress).await?;
         progress.line(format!("  applied to namespace {}", site.namespace));
         let mut phases = vec![bootstrap::phase("apply", started.elapsed())];
         phases.extend(site.await_pods(self.options.timing.deployment(), progress).await?);

@@ -198,10 +198,19 @@ impl Cluster {
         }
         self.belongs_to(maker);
         self.create(progress).await?;
+        let _ = std::fs::remove_file(self.unfinished());
         Ok(false)
     }
 
     async fn take(&self, progress: &Progress) -> Result<(), String> {
+        // It may answer, and yet have no storage class or network: kind makes them last.
+        if self.unfinished().exists() {
+            return Err("its making was cut short".to_owned());
+        }
+        self.answers(progress).await
+    }
+
+    async fn answers(&self, progress: &Progress) -> Result<(), String> {
         let node = format!("{}-control-plane", self.name);
         let running = ask(
             "docker",
@@ -240,8 +249,9 @@ impl Cluster {
 
     async fn create(&self, progress: &Progress) -> Result<(), TargetError> {
         let configuration = self.folder.join("cluster.yaml");
-        std::fs::write(&configuration, CONFIGURATION)
-            .map_err(|error| TargetError::Usage(format!("{}: {error}", configuration.display())))?;
+        for (file, text) in [(&configuration, CONFIGURATION), (&self.unfinished(), "")] {
+            std::fs::write(file, text).map_err(|error| TargetError::Usage(format!("{}: {error}", file.display())))?;
+        }
         let (configuration, kubeconfig) = (
             configuration.display().to_string(),
             self.kubeconfig.display().to_string(),
@@ -262,7 +272,7 @@ impl Cluster {
         let made = work("kind", &arguments, CREATION, &log);
         progress.during(&what, CREATION, made).await?;
         // `--wait` ends without an error when the node is not Ready in time.
-        self.take(progress).await.map_err(|reason| {
+        self.answers(progress).await.map_err(|reason| {
             TargetError::Surroundings(format!("the kind cluster {} was made, but: {reason}", self.name))
         })
     }
@@ -280,7 +290,9 @@ impl Cluster {
                 self.name
             ))
         })?;
-        let _ = std::fs::remove_file(self.marker());
+        for file in [self.marker(), self.unfinished()] {
+            let _ = std::fs::remove_file(file);
+        }
         Ok(())
     }
 
@@ -311,6 +323,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// A file that is there from before the cluster is made until it is whole.
+    fn unfinished(&self) -> PathBuf {
+        self.folder.join("unfinished")
     }
 
     fn marker(&self) -> PathBuf {

@@ -207,7 +207,12 @@ where
 impl Site {
     /// Applies every document of the manifest, and records each before it is made, so that an interruption leaves nothing
     /// unknown behind. `fresh` says that the namespace was made for this.
-    pub(super) async fn apply(&self, fresh: bool, made: &std::sync::Mutex<Made>) -> Result<(), TargetError> {
+    pub(super) async fn apply(
+        &self,
+        fresh: bool,
+        made: &std::sync::Mutex<Made>,
+        progress: &Progress,
+    ) -> Result<(), TargetError> {
         let Some(manifest) = &self.manifest else {
             return Err(TargetError::Usage(format!(
                 "{} names no manifest to apply",
@@ -221,7 +226,7 @@ impl Site {
             let (resource, namespaced) = match kinds.get(&kind) {
                 Some(known) => known.clone(),
                 None => {
-                    let found = self.discover(document, &manifest.file).await?;
+                    let found = self.discover(document, &manifest.file, progress).await?;
                     kinds.insert(kind, found.clone());
                     found
                 }
@@ -251,17 +256,40 @@ impl Site {
         Ok(())
     }
 
-    async fn discover(&self, document: &Document, file: &str) -> Result<(ApiResource, bool), TargetError> {
+    async fn discover(
+        &self,
+        document: &Document,
+        file: &str,
+        progress: &Progress,
+    ) -> Result<(ApiResource, bool), TargetError> {
         let (group, version) = document
             .api_version()
             .split_once('/')
             .unwrap_or(("", document.api_version()));
         let kind = GroupVersionKind::gvk(group, version, document.kind());
-        match pinned_kind(&self.client, &kind).await {
-            Ok((resource, capabilities)) => Ok((resource, capabilities.scope == Scope::Namespaced)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Err(unknown_kind(document, file)),
-            Err(kube::Error::Discovery(_)) => Err(unknown_kind(document, file)),
-            Err(error) => Err(failed(&format!("asking for the kind {}", document.kind()), &error)),
+        if let Some(found) = self.served(&kind).await? {
+            return Ok(found);
+        }
+        let older = older_version(&kind).ok_or_else(|| unknown_kind(document, file))?;
+        let found = self
+            .served(&older)
+            .await?
+            .ok_or_else(|| unknown_kind(document, file))?;
+        let told = format!(
+            "{document}: this server knows it as {} alone, and has it so",
+            older.api_version()
+        );
+        progress.line(format!("  {told}"));
+        Ok(found)
+    }
+
+    /// The kind, where the server knows it, and whether its objects are in namespaces.
+    async fn served(&self, kind: &GroupVersionKind) -> Result<Option<(ApiResource, bool)>, TargetError> {
+        match pinned_kind(&self.client, kind).await {
+            Ok((resource, capabilities)) => Ok(Some((resource, capabilities.scope == Scope::Namespaced))),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(kube::Error::Discovery(_)) => Ok(None),
+            Err(error) => Err(failed(&format!("asking for the kind {}", kind.kind), &error)),
         }
     }
 
@@ -289,6 +317,7 @@ impl Site {
 
     async fn apply_one(&self, document: &Document, object: &Applied, file: &str) -> Result<(), TargetError> {
         let mut value = document.value.clone();
+        value["apiVersion"] = object.resource.api_version.as_str().into();
         if let Some(metadata) = value.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
             if object.namespaced {
                 metadata.insert("namespace".to_owned(), self.namespace.as_str().into());
@@ -394,6 +423,15 @@ fn has_ended(pod: &Pod, container: &str) -> bool {
         .iter()
         .filter(|status| status.name == container)
         .any(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+}
+
+/// The version under which servers of before knew a kind, where its form was the same.
+fn older_version(kind: &GroupVersionKind) -> Option<GroupVersionKind> {
+    match (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str()) {
+        // Before Kubernetes 1.21.
+        ("policy", "v1", "PodDisruptionBudget") => Some(GroupVersionKind::gvk("policy", "v1beta1", &kind.kind)),
+        _ => None,
+    }
 }
 
 fn unknown_kind(document: &Document, file: &str) -> TargetError {

@@ -10,6 +10,7 @@ mod folder;
 mod kept;
 pub mod kind;
 pub mod kubernetes;
+mod netns;
 pub mod processes;
 mod redis_conf;
 

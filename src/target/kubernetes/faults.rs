@@ -1,8 +1,9 @@
 //! Faults: a pod deleted, a pod kept away, and, where the node's own processes can be reached, a crash and a pause.
 
 use super::apply::{RUN_LABEL, fit, lock};
+use super::links::Links;
 use super::site::{Site, bounded};
-use super::{NodeAccess, ServerProcess, Signal};
+use super::{ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,6 +36,7 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 /// The faults that last, so that they can be undone.
 #[derive(Default)]
 pub(super) struct Lasting {
+    pub(super) links: Links,
     quota: Mutex<bool>,
     frozen: Mutex<Vec<ServerProcess>>,
     /// What waits for pods that are late to leave; ends with this.
@@ -70,7 +72,7 @@ impl Lasting {
     }
 
     async fn signal(&self, site: &Site, pod: &Pod, signal: Signal) -> Result<(), TargetError> {
-        let nodes = node_access(site)?;
+        let nodes = site.node_access()?;
         let process = process(site, pod)?;
         if signal == Signal::Stop {
             lock(&self.frozen).push(process.clone());
@@ -97,10 +99,10 @@ impl Lasting {
     }
 
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
-        let mut first = Ok(());
+        let mut first = self.links.mend(site).await;
         let frozen = std::mem::take(&mut *lock(&self.frozen));
         for process in frozen {
-            let undone = node_access(site)?.signal(&process, Signal::Continue).await;
+            let undone = site.node_access()?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
         if std::mem::take(&mut *lock(&self.quota)) {
@@ -111,16 +113,8 @@ impl Lasting {
     }
 }
 
-fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
-    site.nodes.as_ref().ok_or_else(|| {
-        TargetError::Usage(
-            "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
-        )
-    })
-}
-
 /// Where a pod's server runs.
-fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
+pub(super) fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     match (node, pod.metadata.uid.clone()) {
         (Some(node), Some(pod)) => Ok(ServerProcess {

@@ -42,8 +42,8 @@ pub(super) enum Port {
     Any,
     /// One.
     Only(u16),
-    /// All but one.
-    Not(u16),
+    /// From the one to the other.
+    Within(u16, u16),
 }
 
 impl Chain {
@@ -135,7 +135,7 @@ impl fmt::Display for Drop {
             match port {
                 Port::Any => {}
                 Port::Only(port) => write!(f, " --{end}port {port}")?,
-                Port::Not(port) => write!(f, " ! --{end}port {port}")?,
+                Port::Within(first, last) => write!(f, " --{end}port {first}:{last}")?,
             }
         }
         Ok(())

@@ -52,7 +52,7 @@ pub(super) fn nothing() -> [Drop; 2] {
         source: (nowhere, port),
         destination: (nowhere, port),
     };
-    [of(Port::Only(1)), of(Port::Not(1))]
+    [of(Port::Only(1)), of(Port::Within(1, 2))]
 }
 
 /// What the namespace of a server drops, so that all these cuts are there once every server's does.
@@ -110,12 +110,23 @@ fn arriving(from: Endpoint, to: Endpoint, traffic: Traffic) -> Vec<Drop> {
     };
     match traffic {
         Traffic::All => vec![packets(Port::Any, Port::Any)],
-        Traffic::Bus => vec![packets(Port::Not(from.port), Port::Not(to.port))],
+        Traffic::Bus => {
+            let pairs = all_but(from.port).flat_map(|of| all_but(to.port).map(move |at| (of, at)));
+            pairs.map(|(of, at)| packets(of, at)).collect()
+        }
         Traffic::Clients => vec![
             packets(Port::Any, Port::Only(to.port)),
             packets(Port::Only(from.port), Port::Any),
         ],
     }
+}
+
+/// All ports but one. `! --sport A ! --dport B` would be shorter, but iptables 1.8.9 takes it to mean every packet that is not
+/// from A to B.
+fn all_but(port: u16) -> impl Iterator<Item = Port> {
+    let below = port.checked_sub(1).map(|last| Port::Within(0, last));
+    let above = port.checked_add(1).map(|first| Port::Within(first, u16::MAX));
+    below.into_iter().chain(above)
 }
 
 #[cfg(test)]
@@ -146,7 +157,14 @@ mod tests {
         1, between(Traffic::All, Way::Both), &["-s 10.0.0.2/32 -d 10.0.0.1/32", "-s 10.0.0.3/32 -d 10.0.0.1/32"]
     )]
     #[case::the_bus(
-        3, between(Traffic::Bus, Way::Both), &["-s 10.0.0.1/32 -d 10.0.0.3/32 ! --sport 6379 ! --dport 6379"]
+        3,
+        between(Traffic::Bus, Way::Both),
+        &[
+            "-s 10.0.0.1/32 -d 10.0.0.3/32 --sport 0:6378 --dport 0:6378",
+            "-s 10.0.0.1/32 -d 10.0.0.3/32 --sport 0:6378 --dport 6380:65535",
+            "-s 10.0.0.1/32 -d 10.0.0.3/32 --sport 6380:65535 --dport 0:6378",
+            "-s 10.0.0.1/32 -d 10.0.0.3/32 --sport 6380:65535 --dport 6380:65535"
+        ]
     )]
     #[case::client_ports(
         3,

@@ -13,6 +13,7 @@ mod forward;
 mod links;
 mod ownership;
 mod site;
+mod volumes;
 
 pub use apply::RUN_LABEL;
 
@@ -268,6 +269,11 @@ impl KubernetesTarget {
         }
         if self.nodes.is_some() {
             found.extend([Capability::Crash, Capability::Pause]);
+            if found.contains(&Capability::KeepAway)
+                && allowed(&site.client, Some(&site.namespace), "delete", "persistentvolumeclaims").await
+            {
+                found.insert(Capability::LoseVolume);
+            }
             if found.contains(&Capability::Variant) {
                 found.insert(Capability::BlockBus);
             }
@@ -364,6 +370,7 @@ impl Target for KubernetesTarget {
                 Capability::Pause,
                 Capability::BlockBus,
                 Capability::CutLink,
+                Capability::LoseVolume,
             ]);
         }
         hoped

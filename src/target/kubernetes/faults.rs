@@ -62,7 +62,14 @@ impl Lasting {
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
-            Fault::Kill | Fault::Disconnect | Fault::LoseVolume => Err(TargetError::Usage(format!(
+            Fault::LoseVolume => {
+                let claims = super::volumes::claims(site, &pod).await?;
+                *lock(&self.quota) = true;
+                refuse_pods(site).await?;
+                kill(site, &pod).await?;
+                super::volumes::remove(site, &claims).await
+            }
+            Fault::Kill | Fault::Disconnect => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on this target",
                 fault.past()
             ))),
@@ -154,6 +161,20 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     }
 }
 
+/// Kills a pod's server for good. The pod goes first, or its container would be started again at once; and before it the
+/// server is frozen, so that it does nothing about the SIGTERM that it gets for that.
+async fn kill(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let nodes = site.node_access()?;
+    let process = process(site, pod)?;
+    nodes.signal(&process, Signal::Stop).await?;
+    strike(&site.api(), pod).await?;
+    // Where the kubelet was quicker there is no process any more.
+    if let Err(error) = nodes.signal(&process, Signal::Kill).await {
+        tracing::debug!(%error, "a pod's server was killed by the kubelet");
+    }
+    nodes.await_end(&process, SLACK).await
+}
+
 /// Ends when the server's process is gone; never, where the nodes cannot be asked.
 async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), TargetError> {
     match (&site.nodes, process(site, pod)) {
@@ -162,7 +183,7 @@ async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), Tar
     }
 }
 
-/// Takes a pod whose server has ended off the API, where it can stay for a minute more, so that its successor can come.
+/// Takes a pod off the API at once. One whose server has ended can stay there for a minute more, and keeps its successor away.
 async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
     let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
         uid: pod.metadata.uid.clone(),

@@ -7,8 +7,9 @@ use crate::joining::meet;
 use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
 
-/// Makes a server that came back empty a replica of its old shard, named by one of its slots: the others forget its old
-/// id, it meets them, and is told its master. Does nothing where the cluster is whole already.
+/// Makes a server that came back empty a replica of its old shard, named by one of its slots: all forget its old
+/// id, it meets them, and is told its master. Does nothing where the cluster is whole already. The server is known by its
+/// name: where its platform has made it anew, it has another address.
 ///
 /// # Errors
 /// When the cluster is not whole in the end.
@@ -16,12 +17,11 @@ pub async fn reintegrate(cx: &Context, empty: &Member, old_id: &str, slot: u16) 
     if cx.look().await?.not_whole(cx.shape()).is_empty() {
         return Ok(());
     }
+    let empty = &present(cx, empty).await?;
     cx.note_time(format!("{empty} is brought back by the suite"));
     let (owner, owner_id) = taken_over(cx, old_id, slot).await?;
     for member in cx.members().await? {
-        if member.name == empty.name {
-            continue;
-        }
+        // The empty one knows its old id where the deployment has begun to bring it back, and would tell the others again.
         let mut connection = cx.connect(&member.address).await?;
         let reply = connection.call(&["CLUSTER", "FORGET", old_id]).await?;
         let gone = reply.is_ok() || reply.error().is_some_and(|text| text.contains("Unknown node"));
@@ -41,6 +41,27 @@ pub async fn reintegrate(cx: &Context, empty: &Member, old_id: &str, slot: u16) 
     settle::until_whole(cx.shared(), &what)
         .await
         .map_err(|missing| Mismatch::new("a whole cluster, once the suite has made it so", missing).into())
+}
+
+/// A server of that name, with the address that it has at present. One that is on its way back is waited for.
+///
+/// # Errors
+/// A mismatch when there is none in the end.
+async fn present(cx: &Context, named: &Member) -> Result<Member, Stop> {
+    let what = format!("{} is there", named.name);
+    eventually(
+        cx,
+        &what,
+        cx.timing().scheduling() + cx.timing().arrange(),
+        async || {
+            let members = cx.members().await?;
+            Ok(match members.into_iter().find(|member| member.name == named.name) {
+                Some(member) => Look::Reached(member),
+                None => Look::NotYet("no such server".into()),
+            })
+        },
+    )
+    .await
 }
 
 /// Waits until every server that is left gives the slot to another living one; its id. A node that is forgotten while it

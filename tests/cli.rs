@@ -215,19 +215,14 @@ fn an_interrupt_ends_repeated_runs_after_the_present_one_is_cleaned_up() {
     assert_eq!(repeat["cases"][0]["verdicts"], serde_json::json!({}));
 }
 
-/// [`started_on`] a case that breaks nothing.
-fn started(folder: &Path, options: &[&str]) -> (std::process::Child, String) {
-    started_on("BOOT-03", folder, options)
-}
-
 /// Starts a run over `processes` and returns it with its name as soon as its servers live.
 #[expect(
     clippy::zombie_processes,
     reason = "the caller waits; a panic before that ends the test binary"
 )]
-fn started_on(case: &str, folder: &Path, options: &[&str]) -> (std::process::Child, String) {
+fn started(folder: &Path, options: &[&str]) -> (std::process::Child, String) {
     let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
-        .args(["run", case, "--target", "processes", "--out", "o"])
+        .args(["run", "BOOT-03", "--target", "processes", "--out", "o"])
         .args(options)
         .current_dir(folder)
         .stdout(Stdio::null())
@@ -287,49 +282,6 @@ fn what_a_killed_run_leaves_goes_with_the_next_run() {
         folder.path(),
     );
     assert_eq!(exit, 0, "{stdout}{stderr}");
-    assert_eq!(left_of(&run_id), Vec::<String>::new());
-}
-
-/// Whether iptables has a chain of this name.
-fn has_chain(name: &str) -> bool {
-    let listed = std::process::Command::new("iptables")
-        .args(["-w", "-n", "-L", name])
-        .output();
-    listed.is_ok_and(|listed| listed.status.success())
-}
-
-#[test]
-fn what_a_killed_run_has_cut_is_mended_by_the_next() {
-    needs_redis();
-    let allowed = std::process::Command::new("iptables")
-        .args(["-w", "-n", "-L", "INPUT"])
-        .output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        // Then nothing is ever cut: the cases are unsupported.
-        return;
-    }
-    let folder = folder();
-    let (mut child, run_id) = started_on("PART-10", folder.path(), &[]);
-    let parent = std::env::temp_dir().join("redis-cluster-conformance-processes");
-    let file = parent.join(&run_id).join("chain");
-    let began = Instant::now();
-    let chain = loop {
-        let name = fs::read_to_string(&file).unwrap_or_default();
-        if !name.is_empty() && has_chain(&name) {
-            break name;
-        }
-        assert!(began.elapsed().as_secs() < 60, "nothing was cut");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    };
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(has_chain(&chain), "a cut outlives a suite that is killed");
-    let (exit, stdout, stderr) = call(
-        &["run", "SLOT-01", "--target", "processes", "--out", "o2"],
-        folder.path(),
-    );
-    assert_eq!(exit, 0, "{stdout}{stderr}");
-    assert!(!has_chain(&chain));
     assert_eq!(left_of(&run_id), Vec::<String>::new());
 }
 

@@ -108,7 +108,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "flagged within T_fail; one of both for T_stable, within T_sched + T_sync + 30 s",
         controls: &["empty-server-answers", "flags-hidden"],
-        method: "Kills a replica, empties its data folder, and lets it come back. Two outcomes are legal, and the report says which was seen: \
+        method: "Kills a replica, takes away all that it has on disk, and lets it come back. Two outcomes are legal, and the report says which was seen: \
                  the cluster is whole, with the server in it under whatever id; or the loss is plain to whoever asks: its master's `ROLE` \
                  shows no replica in its place, every other node flags the lost id `fail` or `noaddr` or has forgotten it, and the empty \
                  server says `cluster_state:fail` and refuses keys. Afterwards the suite itself makes the cluster whole.",
@@ -128,7 +128,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_fo_hard; one lost election: T_fo_retry; the empty server is watched for T_stable",
         controls: &["empty-server-answers", "never-replaced"],
-        method: "Writes 500 keys with `WAIT 1`, kills the master under writes and empties its data folder. The promoted replica must answer \
+        method: "Writes 500 keys with `WAIT 1`, kills the master under writes and takes away all that it has on disk. The promoted replica must answer \
                  with every value. Then the empty server comes back: for T_stable it must answer `GET` with `-CLUSTERDOWN` or `-MOVED`, and \
                  the promoted one must keep slots and values. Afterwards the suite itself makes the cluster whole.",
         run: |cx| Box::pin(lost::volume_of_a_master(cx)),

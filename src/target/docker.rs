@@ -3,14 +3,16 @@
 
 mod daemon;
 mod leftovers;
+mod links;
 mod server;
 
 use self::daemon::{Network, failed};
+use self::links::Links;
 use self::server::{Container, Plan, Server};
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::{
-    Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
+    Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
     redis_conf,
 };
 use crate::case::Capability;
@@ -78,6 +80,10 @@ pub struct DockerTarget {
     /// How many addresses of the network have been given out.
     addresses: AtomicU32,
     faults: std::sync::Mutex<Faults>,
+    /// Whether links between the servers can be cut, else why not; known by `prepare`, or from the target that this one
+    /// stands beside.
+    cuttable: OnceLock<Result<(), String>>,
+    links: Links,
     /// The servers made beside this target, until they are released.
     scratches: Mutex<Vec<Arc<DockerTarget>>>,
     /// Read by whatever makes something, written by what removes all: true once nothing may be made any more.
@@ -113,6 +119,8 @@ impl DockerTarget {
             slots: OnceLock::new(),
             addresses: AtomicU32::new(0),
             faults: std::sync::Mutex::default(),
+            cuttable: OnceLock::new(),
+            links: Links::default(),
             scratches: Mutex::default(),
             ended: Arc::default(),
         }
@@ -125,6 +133,18 @@ impl DockerTarget {
     fn slot(&self, member: &Member) -> Result<&Slot, TargetError> {
         let found = self.slots().iter().find(|slot| slot.server.name() == member.name);
         found.ok_or_else(|| TargetError::Usage(format!("{member} is no server of this target")))
+    }
+
+    fn servers(&self) -> Vec<&Server> {
+        self.slots().iter().map(|slot| &slot.server).collect()
+    }
+
+    /// Tries whether links can be cut, once, on the first server.
+    async fn find_out_whether_cuttable(&self) {
+        if let (None, Some(first)) = (self.cuttable.get(), self.slots().first()) {
+            let possible = links::possible(&first.server).await;
+            let _ = self.cuttable.set(possible);
+        }
     }
 
     fn faults(&self) -> std::sync::MutexGuard<'_, Faults> {
@@ -271,7 +291,7 @@ impl Target for DockerTarget {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        BTreeSet::from([
+        let mut capabilities = BTreeSet::from([
             Capability::Restart,
             Capability::KeepAway,
             Capability::Crash,
@@ -283,7 +303,17 @@ impl Target for DockerTarget {
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
-        ])
+        ]);
+        // Before `prepare`, what a target of this kind can have.
+        if self.cuttable.get().is_none_or(Result::is_ok) {
+            capabilities.insert(Capability::CutLink);
+        }
+        capabilities
+    }
+
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        let reason = self.cuttable.get()?.as_ref().err();
+        reason.filter(|_| capability == Capability::CutLink).cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -310,6 +340,7 @@ impl Target for DockerTarget {
         progress
             .during("the servers to answer", bound, futures::future::try_join_all(starts))
             .await?;
+        self.find_out_whether_cuttable().await;
         let began = Instant::now();
         let answering = Phase {
             name: format!("{count} servers answer"),
@@ -428,11 +459,19 @@ impl Target for DockerTarget {
         }
     }
 
-    async fn undo_faults(&self) -> Result<(), TargetError> {
-        for slot in self.slots() {
-            self.undo(slot).await?;
+    async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
+        if let Some(reason) = self.lacks(Capability::CutLink) {
+            return Err(TargetError::Usage(reason));
         }
-        Ok(())
+        self.links.cut(&self.servers(), cuts).await
+    }
+
+    async fn undo_faults(&self) -> Result<(), TargetError> {
+        let mut first = self.links.mend(&self.servers()).await;
+        for slot in self.slots() {
+            first = first.and(self.undo(slot).await);
+        }
+        first
     }
 
     async fn collect_evidence(&self, folder: &Path) {
@@ -455,6 +494,7 @@ impl Target for DockerTarget {
             ..self.options.clone()
         });
         target.program = self.program.clone();
+        target.cuttable = self.cuttable.clone();
         target.beside = true;
         let target = Arc::new(target);
         scratches.push(target.clone());
@@ -542,6 +582,7 @@ impl DockerTarget {
             return Ok(());
         };
         if self.options.keep {
+            self.links.mend(&self.servers()).await?;
             for slot in self.slots() {
                 self.undo(slot).await?;
                 // What removes it acts when the handle is dropped: this one never is.

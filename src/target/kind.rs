@@ -9,7 +9,7 @@ pub use cluster::{cluster_name, down, kubeconfig, up};
 
 use super::descriptor::Descriptor;
 use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget, remove_leftovers};
-use super::{Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -173,6 +173,14 @@ impl Target for KindTarget {
 
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
         self.inner.inject(fault, member).await
+    }
+
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        self.inner.lacks(capability)
+    }
+
+    async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
+        self.inner.cut(cuts).await
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

@@ -10,13 +10,15 @@ mod deployment;
 mod evidence;
 mod faults;
 mod forward;
+mod links;
 mod ownership;
 mod site;
+mod volumes;
 
 pub use apply::RUN_LABEL;
 
 use super::descriptor::Descriptor;
-use super::{Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -108,6 +110,13 @@ pub(crate) trait NodeAccess: Send + Sync {
 
     /// Takes back every block of a tag.
     async fn unblock(&self, tag: &str) -> Result<(), TargetError>;
+
+    /// Has `iptables-restore` do what each text says in the network namespace of its pod, all nearly at once.
+    async fn filter(&self, texts: &[(ServerProcess, String)]) -> Result<(), TargetError>;
+
+    /// Takes the chain of [`crate::target::netns::chain`] out of the network namespaces of pods. Where it is not, or the
+    /// pod is gone, nothing is to be done.
+    async fn unfilter(&self, pods: &[ServerProcess]) -> Result<(), TargetError>;
 }
 
 /// A deployment on Kubernetes.
@@ -119,6 +128,8 @@ pub struct KubernetesTarget {
     site: OnceLock<SharedSite>,
     facts: Mutex<BTreeMap<String, String>>,
     probed: Mutex<Option<BTreeSet<Capability>>>,
+    /// Whether links between the pods can be cut, else why not; known by `prepare`, where the nodes can be reached.
+    cuttable: OnceLock<Result<(), String>>,
     lasting: Lasting,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
@@ -168,6 +179,7 @@ impl KubernetesTarget {
             site: OnceLock::new(),
             facts: Mutex::new(facts),
             probed: Mutex::default(),
+            cuttable: OnceLock::new(),
             lasting: Lasting::default(),
             made: Mutex::default(),
             made_namespace: Mutex::default(),
@@ -257,11 +269,24 @@ impl KubernetesTarget {
         }
         if self.nodes.is_some() {
             found.extend([Capability::Crash, Capability::Pause]);
+            if found.contains(&Capability::KeepAway)
+                && allowed(&site.client, Some(&site.namespace), "delete", "persistentvolumeclaims").await
+            {
+                found.insert(Capability::LoseVolume);
+            }
             if found.contains(&Capability::Variant) {
                 found.insert(Capability::BlockBus);
             }
         }
         *lock(&self.probed) = Some(found);
+    }
+
+    /// Tries whether links can be cut, once there are pods.
+    async fn find_out_whether_cuttable(&self, site: &Site) {
+        if let Some(nodes) = &self.nodes {
+            let possible = links::possible(site, nodes).await;
+            let _ = self.cuttable.set(possible);
+        }
     }
 
     fn site(&self) -> Result<&Arc<Site>, TargetError> {
@@ -325,7 +350,9 @@ impl Target for KubernetesTarget {
     /// Before `prepare` what a target of this kind can have; after it, what was found.
     fn capabilities(&self) -> BTreeSet<Capability> {
         if let Some(probed) = &*lock(&self.probed) {
-            return probed.clone();
+            let mut found = probed.clone();
+            found.extend(matches!(self.cuttable.get(), Some(Ok(()))).then_some(Capability::CutLink));
+            return found;
         }
         let mut hoped = BTreeSet::from([
             Capability::Kubernetes,
@@ -338,7 +365,13 @@ impl Target for KubernetesTarget {
             hoped.insert(Capability::Variant);
         }
         if self.nodes.is_some() {
-            hoped.extend([Capability::Crash, Capability::Pause, Capability::BlockBus]);
+            hoped.extend([
+                Capability::Crash,
+                Capability::Pause,
+                Capability::BlockBus,
+                Capability::CutLink,
+                Capability::LoseVolume,
+            ]);
         }
         hoped
     }
@@ -353,10 +386,12 @@ impl Target for KubernetesTarget {
         self.note("server", &format!("Kubernetes {} at {}", reached.version, reached.url));
         let site = self.settle(&reached.client, &reached.namespace).await?;
         self.probe(&site).await;
-        match self.options.disposition {
-            Disposition::Apply => self.make(&site, progress).await,
-            Disposition::Attach => self.attach(&site).await,
-        }
+        let phases = match self.options.disposition {
+            Disposition::Apply => self.make(&site, progress).await?,
+            Disposition::Attach => self.attach(&site).await?,
+        };
+        self.find_out_whether_cuttable(&site).await;
+        Ok(phases)
     }
 
     fn password(&self) -> Option<Secret> {
@@ -384,6 +419,15 @@ impl Target for KubernetesTarget {
 
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError> {
         self.lasting.inject(self.site()?, fault, member).await
+    }
+
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        let reason = self.cuttable.get()?.as_ref().err();
+        reason.filter(|_| capability == Capability::CutLink).cloned()
+    }
+
+    async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
+        self.lasting.links.cut(self.site()?, cuts).await
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

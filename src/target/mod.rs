@@ -10,6 +10,7 @@ mod folder;
 mod kept;
 pub mod kind;
 pub mod kubernetes;
+mod netns;
 pub mod processes;
 mod redis_conf;
 
@@ -131,7 +132,8 @@ pub enum Fault {
     /// Off the network, for clients and for the bus, until the fault is undone.
     Disconnect,
     /// The server gets SIGKILL, all that it has on disk is lost, and it stays away until the fault is undone; then it
-    /// comes back empty, at its address and with its configuration.
+    /// comes back empty, by its name and with its configuration: at its address, but for Kubernetes, where it is another
+    /// pod with another address and another volume.
     LoseVolume,
 }
 

@@ -73,7 +73,10 @@ async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     if view.not_whole(cx.shape()).is_empty() {
         return Ok(Look::Reached(()));
     }
-    let unasked = view.silent.iter().filter(|(member, _)| *member != shard.replica);
+    let unasked = view
+        .silent
+        .iter()
+        .filter(|(member, _)| member.name != shard.replica.name);
     let mut silent: Vec<String> = unasked.map(|(_, error)| error.to_string()).collect();
     for node in &view.nodes {
         let line = node.line(&shard.replica_id);
@@ -213,7 +216,11 @@ async fn untouched(
     let reply = cx.connect(&shard.replica.address).await?.call(&["GET", key]).await?;
     let seen = format!("{}: GET {key} -> {reply}", shard.replica);
     expect(reply.text() == Some(value), "the value on the promoted replica", seen)?;
-    let served = serves(cx, &shard.master, key).await?;
+    let members = cx.members().await?;
+    let Some(empty) = members.iter().find(|member| member.name == shard.master.name) else {
+        return Ok(Look::NotYet(format!("{} is not there", shard.master.name)));
+    };
+    let served = serves(cx, empty, key).await?;
     let served: Vec<String> = served.into_iter().collect();
     no_findings("-CLUSTERDOWN or -MOVED from the server that has lost its data", &served)?;
     Ok(Look::Reached(()))

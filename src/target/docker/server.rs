@@ -239,6 +239,13 @@ impl Server {
         })
     }
 
+    /// The container's first process, by its number where the daemon is; none while the container does not run.
+    pub(super) async fn process(&self) -> Result<Option<i64>, TargetError> {
+        let state = state(&self.plan.docker, &self.name).await?;
+        let running = state.running.unwrap_or_default();
+        Ok(state.pid.filter(|pid| running && *pid > 0))
+    }
+
     /// Starts the container and waits until the server answers.
     pub(super) async fn start(&self, bound: Duration) -> Result<(), TargetError> {
         self.plan

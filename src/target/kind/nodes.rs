@@ -4,7 +4,9 @@
 use super::children::ask;
 use crate::target::TargetError;
 use crate::target::kubernetes::{NodeAccess, ServerProcess, Signal};
+use crate::target::netns;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long one command in a node may take.
@@ -65,6 +67,55 @@ for tables in iptables ip6tables; do
 done
 "#;
 
+/// How to find the process that holds a pod's namespaces, by the pod's uid: its sandbox, which outlives the containers.
+const SANDBOXES: &str = r#"
+tasks=$(ctr --namespace k8s.io task ls) || exit 3
+sandbox_of() {
+    ids=" $(ctr --namespace k8s.io containers ls -q \
+        "labels.\"io.kubernetes.pod.uid\"==$1,labels.\"io.cri-containerd.kind\"==sandbox" | tr '\n' ' ')"
+    echo "$tasks" | while read -r id pid state; do
+        case "$ids" in *" $id "*) [ "$state" = RUNNING ] && echo "$pid" ;; esac
+    done
+}
+wait_for() {
+    for job; do wait "$job" || exit 5; done
+}
+"#;
+
+/// Arguments: for each pod its uid and the text. All sandboxes are found first: so all cuts are there at nearly one time.
+const FILTER: &str = r#"
+left=$#
+while [ "$left" -gt 0 ]; do
+    pid=$(sandbox_of "$1")
+    [ -n "$pid" ] || { echo "pod $1 has no sandbox that runs" >&2; exit 4; }
+    set -- "$@" "$pid" "$2"
+    shift 2
+    left=$((left - 2))
+done
+jobs=
+while [ $# -gt 0 ]; do
+    printf '%s' "$2" | nsenter --net="/proc/$1/ns/net" iptables-restore --noflush -w &
+    jobs="$jobs $!"
+    shift 2
+done
+wait_for $jobs
+"#;
+
+/// Arguments: the chain, the text that takes it away, and the pods' uids. Refused where the chain is not, and then nothing is to
+/// be done.
+const UNFILTER: &str = r#"
+chain=$1 text=$2
+shift 2
+pids= jobs=
+for uid; do pids="$pids $(sandbox_of "$uid")"; done
+for pid in $pids; do
+    inside="nsenter --net=/proc/$pid/ns/net"
+    { printf '%s' "$text" | $inside iptables-restore --noflush -w || ! $inside iptables -w -n -L "$chain" >/dev/null 2>&1; } &
+    jobs="$jobs $!"
+done
+wait_for $jobs
+"#;
+
 /// The nodes of a kind cluster.
 pub(super) struct DockerNodes {
     cluster: String,
@@ -106,6 +157,12 @@ async fn run_within(limit: Duration, node: &str, script: &str, arguments: &[&str
     ask("docker", &command, limit).await.map(drop)
 }
 
+/// Runs a script on several nodes at once, on each with arguments of its own.
+async fn on_each(script: &str, arguments: &BTreeMap<&str, Vec<&str>>) -> Result<(), TargetError> {
+    let runs = arguments.iter().map(|(node, arguments)| run(node, script, arguments));
+    futures::future::join_all(runs).await.into_iter().collect()
+}
+
 #[async_trait]
 impl NodeAccess for DockerNodes {
     async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError> {
@@ -131,5 +188,27 @@ impl NodeAccess for DockerNodes {
 
     async fn unblock(&self, tag: &str) -> Result<(), TargetError> {
         self.unblock_matching(&comment(tag)).await
+    }
+
+    async fn filter(&self, texts: &[(ServerProcess, String)]) -> Result<(), TargetError> {
+        let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (server, text) in texts {
+            by_node
+                .entry(&server.node)
+                .or_default()
+                .extend([server.pod.as_str(), text]);
+        }
+        on_each(&format!("{SANDBOXES}{FILTER}"), &by_node).await
+    }
+
+    async fn unfilter(&self, pods: &[ServerProcess]) -> Result<(), TargetError> {
+        let chain = netns::chain();
+        let (name, text) = (chain.to_string(), chain.removal());
+        let mut by_node: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for server in pods {
+            let arguments = by_node.entry(&server.node).or_insert_with(|| vec![&name, &text]);
+            arguments.push(&server.pod);
+        }
+        on_each(&format!("{SANDBOXES}{UNFILTER}"), &by_node).await
     }
 }

@@ -1,8 +1,9 @@
 //! Faults: a pod deleted, a pod kept away, and, where the node's own processes can be reached, a crash and a pause.
 
 use super::apply::{RUN_LABEL, fit, lock};
+use super::links::Links;
 use super::site::{Site, bounded};
-use super::{NodeAccess, ServerProcess, Signal};
+use super::{ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
@@ -12,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,6 +36,7 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 /// The faults that last, so that they can be undone.
 #[derive(Default)]
 pub(super) struct Lasting {
+    pub(super) links: Links,
     quota: Mutex<bool>,
     frozen: Mutex<Vec<ServerProcess>>,
     /// What waits for pods that are late to leave; ends with this.
@@ -60,7 +62,14 @@ impl Lasting {
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
-            Fault::Kill | Fault::Disconnect | Fault::LoseVolume => Err(TargetError::Usage(format!(
+            Fault::LoseVolume => {
+                let claims = super::volumes::claims(site, &pod).await?;
+                *lock(&self.quota) = true;
+                refuse_pods(site).await?;
+                kill(site, &pod).await?;
+                super::volumes::remove(site, &claims).await
+            }
+            Fault::Kill | Fault::Disconnect => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on this target",
                 fault.past()
             ))),
@@ -70,7 +79,7 @@ impl Lasting {
     }
 
     async fn signal(&self, site: &Site, pod: &Pod, signal: Signal) -> Result<(), TargetError> {
-        let nodes = node_access(site)?;
+        let nodes = site.node_access()?;
         let process = process(site, pod)?;
         if signal == Signal::Stop {
             lock(&self.frozen).push(process.clone());
@@ -97,10 +106,10 @@ impl Lasting {
     }
 
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
-        let mut first = Ok(());
+        let mut first = self.links.mend(site).await;
         let frozen = std::mem::take(&mut *lock(&self.frozen));
         for process in frozen {
-            let undone = node_access(site)?.signal(&process, Signal::Continue).await;
+            let undone = site.node_access()?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
         if std::mem::take(&mut *lock(&self.quota)) {
@@ -111,16 +120,8 @@ impl Lasting {
     }
 }
 
-fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
-    site.nodes.as_ref().ok_or_else(|| {
-        TargetError::Usage(
-            "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
-        )
-    })
-}
-
 /// Where a pod's server runs.
-fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
+pub(super) fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     match (node, pod.metadata.uid.clone()) {
         (Some(node), Some(pod)) => Ok(ServerProcess {
@@ -160,6 +161,20 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     }
 }
 
+/// Kills a pod's server for good. The pod goes first, or its container would be started again at once; and before it the
+/// server is frozen, so that it does nothing about the SIGTERM that it gets for that.
+async fn kill(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let nodes = site.node_access()?;
+    let process = process(site, pod)?;
+    nodes.signal(&process, Signal::Stop).await?;
+    strike(&site.api(), pod).await?;
+    // Where the kubelet was quicker there is no process any more.
+    if let Err(error) = nodes.signal(&process, Signal::Kill).await {
+        tracing::debug!(%error, "a pod's server was killed by the kubelet");
+    }
+    nodes.await_end(&process, SLACK).await
+}
+
 /// Ends when the server's process is gone; never, where the nodes cannot be asked.
 async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), TargetError> {
     match (&site.nodes, process(site, pod)) {
@@ -168,7 +183,7 @@ async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), Tar
     }
 }
 
-/// Takes a pod whose server has ended off the API, where it can stay for a minute more, so that its successor can come.
+/// Takes a pod off the API at once. One whose server has ended can stay there for a minute more, and keeps its successor away.
 async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
     let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
         uid: pod.metadata.uid.clone(),

@@ -69,6 +69,13 @@ impl Site {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// The inside of the cluster's nodes.
+    pub(super) fn node_access(&self) -> Result<&Arc<dyn NodeAccess>, TargetError> {
+        self.nodes.as_ref().ok_or_else(|| {
+            TargetError::Usage("this cluster's nodes cannot be reached; only the target kind can do that".into())
+        })
+    }
+
     /// The pods by the description's labels, ordered by name.
     pub(super) async fn raw_pods(&self) -> Result<Vec<core::Pod>, TargetError> {
         let selected = ListParams::default().labels(&self.descriptor.selector());

@@ -2,12 +2,11 @@
 //! address of its own, while all are reached, and named, at 127.0.0.1.
 
 use super::ports::BUS_OFFSET;
-use crate::target::filter::{Chain, Drop};
+use crate::target::filter::{self, Chain, Drop, LOOPBACK, Port};
 use crate::target::{Cut, TargetError, Traffic, Way};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -82,11 +81,11 @@ fn version(text: &str) -> Option<(u32, u32)> {
 async fn tried() -> Result<(), String> {
     static TRIED: OnceCell<Result<(), String>> = OnceCell::const_new();
     let trial = async {
-        let chain = Chain::new(&format!("rcc-trial-{}", std::process::id()));
+        let chain = Chain::new(&format!("rcc-trial-{}", std::process::id()), LOOPBACK);
         // Of a link that nobody has: it drops nothing.
         let nobody = Drop {
-            source: (Some(source(0)), Some(1)),
-            destination: (Some(source(0)), Some(1)),
+            source: (Some(source(0)), Port::Only(1)),
+            destination: (Some(source(0)), Port::Only(1)),
         };
         restore(&chain.with(&[nobody])).await?;
         restore(&chain.removal()).await
@@ -96,29 +95,7 @@ async fn tried() -> Result<(), String> {
 
 /// Has `iptables-restore` do all that the text says, or nothing of it.
 async fn restore(text: &str) -> Result<(), String> {
-    let program = "iptables-restore";
-    let failed = |error: std::io::Error| format!("{program}: {error}");
-    // Not killed when nobody waits for it any more: it ends by itself, with all done or nothing.
-    let mut child = Command::new(program)
-        .args(["--noflush", "-w"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut input) = child.stdin.take() {
-        input.write_all(text.as_bytes()).await.map_err(failed)?;
-    }
-    let output = child.wait_with_output().await.map_err(failed)?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        let told = String::from_utf8_lossy(&output.stderr);
-        Err(format!(
-            "{program}: {}",
-            told.trim().lines().next().unwrap_or("it failed")
-        ))
-    }
+    filter::restore(&["iptables-restore"], text).await
 }
 
 impl Links {
@@ -128,7 +105,8 @@ impl Links {
         let mut chain = self.chain.lock().await;
         // No two living runs have folders of the same name.
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let (own, file) = chain.insert((Chain::new(&format!("rcc-{}", digest(&name))), folder.join(CHAIN_FILE)));
+        let own = Chain::new(&format!("rcc-{}", digest(&name)), LOOPBACK);
+        let (own, file) = chain.insert((own, folder.join(CHAIN_FILE)));
         let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", folder.display()));
         std::fs::write(&*file, own.to_string()).map_err(failed)?;
         restore(&own.with(drops)).await.map_err(TargetError::Surroundings)
@@ -157,16 +135,12 @@ pub(super) async fn sweep(folder: &Path) -> Result<bool, String> {
 /// Takes away the chain that a file names, and the file.
 async fn remove(file: &Path) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    let chain = Chain::new(std::fs::read_to_string(file).map_err(failed)?.trim());
+    let chain = Chain::new(std::fs::read_to_string(file).map_err(failed)?.trim(), LOOPBACK);
     // Refused where the chain was never made, or not put before loopback; then nothing is there, since all is done at once.
-    if let Err(refusal) = restore(&chain.removal()).await {
-        let there = Command::new("iptables")
-            .args(["-w", "-n", "-L", &chain.to_string()])
-            .output()
-            .await;
-        if there.is_ok_and(|output| output.status.success()) {
-            return Err(format!("the chain {chain} of iptables is left behind: {refusal}"));
-        }
+    if let Err(refusal) = restore(&chain.removal()).await
+        && filter::is_there(&["iptables"], &chain).await
+    {
+        return Err(format!("the chain {chain} of iptables is left behind: {refusal}"));
     }
     std::fs::remove_file(file).map_err(failed)
 }
@@ -182,11 +156,11 @@ pub(super) fn drops(cut: &Cut<u16>) -> Vec<Drop> {
     match cut {
         Cut::ClientPort(port) => vec![
             Drop {
-                destination: (Some(Ipv4Addr::LOCALHOST), Some(*port)),
+                destination: (Some(Ipv4Addr::LOCALHOST), Port::Only(*port)),
                 ..Drop::default()
             },
             Drop {
-                source: (Some(Ipv4Addr::LOCALHOST), Some(*port)),
+                source: (Some(Ipv4Addr::LOCALHOST), Port::Only(*port)),
                 ..Drop::default()
             },
         ],
@@ -219,12 +193,12 @@ fn one_way(from: u16, to: u16, traffic: Traffic) -> Vec<Drop> {
         Traffic::All => vec![port, port + BUS_OFFSET],
     };
     let own = ports(to).into_iter().map(|port| Drop {
-        source: (Some(source(from)), None),
-        destination: (Some(Ipv4Addr::LOCALHOST), Some(port)),
+        source: (Some(source(from)), Port::Any),
+        destination: (Some(Ipv4Addr::LOCALHOST), Port::Only(port)),
     });
     let answers = ports(from).into_iter().map(|port| Drop {
-        source: (Some(Ipv4Addr::LOCALHOST), Some(port)),
-        destination: (Some(source(to)), None),
+        source: (Some(Ipv4Addr::LOCALHOST), Port::Only(port)),
+        destination: (Some(source(to)), Port::Any),
     });
     own.chain(answers).collect()
 }

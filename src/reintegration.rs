@@ -16,12 +16,12 @@ pub async fn reintegrate(cx: &Context, empty: &Member, old_id: &str, slot: u16) 
     if cx.look().await?.not_whole(cx.shape()).is_empty() {
         return Ok(());
     }
+    // Where addresses change with every start, it is no more where it was.
+    let members = cx.members().await?;
+    let empty = members.iter().find(|member| member.name == empty.name).unwrap_or(empty);
     cx.note_time(format!("{empty} is brought back by the suite"));
     let (owner, owner_id) = taken_over(cx, old_id, slot).await?;
-    for member in cx.members().await? {
-        if member.name == empty.name {
-            continue;
-        }
+    for member in &members {
         let mut connection = cx.connect(&member.address).await?;
         let reply = connection.call(&["CLUSTER", "FORGET", old_id]).await?;
         let gone = reply.is_ok() || reply.error().is_some_and(|text| text.contains("Unknown node"));

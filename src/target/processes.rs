@@ -14,6 +14,7 @@ use super::kept;
 use super::redis_conf;
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
+    Upheaval, untended,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -222,6 +223,7 @@ impl Target for ProcessesTarget {
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
+            Capability::SwapAddresses,
         ]);
         // Before `prepare`, what a target of this kind can have.
         if self.cuttable.get().is_none_or(Result::is_ok) {
@@ -231,8 +233,10 @@ impl Target for ProcessesTarget {
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let reason = self.cuttable.get()?.as_ref().err();
-        reason.filter(|_| capability == Capability::CutLink).cloned()
+        if capability != Capability::CutLink {
+            return untended(capability);
+        }
+        self.cuttable.get()?.as_ref().err().cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -387,6 +391,24 @@ impl Target for ProcessesTarget {
             return Err(TargetError::Usage("the target has not been prepared".into()));
         };
         self.links.cut(&folder, &drops).await
+    }
+
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        let Upheaval::SwapAddresses(one, other) = upheaval else {
+            return Err(TargetError::Usage(format!("servers on loopback cannot be {upheaval}")));
+        };
+        let slots = [self.slot(one)?, self.slot(other)?];
+        let timing = &self.options.timing;
+        let mut processes = [slots[0].process.lock().await, slots[1].process.lock().await];
+        for process in &mut processes {
+            process.terminate(timing.shutdown() + timing.reply()).await?;
+        }
+        for (at, to) in [(0, other), (1, one)] {
+            processes[at].move_to(to.address.port)?;
+            slots[at].state().member = processes[at].member();
+            processes[at].start(timing.scheduling()).await?;
+        }
+        Ok(())
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

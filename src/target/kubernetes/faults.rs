@@ -2,6 +2,7 @@
 
 use super::apply::{RUN_LABEL, fit, lock};
 use super::site::{Site, bounded};
+use super::upheaval::{Upheavals, lose_claims, scale_back};
 use super::{NodeAccess, ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
@@ -35,7 +36,8 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 /// The faults that last, so that they can be undone.
 #[derive(Default)]
 pub(super) struct Lasting {
-    quota: Mutex<bool>,
+    pub(super) quota: Mutex<bool>,
+    pub(super) upheavals: Upheavals,
     frozen: Mutex<Vec<ServerProcess>>,
     /// What waits for pods that are late to leave; ends with this.
     late: Mutex<tokio::task::JoinSet<()>>,
@@ -60,7 +62,13 @@ impl Lasting {
             }
             Fault::Crash => self.signal(site, &pod, Signal::Kill).await,
             Fault::Pause => self.signal(site, &pod, Signal::Stop).await,
-            Fault::Kill | Fault::Disconnect | Fault::LoseVolume => Err(TargetError::Usage(format!(
+            Fault::LoseVolume => {
+                *lock(&self.quota) = true;
+                refuse_pods(site).await?;
+                kill(site, &pod).await?;
+                lose_claims(site, &pod).await
+            }
+            Fault::Kill | Fault::Disconnect => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on this target",
                 fault.past()
             ))),
@@ -103,6 +111,8 @@ impl Lasting {
             let undone = node_access(site)?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
+        // Before what needs the API: it may be what does not answer.
+        first = first.and(self.settle(site).await);
         if std::mem::take(&mut *lock(&self.quota)) {
             first = first.and(allow_pods(site).await);
         }
@@ -111,7 +121,7 @@ impl Lasting {
     }
 }
 
-fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
+pub(super) fn node_access(site: &Site) -> Result<&Arc<dyn NodeAccess>, TargetError> {
     site.nodes.as_ref().ok_or_else(|| {
         TargetError::Usage(
             "the processes of this cluster's nodes cannot be reached; only the target kind can do that".into(),
@@ -136,21 +146,52 @@ fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetError> {
 }
 
 /// Deletes a pod, with the grace period that it has, and waits until its server has ended.
-async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+pub(super) async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let name = pod.name_any();
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let grace = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.termination_grace_period_seconds)
-        .unwrap_or(30);
-    let this_one = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(uid.clone()),
+    let this_one = DeleteParams::default().preconditions(only(pod));
+    bounded(
+        &format!("deleting pod {name}"),
+        site.api::<Pod>().delete(&name, &this_one),
+    )
+    .await?;
+    ended(site, pod, longest(pod)).await
+}
+
+/// Deletes a pod with no grace, and kills its server where the nodes can be reached; waits until it has ended.
+async fn kill(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let name = pod.name_any();
+    let at_once = DeleteParams::default().grace_period(0).preconditions(only(pod));
+    bounded(
+        &format!("deleting pod {name}"),
+        site.api::<Pod>().delete(&name, &at_once),
+    )
+    .await?;
+    if let (Some(nodes), Ok(process)) = (&site.nodes, process(site, pod))
+        && let Err(error) = nodes.signal(&process, Signal::Kill).await
+    {
+        // The kubelet may have been as quick.
+        tracing::debug!(%error, "kill of a server whose pod was deleted");
+    }
+    ended(site, pod, longest(pod)).await
+}
+
+/// That no other pod of the same name is meant.
+fn only(pod: &Pod) -> Preconditions {
+    Preconditions {
+        uid: pod.metadata.uid.clone(),
         resource_version: None,
-    });
-    let what = format!("deleting pod {name}");
-    bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
-    let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
+    }
+}
+
+/// The longest that a pod may take to end.
+pub(super) fn longest(pod: &Pod) -> Duration {
+    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    Duration::from_secs(grace.unwrap_or(30).unsigned_abs()) + SLACK
+}
+
+/// Waits until the server of a pod that is being deleted has ended.
+pub(super) async fn ended(site: &Site, pod: &Pod, bound: Duration) -> Result<(), TargetError> {
+    let (name, uid) = (pod.name_any(), pod.metadata.uid.clone().unwrap_or_default());
     // The API can learn of the end of a container long after it, so the node is asked as well, or the server's own port
     // where the node cannot be asked.
     tokio::select! {
@@ -169,11 +210,8 @@ async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), Tar
 }
 
 /// Takes a pod whose server has ended off the API, where it can stay for a minute more, so that its successor can come.
-async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
-    let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
-        uid: pod.metadata.uid.clone(),
-        resource_version: None,
-    });
+pub(super) async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
+    let this_one = DeleteParams::default().grace_period(0).preconditions(only(pod));
     match api.delete(&pod.name_any(), &this_one).await {
         Ok(_) => Ok(()),
         // Gone by itself, or another of that name in its place.
@@ -209,7 +247,7 @@ async fn refuses_now(site: &Site, pod: &str, address: &Address) -> bool {
 }
 
 /// From now on no pod is made in the namespace. Returns when the API server keeps to it.
-async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
+pub(super) async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
     let api = site.api::<ResourceQuota>();
     let mut quota = ResourceQuota::default();
     quota.metadata.name = Some(QUOTA.to_owned());
@@ -244,14 +282,15 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
 /// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
     match site.api::<ResourceQuota>().get_opt(QUOTA).await {
-        Ok(Some(_)) => allow_pods(site).await,
+        Ok(Some(_)) => allow_pods(site).await?,
         // Who may not look could not have made it.
-        Ok(None) | Err(_) => Ok(()),
+        Ok(None) | Err(_) => {}
     }
+    scale_back(site).await
 }
 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
-async fn allow_pods(site: &Site) -> Result<(), TargetError> {
+pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
     match site
         .api::<ResourceQuota>()

@@ -10,7 +10,7 @@ use crate::cluster::node::{NodeId, NodeLine};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::slot;
 use crate::cluster::view::ClusterView;
-use crate::context::{Claim, Context, Fault, Upheaval, with_cleanup};
+use crate::context::{Claim, Context, Upheaval, with_cleanup};
 use crate::crash::{read_all, write_all};
 use crate::failover::kept;
 use crate::rolling::slot_of_every_shard;
@@ -83,13 +83,7 @@ pub async fn away_and_back(cx: &Context, way: Way) -> Result<Away, Stop> {
     let gone = async {
         match way {
             Way::Recreated => {
-                let all = before
-                    .nodes
-                    .iter()
-                    .map(|node| cx.inject(Fault::NewAddress, &node.member));
-                for stopped in join_all(all).await {
-                    stopped?;
-                }
+                cx.upheave(&Upheaval::Recreate).await?;
             }
             Way::Scaled => {
                 cx.upheave(&Upheaval::ScaleToNothing).await?;

@@ -131,7 +131,10 @@ pub static CASES: &[Case] = &[
         bound: "T_sched + T_sync + 2·NT",
         controls: &[
             "identity-lost",
+            "ids-lost-when-applied-again",
             "killed-without-nodes-conf",
+            "left-alone-at-new-addresses",
+            "left-alone-at-swapped-addresses",
             "leftover-line",
             "old-address-announced",
             "epoch-lost",

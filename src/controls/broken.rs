@@ -275,9 +275,13 @@ impl Target for Broken {
 
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
         match self.wrong {
-            Wrong::Upheavals(misheaval) => misheaval(&*self.inner, upheaval).await,
-            _ => self.inner.upheave(upheaval).await,
+            Wrong::Upheavals(misheaval) => misheaval(&*self.inner, upheaval).await?,
+            _ => self.inner.upheave(upheaval).await?,
         }
+        // Those that have moved are other nodes to a proxy: masters first, then their replicas, as they were made.
+        let members = self.inner.members().await?;
+        *self.addresses() = members.into_iter().map(|member| member.address).collect();
+        Ok(())
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

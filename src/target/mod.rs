@@ -168,6 +168,9 @@ impl Fault {
 /// What a disruptive case does to the deployment as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upheaval {
+    /// Every server is stopped gracefully, all at once, and made again by its platform with its data, under another
+    /// address, where it stays.
+    Recreate,
     /// There is to be one server less: this one, the last. It stays away until the upheaval is undone.
     ScaleIn(Member),
     /// There is to be no server at all, until the upheaval is undone.
@@ -184,6 +187,7 @@ impl Upheaval {
     /// The capability that it needs.
     pub fn capability(&self) -> Capability {
         match self {
+            Self::Recreate => Capability::NewAddress,
             Self::ScaleIn(_) | Self::ScaleToNothing => Capability::Scale,
             Self::Delete => Capability::Reapply,
             Self::SwapAddresses(..) => Capability::SwapAddresses,
@@ -196,6 +200,7 @@ impl Upheaval {
 impl fmt::Display for Upheaval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Recreate => write!(f, "every server was stopped gracefully, to be made again"),
             Self::ScaleIn(member) => write!(f, "scaled in by {member}"),
             Self::ScaleToNothing => write!(f, "scaled to no server at all"),
             Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),

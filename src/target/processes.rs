@@ -173,6 +173,26 @@ impl ProcessesTarget {
         self.cuttable.get_or_init(|| possible).is_ok()
     }
 
+    /// Stops servers gracefully, and once all have ended starts each on another port.
+    async fn stop_and_move(&self, slots: &[&Slot], ports: Vec<Port>) -> Result<(), TargetError> {
+        let timing = &self.options.timing;
+        let patience = timing.shutdown() + timing.reply();
+        let mut processes = Vec::new();
+        for slot in slots {
+            processes.push(slot.process.lock().await);
+        }
+        let ends = processes.iter_mut().map(|process| process.terminate(patience));
+        futures::future::try_join_all(ends).await?;
+        for ((slot, process), port) in slots.iter().zip(&mut processes).zip(ports) {
+            process.move_to(port.number())?;
+            let mut state = slot.state();
+            state.member = process.member();
+            state.ports.push(port);
+        }
+        let starts = processes.iter_mut().map(|process| process.start(timing.scheduling()));
+        futures::future::try_join_all(starts).await.map(drop)
+    }
+
     async fn member_connections(&self, members: &[Member]) -> Result<Vec<Connection>, LinkError> {
         let connecting = members.iter().map(async |member| {
             let stream = connect_tcp(&member.address).await?;
@@ -394,21 +414,25 @@ impl Target for ProcessesTarget {
     }
 
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
-        let Upheaval::SwapAddresses(one, other) = upheaval else {
-            return Err(TargetError::Usage(format!("servers on loopback cannot be {upheaval}")));
-        };
-        let slots = [self.slot(one)?, self.slot(other)?];
-        let timing = &self.options.timing;
-        let mut processes = [slots[0].process.lock().await, slots[1].process.lock().await];
-        for process in &mut processes {
-            process.terminate(timing.shutdown() + timing.reply()).await?;
+        match upheaval {
+            Upheaval::Recreate => {
+                let count = self.servers().len();
+                self.stop_and_move(&self.servers().iter().collect::<Vec<_>>(), ports::take(count)?)
+                    .await
+            }
+            Upheaval::SwapAddresses(one, other) => {
+                let slots = [self.slot(one)?, self.slot(other)?];
+                let mut ports = [slots[0].state().ports.pop(), slots[1].state().ports.pop()];
+                ports.reverse();
+                let ports = ports.into_iter().flatten().collect();
+                self.stop_and_move(&slots, ports).await
+            }
+            Upheaval::ScaleIn(_) | Upheaval::ScaleToNothing | Upheaval::Delete | Upheaval::LoseApi => {
+                Err(TargetError::Usage(format!(
+                    "there is no platform on loopback that could be told: {upheaval}"
+                )))
+            }
         }
-        for (at, to) in [(0, other), (1, one)] {
-            processes[at].move_to(to.address.port)?;
-            slots[at].state().member = processes[at].member();
-            processes[at].start(timing.scheduling()).await?;
-        }
-        Ok(())
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

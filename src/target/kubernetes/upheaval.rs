@@ -47,6 +47,13 @@ impl Lasting {
     pub(super) async fn upheave(&self, site: &Site, upheaval: &Upheaval, made: &Made) -> Result<(), TargetError> {
         site.forget_addresses();
         let done = match upheaval {
+            Upheaval::Recreate => {
+                let pods = site.raw_pods().await?;
+                let stops = pods.iter().map(|pod| stop(site, pod));
+                let stopped = futures::future::join_all(stops).await;
+                stopped.into_iter().collect::<Result<(), _>>()?;
+                all_end(site, &pods).await
+            }
             Upheaval::ScaleIn(member) => self.scale_in(site, member).await,
             Upheaval::ScaleToNothing => self.scale(site, |_| 0).await,
             Upheaval::Delete => {

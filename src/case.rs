@@ -133,6 +133,17 @@ pub enum Capability {
     Exec,
     /// Read and change the files of a server that is stopped.
     Files,
+    /// Something of the deployment's own looks after its servers, a script or an operator: it is more than its servers,
+    /// which alone never find each other again once all addresses have changed.
+    Tended,
+    /// Change how many servers there are to be, down to none, and take that back.
+    Scale,
+    /// Delete what makes the servers, all but their volumes, and apply it again.
+    Reapply,
+    /// Stop two servers and bring each back under the address of the other.
+    SwapAddresses,
+    /// Have the API of the platform answer nobody, while the servers run.
+    LoseApi,
 }
 
 /// A row of the catalogue that is no case on any target.

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT, Target,
-    TargetError, Traffic, Variant, Way,
+    Alteration, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT,
+    Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -58,6 +58,8 @@ pub struct Shared {
     pub full_crash: tokio::sync::OnceCell<Result<Arc<crate::crash::FullCrash>, crate::moving::Unobserved>>,
     /// The rolling restart that several cases look at: done once, by the first that asks.
     pub rolling: tokio::sync::OnceCell<Result<Result<Arc<crate::rolling::Rolling>, Mismatch>, String>>,
+    /// The deployment deleted and applied again, which several cases look at: done once, by the first that asks.
+    pub reapplied: tokio::sync::OnceCell<Result<Arc<crate::away::Away>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
     /// The config epoch of every master when the cluster was last whole, and when a shard was last seen to have got a
@@ -94,6 +96,7 @@ impl Shared {
             crash: tokio::sync::OnceCell::new(),
             full_crash: tokio::sync::OnceCell::new(),
             rolling: tokio::sync::OnceCell::new(),
+            reapplied: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),
             pool: Mutex::default(),
@@ -259,6 +262,19 @@ impl Context {
         Ok(at)
     }
 
+    /// Does something to the deployment as a whole and notes it in the timeline; the instant at which it was done.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub async fn upheave(&self, upheaval: &Upheaval) -> Result<Instant, Stop> {
+        let done = self.shared.target.upheave(upheaval).await;
+        // The way to every server may be another now.
+        self.forget_connections();
+        done?;
+        self.note_time(upheaval.to_string());
+        Ok(Instant::now())
+    }
+
     /// How long a shard with these nodes cannot be relied on to elect anew. No master votes about one and the same master
     /// again within twice the node-timeout (Redis source, cluster.c, clusterSendFailoverAuthIfNeeded), and a replica that
     /// is asked to take over within four times the node-timeout of an election that it won counts the votes from then,
@@ -280,7 +296,9 @@ impl Context {
     /// When one could not be undone.
     pub async fn undo_faults(&self) -> Result<(), Stop> {
         self.note_time("faults are undone");
-        Ok(self.shared.target.undo_faults().await?)
+        let undone = self.shared.target.undo_faults().await;
+        self.forget_connections();
+        Ok(undone?)
     }
 
     /// The deployment's Kubernetes side.

@@ -264,8 +264,11 @@ fn differences(
 }
 
 /// Writes keys to every master, and waits until each has given them to its append-only file: the fault is a crash of
-/// servers, not of their machine.
-async fn write_all(cx: &Context, view: &ClusterView, slots: &[u16]) -> Result<Vec<(u16, String, String)>, Stop> {
+/// servers, not of their machine. Gives each with its slot and value.
+///
+/// # Errors
+/// A mismatch when a master does not take one; an error when it cannot be asked.
+pub async fn write_all(cx: &Context, view: &ClusterView, slots: &[u16]) -> Result<Vec<(u16, String, String)>, Stop> {
     let mut keys = Vec::new();
     for slot in slots {
         let Some(owner) = view.owner_of(*slot) else { continue };
@@ -312,7 +315,10 @@ pub async fn flushed(cx: &Context, member: &Member) -> Outcome {
 }
 
 /// Expects every key by value of whoever owns its slot.
-async fn read_all(cx: &Context, view: &ClusterView, keys: &[(u16, String, String)]) -> Outcome {
+///
+/// # Errors
+/// A mismatch with those that are not there; an error when a node cannot be asked.
+pub async fn read_all(cx: &Context, view: &ClusterView, keys: &[(u16, String, String)]) -> Outcome {
     let mut wrong = Vec::new();
     for of_slot in keys.chunk_by(|one, other| one.0 == other.0) {
         let slot = of_slot[0].0;

@@ -168,6 +168,11 @@ pub async fn until_votes(cx: &Context, master: &Member, ids: &[&str]) {
     }
 }
 
+/// The shard of a master that can be broken, by its id.
+pub fn shard_of(view: &ClusterView, master_id: &str) -> Option<Shard> {
+    shards(view).into_iter().find(|shard| shard.master_id == master_id)
+}
+
 /// Every shard whose master can be broken, in the order of the masters.
 fn shards(view: &ClusterView) -> Vec<Shard> {
     let owned = |id: &str| {

@@ -11,12 +11,13 @@
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`reintegration`] (a server that has lost its volume), [`migration`] (slots
 //!   moved from one master to another), [`moving`] (nodes that change their addresses, for several), [`outage`] (one lost
 //!   shard, for several), [`partition`] (one observed partition, for several), [`crash`] (servers that are killed, for several), [`register`] (whether operations on a key
-//!   happened in one order), [`rolling`] (one rolling restart, for several), [`soak`] (a long time under load, for several),
+//!   happened in one order), [`rolling`] (one rolling restart, for several), [`away`] (all servers away at once and back, for several), [`soak`] (a long time under load, for several),
 //!   [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
 
+pub mod away;
 pub mod budget;
 pub mod case;
 pub mod cases;

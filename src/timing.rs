@@ -160,6 +160,12 @@ pub static TIMINGS: &[Named] = &[
         compute: |_| 60.0,
     },
     Named {
+        name: "T_names",
+        formula: "30 s",
+        reason: "the surroundings' budget: names lead to where servers are; a cache before the cluster's DNS keeps an answer so long",
+        compute: |_| 30.0,
+    },
+    Named {
         name: "T_deploy",
         formula: "300 s",
         reason: "the surroundings' budget: from apply to a formed cluster",
@@ -315,6 +321,7 @@ limits! {
     manual_failover = "T_manual",
     shutdown = "T_shutdown",
     scheduling = "T_sched",
+    names = "T_names",
     deployment = "T_deploy",
     hook = "T_hook",
     ban = "T_ban",

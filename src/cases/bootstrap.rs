@@ -2,6 +2,7 @@
 
 mod client;
 mod copies;
+mod emptied;
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
@@ -203,6 +204,7 @@ pub static CASES: &[Case] = &[
     },
     copies::WRONG_PASSWORD,
     client::NOT_EMPTY,
+    emptied::LEFT_ALONE,
     client::CHECKED,
 ];
 

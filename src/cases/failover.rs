@@ -3,7 +3,8 @@
 mod apart;
 mod losing;
 mod observed;
-mod outages;
+pub(super) mod outages;
+mod service;
 mod stale;
 pub(super) mod swapping;
 
@@ -388,6 +389,7 @@ pub static CASES: &[Case] = &[
         method: "In the stop of FAIL-02 every node is asked ten times a second for a key of the master's shard, and every shard is written to. Each reply must be the value, an integer for a write, `-MOVED` to one of the nodes, `-CLUSTERDOWN`, `-MASTERDOWN`, `-LOADING` or `-NOREPLICAS`; connections may fail.",
         run: |cx| Box::pin(clean_errors(cx)),
     },
+    service::DROPS_THE_DEAD,
     Case {
         id: CaseId("FAIL-25"),
         title: "a master and another shard's replica lost together are one failover",

@@ -3,6 +3,9 @@
 mod changing;
 mod names;
 mod tls;
+mod together;
+
+pub(super) use together::all_known;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
@@ -26,6 +29,24 @@ pub static CASES: &[Case] = &[
                  the old one, every node says `cluster_state:ok`, and `GET` of a key in its slots is redirected by \
                  `-MOVED` to the present address of the owner.",
         run: |cx| Box::pin(changing::one_address(cx)),
+    },
+    Case {
+        id: CaseId("NET-07"),
+        title: "the cluster recovers by itself when every address changes at once",
+        requirement: "After all servers were made again at once under other addresses the cluster MUST recover without manual action.",
+        source: "redis#15136; redis-operator#1722, #1782; bitnami-docker-redis#146; measured on 7.0.15: servers alone never recover",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A6],
+        impact: Impact::Disruptive,
+        needs: &[Capability::NewAddress, Capability::Tended],
+        features: &[],
+        bound: "all back within T_sched for each; whole T_names + 2·NT + 10 s after that",
+        controls: &["left-alone-at-new-addresses"],
+        method: "Stops every server gracefully at once, so that each comes back under another address (Kubernetes: all pods are deleted). \
+                 In time the cluster must be whole, as after every disruptive case, and no address lead astray: every line of \
+                 `CLUSTER NODES`, `CLUSTER SLOTS` and nodes.conf shows a node where it is, and `-MOVED` leads to the owner.",
+        run: |cx| Box::pin(together::every_address_at_once(cx)),
     },
     Case {
         id: CaseId("NET-08"),
@@ -118,5 +139,23 @@ pub static CASES: &[Case] = &[
                  meet and gives a slot to each. Over TLS, `CLUSTER SLOTS` of each must name the `tls-port` of both, and \
                  `-MOVED` the owner's; over a plain connection the same with `port`.",
         run: |cx| Box::pin(tls::ports_by_connection(cx)),
+    },
+    Case {
+        id: CaseId("NET-19"),
+        title: "servers that come back at each other's addresses are told apart by all",
+        requirement: "After servers came back at the addresses of each other every node MUST again know each under its right address.",
+        source: "bitnami/charts#11341; Redis source, clusterProcessPacket: another id than awaited makes a node `noaddr`; measured on \
+                 7.0.15: two views stay `:0@0 noaddr` for ever, and the state `ok`",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A6],
+        impact: Impact::Disruptive,
+        needs: &[Capability::SwapAddresses, Capability::Tended],
+        features: &[],
+        bound: "T_names + 2·NT + 10 s",
+        controls: &["left-alone-at-swapped-addresses"],
+        method: "Stops two replicas gracefully and brings each back at the address of the other (kind: all other addresses of the pod network \
+                 are held meanwhile). The expectations are those of NET-07: `cluster_state:ok` alone does not do, which all say all the time.",
+        run: |cx| Box::pin(together::exchanged(cx)),
     },
 ];

@@ -1,6 +1,7 @@
 //! Chapter OPS: the deployment over its life.
 
 mod backup;
+mod platform;
 
 use super::failover::swapping::swap;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
@@ -51,6 +52,9 @@ pub static CASES: &[Case] = &[
                  report says each, and whether they show that the deployment hands its slots over before it stops a master.",
         run: |cx| Box::pin(rolling_restart_gaps(cx)),
     },
+    platform::SCALED_IN,
+    platform::ALL_GONE,
+    platform::APPLIED_AGAIN,
     Case {
         id: CaseId("OPS-10"),
         title: "masters can be moved away and back without errors",
@@ -112,6 +116,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(soak_without_incident(cx)),
     },
     backup::RESTORED,
+    platform::WITHOUT_API,
     Case {
         id: CaseId("OPS-16"),
         title: "the deployment is whole again after every disruptive case",
@@ -126,7 +131,10 @@ pub static CASES: &[Case] = &[
         bound: "T_sched + T_sync + 2·NT",
         controls: &[
             "identity-lost",
+            "ids-lost-when-applied-again",
             "killed-without-nodes-conf",
+            "left-alone-at-new-addresses",
+            "left-alone-at-swapped-addresses",
             "leftover-line",
             "old-address-announced",
             "epoch-lost",

@@ -4,6 +4,7 @@ mod files;
 mod lost;
 mod returning;
 mod running;
+mod volumes;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
@@ -94,6 +95,8 @@ pub static CASES: &[Case] = &[
                  node must have its id, role and epoch of before, and every key be there by value.",
         run: |cx| Box::pin(lost::all_killed(cx)),
     },
+    volumes::ONE_EACH,
+    volumes::OUTLIVE,
     Case {
         id: CaseId("PERS-07"),
         title: "a replica whose volume was lost is back in its shard, or missed by all",
@@ -172,6 +175,7 @@ pub static CASES: &[Case] = &[
                  must start again, have every key but the last, and log the truncation.",
         run: |cx| Box::pin(files::cut_end_loaded(cx)),
     },
+    volumes::LOGS,
     Case {
         id: CaseId("PERS-13"),
         title: "every node can save its nodes.conf",

@@ -213,6 +213,59 @@ impl ClusterView {
         findings
     }
 
+    /// Where a node is shown at an address that is not its own: in `CLUSTER NODES`, in `CLUSTER SLOTS`, as a replica's
+    /// master; one line a finding. Where each is, is what the target says of the server that has the id.
+    pub fn astray(&self) -> Vec<String> {
+        let present: Vec<&Address> = self.nodes.iter().map(|node| &node.member.address).collect();
+        let mut findings = Vec::new();
+        for node in &self.nodes {
+            let name = &node.member.name;
+            findings.extend(self.astray_lines(name, &node.nodes));
+            let shown = node.slots.iter().flat_map(|entry| &entry.nodes);
+            let astray: BTreeSet<&Address> = shown
+                .filter(|(address, id)| match id.as_deref().and_then(|id| self.by_id(id)) {
+                    Some(meant) => meant.member.address != *address,
+                    None => !present.contains(&address),
+                })
+                .map(|(address, _)| address)
+                .collect();
+            findings.extend(
+                astray.iter().map(|address| {
+                    format!("{name}: CLUSTER SLOTS names {address}, where the node that it means is not")
+                }),
+            );
+            match &node.role {
+                Role::Replica { master, .. } if !present.contains(&master) => {
+                    findings.push(format!("{name}: replicates {master}, where nobody is"));
+                }
+                Role::Replica { .. } | Role::Master { .. } => {}
+            }
+        }
+        findings
+    }
+
+    /// [`Self::astray`] of some lines that show nodes, out of what `place` names.
+    pub fn astray_lines(&self, place: &str, lines: &[NodeLine]) -> Vec<String> {
+        let mut findings = Vec::new();
+        for line in lines {
+            match self.by_id(&line.id) {
+                Some(node) if line.address != node.member.address || line.is("noaddr") => findings.push(format!(
+                    "{place}: shows {} at {}{}",
+                    node.member,
+                    line.address,
+                    if line.is("noaddr") { ", noaddr" } else { "" }
+                )),
+                Some(_) => {}
+                None => findings.push(format!(
+                    "{place}: shows {} at {}, and no server has that id",
+                    beginning(&line.id),
+                    line.address
+                )),
+            }
+        }
+        findings
+    }
+
     /// The deployment's name of a node id, else the id's first eight digits.
     pub fn name_of(&self, id: &str) -> String {
         self.by_id(id)
@@ -234,4 +287,99 @@ impl AgreedNode<'_> {
 /// The first eight digits of an id. What a server gives for one need not be digits.
 fn beginning(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::node::{SlotsEntry, parse_nodes};
+    use crate::cluster::resp::Reply;
+    use rstest::rstest;
+
+    fn at(host: &str) -> Address {
+        Address::new(host, 6379)
+    }
+
+    /// A node at a host, of which the id is the host's letter; `shown` are the other nodes: letter, host, flags.
+    fn node(host: &str, shown: &[(&str, &str, &str)]) -> NodeView {
+        let own = [(host, host, "myself,master")];
+        let lines = own.iter().chain(shown).map(|(id, host, flags)| {
+            let address = if host.is_empty() {
+                ":0@0".into()
+            } else {
+                format!("{host}:6379@16379")
+            };
+            format!("{} {address} {flags} - 0 0 1 connected", id.repeat(40))
+        });
+        let text = lines.collect::<Vec<_>>().join("\n");
+        NodeView {
+            member: Member {
+                name: format!("node {host}"),
+                address: at(host),
+            },
+            raw: BTreeMap::new(),
+            info: BTreeMap::new(),
+            nodes: parse_nodes(&Reply::Bulk(text.into())).unwrap(),
+            slots: vec![],
+            shards: Ok(vec![]),
+            role: Role::Master {
+                offset: 1,
+                replicas: vec![],
+            },
+            replication: BTreeMap::new(),
+        }
+    }
+
+    fn astray(other: NodeView) -> Vec<String> {
+        let first = node("a", &[("b", "b", "master")]);
+        let nodes = vec![first, other];
+        ClusterView { nodes, silent: vec![] }.astray()
+    }
+
+    #[rstest]
+    #[case::where_it_is("a", "master", "")]
+    #[case::where_it_was("c", "master,fail", "node b: shows node a (a:6379) at c:6379")]
+    #[case::nowhere("", "master,noaddr", "node b: shows node a (a:6379) at :0, noaddr")]
+    #[case::at_its_old_address_all_the_same("a", "master,noaddr", "node b: shows node a (a:6379) at a:6379, noaddr")]
+    #[case::where_another_is("b", "master", "node b: shows node a (a:6379) at b:6379")]
+    fn a_node_shown_astray_is_told(#[case] host: &str, #[case] flags: &str, #[case] told: &str) {
+        let findings = astray(node("b", &[("a", host, flags)]));
+        let expected: Vec<&str> = Some(told).into_iter().filter(|told| !told.is_empty()).collect();
+        assert_eq!(findings, expected);
+    }
+
+    #[test]
+    fn an_id_that_no_server_has_is_told() {
+        let findings = astray(node("b", &[("a", "a", "master"), ("c", "a", "slave")]));
+        assert_eq!(
+            findings,
+            ["node b: shows cccccccc at a:6379, and no server has that id"]
+        );
+    }
+
+    #[rstest]
+    #[case::right("a", Some("a"), 0)]
+    #[case::dead("c", Some("a"), 1)]
+    #[case::exchanged("b", Some("a"), 1)]
+    #[case::dead_without_an_id("c", None, 1)]
+    #[case::right_without_an_id("a", None, 0)]
+    fn cluster_slots_that_lead_astray_are_told(#[case] host: &str, #[case] id: Option<&str>, #[case] count: usize) {
+        let mut other = node("b", &[("a", "a", "master")]);
+        other.slots = vec![SlotsEntry {
+            range: SlotRange { first: 0, last: 1 },
+            nodes: vec![(at(host), id.map(|id| id.repeat(40)))],
+        }];
+        assert_eq!(astray(other).len(), count);
+    }
+
+    #[test]
+    fn a_replica_that_follows_nobody_who_is_there_is_told() {
+        let mut other = node("b", &[("a", "a", "master")]);
+        other.role = Role::Replica {
+            master: at("c"),
+            link: "connecting".into(),
+            offset: 1,
+        };
+        assert_eq!(astray(other), ["node b: replicates c:6379, where nobody is"]);
+    }
 }

@@ -64,6 +64,11 @@ impl Context {
         Ok(view)
     }
 
+    /// Closes the connections of earlier looks.
+    pub(super) fn forget_connections(&self) {
+        self.lock_pool().clear();
+    }
+
     fn lock_pool(&self) -> std::sync::MutexGuard<'_, BTreeMap<Address, Connection>> {
         self.shared
             .pool

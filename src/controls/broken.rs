@@ -7,7 +7,7 @@ use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::node::Member;
 use crate::progress::Progress;
 use crate::target::{
-    Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError,
+    Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, Upheaval,
 };
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -121,6 +121,8 @@ pub(super) enum Wrong {
     Faults(Misfault),
     /// What a cut does in place of what it should.
     Cuts(Miscut),
+    /// What an upheaval does in place of what it should: servers on loopback have no platform, so this stands in for one.
+    Upheavals(Misheaval),
     /// What is cut stays cut the first time that faults are undone.
     HealsLate,
     /// How the outcome of a program that was run beside a server is altered; it is given the program and its arguments.
@@ -129,6 +131,9 @@ pub(super) enum Wrong {
 
 /// A fault that is not what it should be: given the target, the fault and the node.
 pub(super) type Misfault = for<'a> fn(&'a dyn Target, Fault, &'a Member) -> BoxFuture<'a, Result<(), TargetError>>;
+
+/// An upheaval that is not what it should be: given the target and the upheaval.
+pub(super) type Misheaval = for<'a> fn(&'a dyn Target, &'a Upheaval) -> BoxFuture<'a, Result<(), TargetError>>;
 
 /// A cut that is not what it should be: given the target and the cuts.
 pub(super) type Miscut = for<'a> fn(&'a dyn Target, &'a [Cut]) -> BoxFuture<'a, Result<(), TargetError>>;
@@ -141,6 +146,8 @@ pub(super) struct Broken {
     lent: bool,
     /// What servers beside the deployment are started with.
     beside: Vec<Alteration>,
+    /// What it is said to be able to do beyond what the inner target can.
+    granted: &'static [Capability],
     /// The addresses of all nodes, once it is prepared; they follow the nodes.
     addresses: Mutex<Arc<[Address]>>,
     /// Something was cut, and faults have not been undone since.
@@ -155,9 +162,16 @@ impl Broken {
             wrong,
             lent,
             beside,
+            granted: &[],
             addresses: Mutex::new(Arc::new([])),
             cut: AtomicBool::new(false),
         }
+    }
+
+    /// The same, said to be able to do more: what cases ask for that is about a platform.
+    pub(super) fn granting(mut self, granted: &'static [Capability]) -> Self {
+        self.granted = granted;
+        self
     }
 
     fn addresses(&self) -> std::sync::MutexGuard<'_, Arc<[Address]>> {
@@ -187,7 +201,9 @@ impl Target for Broken {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        self.inner.capabilities()
+        let mut capabilities = self.inner.capabilities();
+        capabilities.extend(self.granted);
+        capabilities
     }
 
     fn is_ours(&self) -> bool {
@@ -255,6 +271,17 @@ impl Target for Broken {
             Wrong::Cuts(miscut) => miscut(&*self.inner, cuts).await,
             _ => self.inner.cut(cuts).await,
         }
+    }
+
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        match self.wrong {
+            Wrong::Upheavals(misheaval) => misheaval(&*self.inner, upheaval).await?,
+            _ => self.inner.upheave(upheaval).await?,
+        }
+        // Those that have moved are other nodes to a proxy: masters first, then their replicas, as they were made.
+        let members = self.inner.members().await?;
+        *self.addresses() = members.into_iter().map(|member| member.address).collect();
+        Ok(())
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

@@ -18,6 +18,7 @@ mod networking;
 mod operations;
 mod partitions;
 mod persistence;
+mod platform;
 mod proxy;
 mod redirection;
 mod replication;
@@ -56,8 +57,10 @@ const REDIS_CONF: &str = "cluster-enabled yes\ncluster-node-timeout 1000\nrepl-d
 const PASSWORD: &str = "Controls-of-the-Suite";
 
 /// Limits that the surroundings or patience set, not the protocol: here they are what loopback needs.
-const OVERRIDES: [(&str, Duration); 4] = [
+const OVERRIDES: [(&str, Duration); 6] = [
     ("T_sched", Duration::from_secs(1)),
+    ("T_names", Duration::from_secs(1)),
+    ("T_hook", Duration::from_secs(2)),
     ("T_sync", Duration::from_secs(2)),
     ("T_arrange", Duration::from_secs(15)),
     // Every control runs it: what is wrong shows at once.
@@ -84,6 +87,8 @@ pub struct Control {
     scratch_conf: &'static [(Option<usize>, &'static str)],
     /// What is done to the cluster, to its replies, or to faults.
     wrong: Wrong,
+    /// What cases about a platform ask for, and what is wrong stands in for.
+    grants: &'static [Capability],
     /// Time limits of its own.
     overrides: &'static [(&'static str, Duration)],
 }
@@ -104,6 +109,7 @@ const GOOD: Control = Control {
     conf: &[],
     scratch_conf: &[],
     wrong: Wrong::Nothing,
+    grants: &[],
     overrides: &[],
 };
 
@@ -125,6 +131,7 @@ static TABLES: &[&[Control]] = &[
     persistence::CONTROLS,
     networking::CONTROLS,
     operations::CONTROLS,
+    platform::CONTROLS,
 ];
 
 /// Every control.
@@ -295,7 +302,8 @@ pub async fn judge(selected: &[&'static Control], progress: &Progress) -> Vec<Ju
                     base = Some(made);
                 }
                 let Some(inner) = base.clone() else { break };
-                let target = Broken::new(inner, control.wrong, true, Control::alterations(control.scratch_conf));
+                let target = Broken::new(inner, control.wrong, true, Control::alterations(control.scratch_conf))
+                    .granting(control.grants);
                 judged.push(run(control, target, run_id, interrupted.clone(), progress).await);
             }
             if let Some(base) = base
@@ -311,7 +319,8 @@ pub async fn judge(selected: &[&'static Control], progress: &Progress) -> Vec<Ju
         .map(|control| {
             let options = options(&format!("{run_id}-{}", control.name), control.conf);
             let inner = Arc::new(ProcessesTarget::new(options));
-            let target = Broken::new(inner, control.wrong, false, Control::alterations(control.scratch_conf));
+            let target = Broken::new(inner, control.wrong, false, Control::alterations(control.scratch_conf))
+                .granting(control.grants);
             run(control, target, &run_id, interrupted.clone(), progress)
         })
         .buffer_unordered(OWN_AT_ONCE)

@@ -8,8 +8,11 @@ mod nodes;
 pub use cluster::{cluster_name, down, kubeconfig, up};
 
 use super::descriptor::Descriptor;
+use super::kubernetes::NodeAccess;
 use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget, remove_leftovers};
-use super::{Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{
+    Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind, Upheaval,
+};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -104,6 +107,7 @@ impl KindTarget {
         if taken {
             remove_leftovers(cluster.kubeconfig(), &self.options.run_id, progress).await?;
             self.nodes.unblock_all().await?;
+            self.nodes.release_addresses().await?;
             phases.push(phase("leftovers removed", started));
         }
         let started = Instant::now();
@@ -181,6 +185,10 @@ impl Target for KindTarget {
 
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
         self.inner.cut(cuts).await
+    }
+
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        self.inner.upheave(upheaval).await
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

@@ -13,12 +13,15 @@ mod forward;
 mod links;
 mod ownership;
 mod site;
+mod upheaval;
 mod volumes;
 
 pub use apply::RUN_LABEL;
 
 use super::descriptor::Descriptor;
-use super::{Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind};
+use super::{
+    Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind, Upheaval,
+};
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
@@ -117,6 +120,23 @@ pub(crate) trait NodeAccess: Send + Sync {
     /// Takes the chain of [`crate::target::netns::chain`] out of the network namespaces of pods. Where it is not, or the
     /// pod is gone, nothing is to be done.
     async fn unfilter(&self, pods: &[ServerProcess]) -> Result<(), TargetError>;
+
+    /// Opens a stream to a port of a pod's address from within a node, for as long as the API cannot be asked for one.
+    fn open(&self, node: &str, address: &str, port: u16) -> Result<BoxedStream, TargetError>;
+
+    /// Stops the API servers, which then answer nobody, or has them go on. To have those go on that run is no error.
+    async fn stop_api(&self, stop: bool) -> Result<(), TargetError>;
+
+    /// Whether the next addresses that a node gives to pods can be chosen: there is one node, and it keeps its addresses in
+    /// files, as the plugin host-local does.
+    async fn can_hold_addresses(&self) -> bool;
+
+    /// Once nobody has these two addresses any more, holds all others of their network: the next pod of a node gets the
+    /// first, and the one after it the second.
+    async fn hold_addresses_but(&self, node: &str, free: [&str; 2]) -> Result<(), TargetError>;
+
+    /// Gives back every address that is held, on all nodes.
+    async fn release_addresses(&self) -> Result<(), TargetError>;
 }
 
 /// A deployment on Kubernetes.
@@ -254,12 +274,24 @@ impl KubernetesTarget {
     }
 
     async fn probe(&self, site: &Site) {
-        let mut found = BTreeSet::from([Capability::Kubernetes]);
-        if allowed(&site.client, Some(&site.namespace), "delete", "pods").await {
+        let may = async |verb, resource| allowed(&site.client, Some(&site.namespace), verb, resource).await;
+        let mut found = BTreeSet::from([Capability::Kubernetes, Capability::Tended]);
+        // What the run has made can be made again; what it found there cannot.
+        let ours = self.is_ours();
+        if may("delete", "pods").await {
             found.extend([Capability::Restart, Capability::NewAddress]);
-            if allowed(&site.client, Some(&site.namespace), "create", "resourcequotas").await {
+            if may("create", "resourcequotas").await {
                 found.insert(Capability::KeepAway);
+                if ours && may("delete", "persistentvolumeclaims").await {
+                    found.insert(Capability::LoseVolume);
+                }
             }
+        }
+        if may("patch", "statefulsets").await {
+            found.insert(Capability::Scale);
+        }
+        if ours && may("delete", "statefulsets").await {
+            found.insert(Capability::Reapply);
         }
         if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
             found.insert(Capability::Exec);
@@ -267,12 +299,10 @@ impl KubernetesTarget {
         if site.copies && !self.descriptor.variants.is_empty() {
             found.insert(Capability::Variant);
         }
-        if self.nodes.is_some() {
-            found.extend([Capability::Crash, Capability::Pause]);
-            if found.contains(&Capability::KeepAway)
-                && allowed(&site.client, Some(&site.namespace), "delete", "persistentvolumeclaims").await
-            {
-                found.insert(Capability::LoseVolume);
+        if let Some(nodes) = &self.nodes {
+            found.extend([Capability::Crash, Capability::Pause, Capability::LoseApi]);
+            if nodes.can_hold_addresses().await {
+                found.insert(Capability::SwapAddresses);
             }
             if found.contains(&Capability::Variant) {
                 found.insert(Capability::BlockBus);
@@ -356,11 +386,16 @@ impl Target for KubernetesTarget {
         }
         let mut hoped = BTreeSet::from([
             Capability::Kubernetes,
+            Capability::Tended,
             Capability::Restart,
             Capability::KeepAway,
             Capability::NewAddress,
+            Capability::Scale,
             Capability::Exec,
         ]);
+        if self.is_ours() {
+            hoped.extend([Capability::LoseVolume, Capability::Reapply]);
+        }
         if self.manifest.is_some() && !self.descriptor.variants.is_empty() {
             hoped.insert(Capability::Variant);
         }
@@ -372,6 +407,7 @@ impl Target for KubernetesTarget {
                 Capability::CutLink,
                 Capability::LoseVolume,
             ]);
+            hoped.extend([Capability::SwapAddresses, Capability::LoseApi]);
         }
         hoped
     }
@@ -428,6 +464,11 @@ impl Target for KubernetesTarget {
 
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
         self.lasting.links.cut(self.site()?, cuts).await
+    }
+
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        let made = lock(&self.made).clone();
+        self.lasting.upheave(self.site()?, upheaval, &made).await
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

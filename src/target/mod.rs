@@ -167,6 +167,51 @@ impl Fault {
     }
 }
 
+/// What a disruptive case does to the deployment as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upheaval {
+    /// Every server is stopped gracefully, all at once, and made again by its platform with its data, under another
+    /// address, where it stays.
+    Recreate,
+    /// There is to be one server less: this one, the last. It stays away until the upheaval is undone.
+    ScaleIn(Member),
+    /// There is to be no server at all, until the upheaval is undone.
+    ScaleToNothing,
+    /// All that makes the servers is deleted, but what holds their data; it is applied again when the upheaval is undone.
+    Delete,
+    /// Two servers are stopped gracefully, and each comes back under the address of the other, where it stays.
+    SwapAddresses(Member, Member),
+    /// The platform's API answers nobody until the upheaval is undone. The servers run.
+    LoseApi,
+}
+
+impl Upheaval {
+    /// The capability that it needs.
+    pub fn capability(&self) -> Capability {
+        match self {
+            Self::Recreate => Capability::NewAddress,
+            Self::ScaleIn(_) | Self::ScaleToNothing => Capability::Scale,
+            Self::Delete => Capability::Reapply,
+            Self::SwapAddresses(..) => Capability::SwapAddresses,
+            Self::LoseApi => Capability::LoseApi,
+        }
+    }
+}
+
+/// In the past tense, for the timeline.
+impl fmt::Display for Upheaval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recreate => write!(f, "every server was stopped gracefully, to be made again"),
+            Self::ScaleIn(member) => write!(f, "scaled in by {member}"),
+            Self::ScaleToNothing => write!(f, "scaled to no server at all"),
+            Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),
+            Self::SwapAddresses(one, other) => write!(f, "{one} and {other} got the address of each other"),
+            Self::LoseApi => write!(f, "the platform's API answers nobody"),
+        }
+    }
+}
+
 /// What stands in an [`Alteration`] for the port on which a server may serve clients over TLS: each has one of its own.
 pub const TLS_PORT: &str = "{tls-port}";
 
@@ -299,8 +344,8 @@ pub trait Target: Send + Sync {
     async fn inject(&self, fault: Fault, member: &Member) -> Result<(), TargetError>;
 
     /// Why the target lacks a capability, where there is more to say than that its kind does.
-    fn lacks(&self, _capability: Capability) -> Option<String> {
-        None
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        untended(capability)
     }
 
     /// Cuts links, until faults are undone; these cuts take the place of those that there are. Returns when they are done.
@@ -311,8 +356,17 @@ pub trait Target: Send + Sync {
         Err(TargetError::Usage("this target cannot cut links".into()))
     }
 
+    /// Does something to the deployment as a whole; returns when it has been done (for stops: when the servers have ended).
+    ///
+    /// # Errors
+    /// When it could not be done; what was half done is undone by [`Target::undo_faults`].
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        let lacking = upheaval.capability();
+        Err(TargetError::Usage(format!("this target has no {lacking:?}")))
+    }
+
     /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],
-    /// [`Fault::LoseVolume`]), and every [`Cut`]. Cheap when there is none.
+    /// [`Fault::LoseVolume`]), every [`Cut`], and every [`Upheaval`] that lasts. Cheap when there is none.
     ///
     /// # Errors
     /// When one could not be undone.
@@ -367,6 +421,12 @@ pub trait Target: Send + Sync {
     async fn release(&self) -> Result<(), TargetError>;
 }
 
+/// Why a target that starts servers, or finds them, and leaves them alone is not [`Capability::Tended`].
+fn untended(capability: Capability) -> Option<String> {
+    let reason = "nothing looks after these servers, and alone they do not find each other again";
+    (capability == Capability::Tended).then(|| reason.into())
+}
+
 /// A pod as cases see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pod {
@@ -386,6 +446,25 @@ pub struct Pod {
     pub trouble: Option<String>,
     /// The Kubernetes node that it runs on.
     pub host: Option<String>,
+    /// The volume claims that it mounts, by name.
+    pub claims: Vec<String>,
+}
+
+/// A volume claim as cases see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// Its name.
+    pub name: String,
+    /// Its uid: another claim of the same name has another.
+    pub uid: String,
+    /// `status.phase`: `Bound`, `Pending`, `Lost`.
+    pub phase: String,
+    /// `spec.accessModes`: `ReadWriteOnce`, …
+    pub access_modes: Vec<String>,
+    /// The volume that it is bound to.
+    pub volume: Option<String>,
+    /// Whether it is being deleted.
+    pub leaving: bool,
 }
 
 /// An event as cases see it.
@@ -480,6 +559,21 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When it could not be done within `limit`.
     async fn restart_container(&self, pod: &str, limit: Duration) -> Result<(), TargetError>;
+
+    /// The volume claims of the deployment's namespace, ordered by name.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn claims(&self) -> Result<Vec<Claim>, TargetError>;
+
+    /// The Service that clients use, and its port, where the deployment has one.
+    fn client_service(&self) -> Option<(String, u16)>;
+
+    /// The addresses that a Service leads to at present, by its Endpoints.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn behind(&self, service: &str) -> Result<Vec<String>, TargetError>;
 
     /// The variants that can be made.
     fn variants(&self) -> BTreeSet<Variant>;

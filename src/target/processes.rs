@@ -14,6 +14,7 @@ use super::kept;
 use super::redis_conf;
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
+    Upheaval, untended,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -172,6 +173,26 @@ impl ProcessesTarget {
         self.cuttable.get_or_init(|| possible).is_ok()
     }
 
+    /// Stops servers gracefully, and once all have ended starts each on another port.
+    async fn stop_and_move(&self, slots: &[&Slot], ports: Vec<Port>) -> Result<(), TargetError> {
+        let timing = &self.options.timing;
+        let patience = timing.shutdown() + timing.reply();
+        let mut processes = Vec::new();
+        for slot in slots {
+            processes.push(slot.process.lock().await);
+        }
+        let ends = processes.iter_mut().map(|process| process.terminate(patience));
+        futures::future::try_join_all(ends).await?;
+        for ((slot, process), port) in slots.iter().zip(&mut processes).zip(ports) {
+            process.move_to(port.number())?;
+            let mut state = slot.state();
+            state.member = process.member();
+            state.ports.push(port);
+        }
+        let starts = processes.iter_mut().map(|process| process.start(timing.scheduling()));
+        futures::future::try_join_all(starts).await.map(drop)
+    }
+
     async fn member_connections(&self, members: &[Member]) -> Result<Vec<Connection>, LinkError> {
         let connecting = members.iter().map(async |member| {
             let stream = connect_tcp(&member.address).await?;
@@ -222,6 +243,7 @@ impl Target for ProcessesTarget {
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
+            Capability::SwapAddresses,
         ]);
         // Before `prepare`, what a target of this kind can have.
         if self.cuttable.get().is_none_or(Result::is_ok) {
@@ -231,8 +253,10 @@ impl Target for ProcessesTarget {
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let reason = self.cuttable.get()?.as_ref().err();
-        reason.filter(|_| capability == Capability::CutLink).cloned()
+        if capability != Capability::CutLink {
+            return untended(capability);
+        }
+        self.cuttable.get()?.as_ref().err().cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -387,6 +411,28 @@ impl Target for ProcessesTarget {
             return Err(TargetError::Usage("the target has not been prepared".into()));
         };
         self.links.cut(&folder, &drops).await
+    }
+
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        match upheaval {
+            Upheaval::Recreate => {
+                let count = self.servers().len();
+                self.stop_and_move(&self.servers().iter().collect::<Vec<_>>(), ports::take(count)?)
+                    .await
+            }
+            Upheaval::SwapAddresses(one, other) => {
+                let slots = [self.slot(one)?, self.slot(other)?];
+                let mut ports = [slots[0].state().ports.pop(), slots[1].state().ports.pop()];
+                ports.reverse();
+                let ports = ports.into_iter().flatten().collect();
+                self.stop_and_move(&slots, ports).await
+            }
+            Upheaval::ScaleIn(_) | Upheaval::ScaleToNothing | Upheaval::Delete | Upheaval::LoseApi => {
+                Err(TargetError::Usage(format!(
+                    "there is no platform on loopback that could be told: {upheaval}"
+                )))
+            }
+        }
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

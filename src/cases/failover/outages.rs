@@ -47,13 +47,13 @@ pub(super) async fn killed_master(cx: &Context) -> Outcome {
 }
 
 /// The servers of a view but for these.
-fn others(view: &ClusterView, but: &[&Member]) -> Vec<Member> {
+pub(in crate::cases) fn others(view: &ClusterView, but: &[&Member]) -> Vec<Member> {
     let members = view.nodes.iter().map(|node| node.member.clone());
     members.filter(|member| !but.contains(&member)).collect()
 }
 
 /// Whether a replica is promoted, and every survivor says so and that the cluster is whole enough to serve.
-async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<ClusterView> {
+pub(in crate::cases) async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<ClusterView> {
     let view = cx.look_among(survivors.to_vec()).await;
     let mut missing: Vec<String> = view.silent.iter().map(|(_, error)| error.to_string()).collect();
     if view.of(&shard.replica.name).is_none_or(|node| !node.role.is_master()) {

@@ -56,9 +56,11 @@ pub(super) async fn volume_of_a_replica(cx: &Context) -> Outcome {
         let bound = cx.timing().scheduling() + cx.timing().sync() + Duration::from_secs(30) + hold;
         let what = format!("{} is back in its shard, or missed by all", shard.replica.name);
         steadily(cx, &what, hold, bound, async || missed(cx, &shard).await).await?;
-        let whole = cx.look().await?.not_whole(cx.shape()).is_empty();
+        let view = cx.look().await?;
+        let (whole, back) = (view.not_whole(cx.shape()).is_empty(), replicates_again(&view, &shard));
         cx.note(match whole {
             true => "outcome: it is back in its shard",
+            false if back => "outcome: it is back in its shard, under a new id; the nodes still list the lost one",
             false => "outcome: every node shows that it is missing; nobody has brought it back",
         });
         Ok(())
@@ -71,6 +73,9 @@ pub(super) async fn volume_of_a_replica(cx: &Context) -> Outcome {
 async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     let view = cx.look().await?;
     if view.not_whole(cx.shape()).is_empty() {
+        return Ok(Look::Reached(()));
+    }
+    if replicates_again(&view, shard) {
         return Ok(Look::Reached(()));
     }
     let unasked = view
@@ -105,6 +110,26 @@ async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
         true => Look::Reached(()),
         false => Look::NotYet(silent.join("\n")),
     })
+}
+
+/// Whether the server is a linked replica of its master again, under a new id that every node knows, while the lost id is
+/// flagged or forgotten.
+fn replicates_again(view: &ClusterView, shard: &Shard) -> bool {
+    let Some(empty) = view.of(&shard.replica.name) else {
+        return false;
+    };
+    let linked = matches!(&empty.role, Role::Replica { link, master, .. }
+        if link == "connected" && *master == shard.master.address);
+    let id = empty.myself().map_or("", |line| line.id.as_str());
+    let known = |node: &NodeView| {
+        node.line(id)
+            .is_some_and(|line| line.master.as_ref() == Some(&shard.master_id))
+    };
+    let lost = |node: &NodeView| {
+        let line = node.line(&shard.replica_id);
+        line.is_none_or(|line| line.is("fail") || line.is("noaddr"))
+    };
+    linked && view.silent.is_empty() && view.nodes.iter().all(|node| known(node) && lost(node))
 }
 
 /// What an empty server answers about a key, unless it refuses or redirects.

@@ -160,6 +160,7 @@ fn pod(at: usize) -> Pod {
         restarts: 0,
         trouble: None,
         host: None,
+        claims: Vec::new(),
     }
 }
 

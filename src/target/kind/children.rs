@@ -3,13 +3,17 @@
 //!
 //! No argument may hold a secret: arguments can be read by everybody on the machine.
 
+use crate::cluster::connection::BoxedStream;
 use crate::target::TargetError;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// How many of a child's last lines come with an error.
 const LINES: usize = 15;
@@ -70,6 +74,51 @@ pub(super) async fn work(program: &str, arguments: &[&str], limit: Duration, log
         ))),
         Ok(Err(error)) => Err(TargetError::Surroundings(format!("{what}: {error}"))),
         Err(_) => Err(too_slow(&what, limit, &last_lines(&said))),
+    }
+}
+
+/// Runs a program whose input and output are a stream. It ends with the stream.
+pub(super) fn pipe(program: &str, arguments: &[&str]) -> Result<BoxedStream, TargetError> {
+    let mut command = command(program, arguments)?;
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let what = told(program, arguments);
+    let failed = |reason: String| TargetError::Surroundings(format!("{what}: {reason}"));
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    match (child.stdout.take(), child.stdin.take()) {
+        (Some(output), Some(input)) => Ok(Box::new(Piped {
+            stream: tokio::io::join(output, input),
+            _child: child,
+        })),
+        (_, _) => Err(failed("it has no streams".to_owned())),
+    }
+}
+
+/// A child's streams as one. The child is killed when they are let go.
+struct Piped {
+    stream: Join<ChildStdout, ChildStdin>,
+    _child: Child,
+}
+
+impl AsyncRead for Piped {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Piped {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

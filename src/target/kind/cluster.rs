@@ -221,6 +221,9 @@ impl Cluster {
         if running.map_err(|error| error.to_string())?.trim() != "true" {
             return Err(format!("its node {node} is stopped"));
         }
+        // A run that was killed may have left its API server stopped.
+        let go_on = ["exec", &node, "pkill", "-CONT", "-x", "kube-apiserver"];
+        let _ = ask("docker", &go_on, QUESTION).await;
         let kubeconfig = self.kubeconfig.display().to_string();
         let export = [
             "export",

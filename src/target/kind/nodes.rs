@@ -1,7 +1,8 @@
 //! What is done inside a cluster's nodes: signals to the servers' processes, and packets dropped. The nodes are containers
 //! of Docker, so each is one `docker exec` with a few lines of shell; nothing secret is among its arguments.
 
-use super::children::ask;
+use super::children::{ask, pipe};
+use crate::cluster::connection::BoxedStream;
 use crate::target::TargetError;
 use crate::target::kubernetes::{NodeAccess, ServerProcess, Signal};
 use crate::target::netns;
@@ -14,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every rule of the suite has a comment that begins so.
 const PREFIX: &str = "rcc-";
+
+/// What stands in the file of an address that the suite holds.
+const HELD: &str = "rcc-held";
 
 /// Arguments: the pod's uid, the container's name. Of the containers that a pod has had under a name one runs at most; its
 /// process is `$pid`, or nothing.
@@ -116,6 +120,57 @@ done
 wait_for $jobs
 "#;
 
+/// The folders in which the plugin host-local keeps the addresses that it has given away, a file each.
+const ADDRESSES: &str = r#"
+folders=$(ls -d /var/lib/cni/networks/*/last_reserved_ip.0 /run/cni-ipam-state/*/last_reserved_ip.0 2>/dev/null)
+"#;
+
+/// Fails where there is no such folder.
+const KEEPS_ADDRESSES: &str = r#"
+[ -n "$folders" ]
+"#;
+
+/// Arguments: the address that the next pod is to get, the one after it, what a held address's file says. Nobody may have
+/// the two any more; their files go with the pods' networks, a while after the pods' servers.
+const HOLD: &str = r#"
+for look in $(seq 300); do
+    taken=
+    for folder in $folders; do
+        for address in "$1" "$2"; do [ -e "${folder%/*}/$address" ] && taken=$address; done
+    done
+    [ -z "$taken" ] && break
+    sleep 0.1
+done
+[ -z "$taken" ] || { echo "somebody still has the address $taken" >&2; exit 3; }
+network=${1%.*} last=${1##*.}
+for folder in $folders; do
+    case $(cat "$folder") in "$network".*) ;; *) continue ;; esac
+    for number in $(seq 254); do
+        address=$network.$number
+        [ "$address" = "$1" ] || [ "$address" = "$2" ] || [ -e "${folder%/*}/$address" ] ||
+            printf %s "$3" >"${folder%/*}/$address"
+    done
+    printf %s "$network.$((last - 1))" >"$folder"
+    exit 0
+done
+echo "no network of this node gives the address $1" >&2
+exit 4
+"#;
+
+/// Argument: what a held address's file says.
+const RELEASE: &str = r#"
+for folder in $folders; do
+    grep -lxF -e "$1" "${folder%/*}"/* 2>/dev/null | xargs -r rm -f
+done
+exit 0
+"#;
+
+/// Argument: the signal's name. Nodes without an API server have none to stop.
+const SIGNAL_API: &str = r#"
+pkill "-$1" -x kube-apiserver
+[ $? -le 1 ]
+"#;
+
 /// The nodes of a kind cluster.
 pub(super) struct DockerNodes {
     cluster: String,
@@ -134,9 +189,17 @@ impl DockerNodes {
     }
 
     async fn unblock_matching(&self, beginning: &str) -> Result<(), TargetError> {
+        self.run_on_all(UNBLOCK, &[beginning]).await
+    }
+
+    async fn names(&self) -> Result<Vec<String>, TargetError> {
         let nodes = ask("kind", &["get", "nodes", "--name", &self.cluster], PATIENCE).await?;
-        for node in nodes.split_whitespace() {
-            run(node, UNBLOCK, &[beginning]).await?;
+        Ok(nodes.split_whitespace().map(str::to_owned).collect())
+    }
+
+    async fn run_on_all(&self, script: &str, arguments: &[&str]) -> Result<(), TargetError> {
+        for node in self.names().await? {
+            run(&node, script, arguments).await?;
         }
         Ok(())
     }
@@ -210,5 +273,34 @@ impl NodeAccess for DockerNodes {
             arguments.push(&server.pod);
         }
         on_each(&format!("{SANDBOXES}{UNFILTER}"), &by_node).await
+    }
+
+    fn open(&self, node: &str, address: &str, port: u16) -> Result<BoxedStream, TargetError> {
+        let to = match address.contains(':') {
+            true => format!("TCP6:[{address}]:{port}"),
+            false => format!("TCP4:{address}:{port}"),
+        };
+        pipe("docker", &["exec", "-i", node, "socat", "-", &to])
+    }
+
+    async fn stop_api(&self, stop: bool) -> Result<(), TargetError> {
+        let signal = if stop { "STOP" } else { "CONT" };
+        self.run_on_all(SIGNAL_API, &[signal]).await
+    }
+
+    async fn can_hold_addresses(&self) -> bool {
+        match self.names().await.as_deref() {
+            Ok([node]) => run(node, &format!("{ADDRESSES}{KEEPS_ADDRESSES}"), &[]).await.is_ok(),
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    async fn hold_addresses_but(&self, node: &str, free: [&str; 2]) -> Result<(), TargetError> {
+        let script = format!("{ADDRESSES}{HOLD}");
+        run_within(2 * PATIENCE, node, &script, &[free[0], free[1], HELD]).await
+    }
+
+    async fn release_addresses(&self) -> Result<(), TargetError> {
+        self.run_on_all(&format!("{ADDRESSES}{RELEASE}"), &[HELD]).await
     }
 }

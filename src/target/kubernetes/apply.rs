@@ -349,12 +349,18 @@ impl Site {
         Ok(claims.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// Removes what was applied, and the claims that came with it, from a namespace that was there before.
-    pub(super) async fn unapply(&self, made: Made, progress: &Progress) -> Result<(), TargetError> {
+    /// Deletes what was applied; it does not wait for what goes with it.
+    pub(super) async fn delete_applied(&self, made: &Made) -> Result<(), TargetError> {
         for object in made.objects.iter().rev() {
             let what = format!("removing {}/{}", object.resource.kind, object.name);
             delete(&self.dynamic(object), &object.name, &what).await?;
         }
+        Ok(())
+    }
+
+    /// Removes what was applied, and the claims that came with it, from a namespace that was there before.
+    pub(super) async fn unapply(&self, made: Made, progress: &Progress) -> Result<(), TargetError> {
+        self.delete_applied(&made).await?;
         if !made.objects.iter().any(|object| object.namespaced) {
             return Ok(());
         }

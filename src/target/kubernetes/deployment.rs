@@ -1,10 +1,11 @@
 //! The Kubernetes side of a deployment, as cases see it.
 
 use super::copy::AlteredCopy;
-use super::site::{Site, containers, event_summary, summary, timed_out};
-use crate::target::{DeployedVariant, Deployment, Event, Execution, Pod, TargetError, Variant};
+use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
+use crate::target::{Claim, DeployedVariant, Deployment, Event, Execution, Pod, TargetError, Variant};
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Pod as RawPod;
+use k8s_openapi::api::core::v1::{Endpoints, PersistentVolumeClaim, Pod as RawPod};
+use kube::api::ListParams;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +83,28 @@ impl Deployment for SharedSite {
             Ok(done) => done,
             Err(_) => Err(timed_out(&what, limit)),
         }
+    }
+
+    async fn claims(&self) -> Result<Vec<Claim>, TargetError> {
+        let api = self.0.api::<PersistentVolumeClaim>();
+        let list = bounded("listing the volume claims", api.list(&ListParams::default())).await?;
+        let mut claims: Vec<Claim> = list.iter().map(claim_summary).collect();
+        claims.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(claims)
+    }
+
+    fn client_service(&self) -> Option<(String, u16)> {
+        let descriptor = &self.0.descriptor;
+        let service = descriptor.services.client.clone()?;
+        Some((service, descriptor.client_port))
+    }
+
+    async fn behind(&self, service: &str) -> Result<Vec<String>, TargetError> {
+        let what = format!("looking at the Endpoints of Service {service}");
+        let endpoints = bounded(&what, self.0.api::<Endpoints>().get(service)).await?;
+        let subsets = endpoints.subsets.into_iter().flatten();
+        let ready = subsets.flat_map(|subset| subset.addresses.unwrap_or_default());
+        Ok(ready.map(|address| address.ip).collect())
     }
 
     fn variants(&self) -> BTreeSet<Variant> {

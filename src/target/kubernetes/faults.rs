@@ -3,6 +3,7 @@
 use super::apply::{RUN_LABEL, fit, lock};
 use super::links::Links;
 use super::site::{Site, bounded};
+use super::upheaval::{Upheavals, scale_back};
 use super::{ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
@@ -37,7 +38,8 @@ const QUOTA_COUNTED: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Lasting {
     pub(super) links: Links,
-    quota: Mutex<bool>,
+    pub(super) quota: Mutex<bool>,
+    pub(super) upheavals: Upheavals,
     frozen: Mutex<Vec<ServerProcess>>,
     /// What waits for pods that are late to leave; ends with this.
     late: Mutex<tokio::task::JoinSet<()>>,
@@ -112,6 +114,8 @@ impl Lasting {
             let undone = site.node_access()?.signal(&process, Signal::Continue).await;
             first = first.and(undone);
         }
+        // Before what needs the API: it may be what does not answer.
+        first = first.and(self.settle(site).await);
         if std::mem::take(&mut *lock(&self.quota)) {
             first = first.and(allow_pods(site).await);
         }
@@ -137,21 +141,34 @@ pub(super) fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetErr
 }
 
 /// Deletes a pod, with the grace period that it has, and waits until its server has ended.
-async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+pub(super) async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let name = pod.name_any();
-    let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let grace = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.termination_grace_period_seconds)
-        .unwrap_or(30);
-    let this_one = DeleteParams::default().preconditions(Preconditions {
-        uid: Some(uid.clone()),
+    let this_one = DeleteParams::default().preconditions(only(pod));
+    bounded(
+        &format!("deleting pod {name}"),
+        site.api::<Pod>().delete(&name, &this_one),
+    )
+    .await?;
+    ended(site, pod, longest(pod)).await
+}
+
+/// That no other pod of the same name is meant.
+fn only(pod: &Pod) -> Preconditions {
+    Preconditions {
+        uid: pod.metadata.uid.clone(),
         resource_version: None,
-    });
-    let what = format!("deleting pod {name}");
-    bounded(&what, site.api::<Pod>().delete(&name, &this_one)).await?;
-    let bound = Duration::from_secs(grace.unsigned_abs()) + SLACK;
+    }
+}
+
+/// The longest that a pod may take to end.
+pub(super) fn longest(pod: &Pod) -> Duration {
+    let grace = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    Duration::from_secs(grace.unwrap_or(30).unsigned_abs()) + SLACK
+}
+
+/// Waits until the server of a pod that is being deleted has ended.
+pub(super) async fn ended(site: &Site, pod: &Pod, bound: Duration) -> Result<(), TargetError> {
+    let (name, uid) = (pod.name_any(), pod.metadata.uid.clone().unwrap_or_default());
     // The API can learn of the end of a container long after it, so the node is asked as well, or the server's own port
     // where the node cannot be asked.
     tokio::select! {
@@ -161,18 +178,22 @@ async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     }
 }
 
-/// Kills a pod's server for good. The pod goes first, or its container would be started again at once; and before it the
-/// server is frozen, so that it does nothing about the SIGTERM that it gets for that.
+/// Kills a pod's server for good. The pod goes first, or its container would be started again at once; and before it, where
+/// the nodes can be reached, the server is frozen, so that it does nothing about the SIGTERM that it gets for that.
 async fn kill(site: &Site, pod: &Pod) -> Result<(), TargetError> {
-    let nodes = site.node_access()?;
-    let process = process(site, pod)?;
-    nodes.signal(&process, Signal::Stop).await?;
+    let reached = site.nodes.as_ref().zip(process(site, pod).ok());
+    if let Some((nodes, process)) = &reached {
+        nodes.signal(process, Signal::Stop).await?;
+    }
     strike(&site.api(), pod).await?;
+    let Some((nodes, process)) = &reached else {
+        return ended(site, pod, longest(pod)).await;
+    };
     // Where the kubelet was quicker there is no process any more.
-    if let Err(error) = nodes.signal(&process, Signal::Kill).await {
+    if let Err(error) = nodes.signal(process, Signal::Kill).await {
         tracing::debug!(%error, "a pod's server was killed by the kubelet");
     }
-    nodes.await_end(&process, SLACK).await
+    nodes.await_end(process, SLACK).await
 }
 
 /// Ends when the server's process is gone; never, where the nodes cannot be asked.
@@ -184,11 +205,8 @@ async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), Tar
 }
 
 /// Takes a pod off the API at once. One whose server has ended can stay there for a minute more, and keeps its successor away.
-async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
-    let this_one = DeleteParams::default().grace_period(0).preconditions(Preconditions {
-        uid: pod.metadata.uid.clone(),
-        resource_version: None,
-    });
+pub(super) async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
+    let this_one = DeleteParams::default().grace_period(0).preconditions(only(pod));
     match api.delete(&pod.name_any(), &this_one).await {
         Ok(_) => Ok(()),
         // Gone by itself, or another of that name in its place.
@@ -224,7 +242,7 @@ async fn refuses_now(site: &Site, pod: &str, address: &Address) -> bool {
 }
 
 /// From now on no pod is made in the namespace. Returns when the API server keeps to it.
-async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
+pub(super) async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
     let api = site.api::<ResourceQuota>();
     let mut quota = ResourceQuota::default();
     quota.metadata.name = Some(QUOTA.to_owned());
@@ -259,14 +277,15 @@ async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
 /// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
     match site.api::<ResourceQuota>().get_opt(QUOTA).await {
-        Ok(Some(_)) => allow_pods(site).await,
+        Ok(Some(_)) => allow_pods(site).await?,
         // Who may not look could not have made it.
-        Ok(None) | Err(_) => Ok(()),
+        Ok(None) | Err(_) => {}
     }
+    scale_back(site).await
 }
 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
-async fn allow_pods(site: &Site) -> Result<(), TargetError> {
+pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
     match site
         .api::<ResourceQuota>()

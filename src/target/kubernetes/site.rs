@@ -8,11 +8,11 @@ use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::manifest::Manifest;
 use crate::target::descriptor::{Descriptor, DescriptorError, PasswordSource, required_password};
-use crate::target::{Event, Execution, Pod, Secret, TargetError};
+use crate::target::{Claim, Event, Execution, Pod, Secret, TargetError};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{self as core, ConfigMap};
 use kube::api::{AttachParams, ListParams, LogParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +36,8 @@ pub(super) struct Site {
     /// Whether copies of it can be made: namespaces may be created, and there is a manifest.
     pub(super) copies: bool,
     addresses: Mutex<Option<(Instant, Vec<Member>)>>,
+    /// The pods as they were when the API was made to answer nobody; none while it answers.
+    remembered: Mutex<Option<Vec<core::Pod>>>,
 }
 
 impl Site {
@@ -58,6 +60,7 @@ impl Site {
             listeners: Listeners::default(),
             copies: false,
             addresses: Mutex::default(),
+            remembered: Mutex::default(),
         }
     }
 
@@ -78,6 +81,9 @@ impl Site {
 
     /// The pods by the description's labels, ordered by name.
     pub(super) async fn raw_pods(&self) -> Result<Vec<core::Pod>, TargetError> {
+        if let Some(pods) = self.without_api() {
+            return Ok(pods);
+        }
         let selected = ListParams::default().labels(&self.descriptor.selector());
         let what = format!("listing the pods of namespace {}", self.namespace);
         let list = bounded(&what, self.api::<core::Pod>().list(&selected)).await?;
@@ -87,7 +93,22 @@ impl Site {
     }
 
     pub(super) async fn raw_pod(&self, name: &str) -> Result<core::Pod, TargetError> {
+        let remembered = self.without_api().into_iter().flatten();
+        if let Some(pod) = remembered.into_iter().find(|pod| pod.name_any() == name) {
+            return Ok(pod);
+        }
         bounded(&format!("looking at pod {name}"), self.api::<core::Pod>().get(name)).await
+    }
+
+    /// From now on the API is not asked for the pods: these are those that there are. With none it is asked again.
+    pub(super) fn do_without_api(&self, pods: Option<Vec<core::Pod>>) {
+        *self.remembered.lock().unwrap_or_else(PoisonError::into_inner) = pods;
+        self.forget_addresses();
+    }
+
+    /// The pods, where the API answers nobody at present.
+    pub(super) fn without_api(&self) -> Option<Vec<core::Pod>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) async fn workload(&self) -> Result<StatefulSet, TargetError> {
@@ -438,6 +459,30 @@ pub(super) fn summary(pod: &core::Pod) -> Pod {
         restarts: containers(pod).iter().map(|container| container.restart_count).sum(),
         trouble: containers(pod).iter().find_map(trouble),
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        claims: claims_of(pod),
+    }
+}
+
+/// The names of the volume claims that a pod mounts.
+fn claims_of(pod: &core::Pod) -> Vec<String> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    let claims = volumes.into_iter().flatten();
+    claims
+        .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()))
+        .collect()
+}
+
+/// A volume claim as cases see it.
+pub(super) fn claim_summary(claim: &core::PersistentVolumeClaim) -> Claim {
+    let spec = claim.spec.as_ref();
+    let status = claim.status.as_ref();
+    Claim {
+        name: claim.metadata.name.clone().unwrap_or_default(),
+        uid: claim.metadata.uid.clone().unwrap_or_default(),
+        phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
+        access_modes: spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default(),
+        volume: spec.and_then(|spec| spec.volume_name.clone()),
+        leaving: claim.metadata.deletion_timestamp.is_some(),
     }
 }
 

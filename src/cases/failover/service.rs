@@ -1,0 +1,166 @@
+//! The case of chapter FAIL about the Service that clients use.
+
+use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::check::{Look, eventually};
+use crate::cluster::node::Member;
+use crate::context::{Context, Fault, Secret, with_cleanup};
+use crate::failover::pick_shard;
+use crate::verdict::{Outcome, Stop};
+use std::time::Duration;
+
+pub(super) const DROPS_THE_DEAD: Case = Case {
+    id: CaseId("FAIL-23"),
+    title: "the Service leads to no dead pod, and every new connection is answered",
+    requirement: "The Service that clients use MUST drop a pod that has gone, and keep answering.",
+    source: "seed, Service redis-cluster; Kubernetes documentation, Service, and Pod lifecycle, section Termination of Pods",
+    level: Level::Must,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes, Capability::KeepAway, Capability::Exec],
+    features: &[],
+    bound: "5 s after the pod's server has ended",
+    controls: &[],
+    method: "Deletes the pod of a master and keeps it away. In time the Endpoints of the Service must name the addresses of all pods \
+             that are left and no other, and 20 new connections in a row by the Service's name, from within another pod, be answered with `PONG`.",
+    run: |cx| Box::pin(drops_the_dead(cx)),
+};
+
+/// How long the Endpoints, and what follows them on each node, may take.
+const SPREAD: Duration = Duration::from_secs(5);
+
+/// How many connections are made in a row.
+const CONNECTIONS: usize = 20;
+
+/// Arguments: the Service's name, its port, how many connections.
+const KNOCK: &str = r#"
+client=$(command -v redis-cli || command -v valkey-cli) || exit 127
+for number in $(seq "$3"); do timeout 2 "$client" -h "$1" -p "$2" PING 2>&1 || echo "no answer"; done
+"#;
+
+async fn drops_the_dead(cx: &Context) -> Outcome {
+    let deployment = cx.deployment()?;
+    let Some((service, port)) = deployment.client_service() else {
+        return Err(Stop::Unsupported(
+            "the target's description names no Service for clients".into(),
+        ));
+    };
+    let shard = pick_shard(cx, &cx.view().await?).await?;
+    let judged = async {
+        let gone = cx.inject(Fault::KeepAway, &shard.master).await?;
+        cx.note_time("the pod's server has ended");
+        let what = format!("the Service {service} leads to the pods that are left, and answers");
+        let since = std::time::Instant::now();
+        eventually(cx, &what, SPREAD, async || {
+            let behind = deployment.behind(&service).await?;
+            let mut findings = misrouted(&behind, &cx.members().await?);
+            if findings.is_empty() {
+                findings = unanswered(&knock(cx, &shard.replica, &service, port).await?);
+            }
+            Ok(match findings.is_empty() {
+                true => Look::Reached(()),
+                false => Look::NotYet(findings.join("\n")),
+            })
+        })
+        .await?;
+        cx.measure(
+            "led to living pods only, and answered",
+            since.elapsed(),
+            None,
+            Some(SPREAD),
+        );
+        cx.measure("from the deletion on", gone.elapsed(), None, None);
+        Ok(())
+    };
+    with_cleanup(judged, cx.undo_faults()).await
+}
+
+/// What new connections by the Service's name got, a line each.
+async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<String, Stop> {
+    let password = cx.shared().target.password();
+    let environment: Vec<(&str, &Secret)> = password
+        .iter()
+        .flat_map(|password| [("REDISCLI_AUTH", password), ("VALKEYCLI_AUTH", password)])
+        .collect();
+    let (port, count) = (port.to_string(), CONNECTIONS.to_string());
+    let command = ["sh", "-c", KNOCK, "sh", service, &port, &count];
+    let limit = Duration::from_secs(2 * CONNECTIONS as u64) + cx.patience();
+    let done = cx.exec(from, &command, &environment, limit).await?;
+    if done.status == 127 {
+        return Err(Stop::Unsupported(format!("there is no client in {from}")));
+    }
+    Ok(done.stdout)
+}
+
+/// Addresses behind the Service that no living pod has, and living pods that are not behind it.
+fn misrouted(behind: &[String], members: &[Member]) -> Vec<String> {
+    let dead = behind
+        .iter()
+        .filter(|host| members.iter().all(|member| member.address.host != **host));
+    let mut findings: Vec<String> = dead
+        .map(|host| format!("it leads to {host}, where no living pod is"))
+        .collect();
+    let missing = members.iter().filter(|member| !behind.contains(&member.address.host));
+    findings.extend(missing.map(|member| format!("it does not lead to {member}")));
+    if members.is_empty() {
+        findings.push("there are no pods".into());
+    }
+    findings
+}
+
+/// Answers to new connections that are no `PONG`, and those that are missing.
+fn unanswered(output: &str) -> Vec<String> {
+    let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut findings: Vec<String> = lines
+        .iter()
+        .filter(|line| **line != "PONG")
+        .map(|line| format!("PING by the Service -> {line}"))
+        .collect();
+    let answered = lines.iter().filter(|line| **line == "PONG").count();
+    if answered < CONNECTIONS {
+        findings.push(format!("{answered} of {CONNECTIONS} connections answered"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::connection::Address;
+    use rstest::rstest;
+
+    fn member(host: &str) -> Member {
+        Member {
+            name: format!("r-{host}"),
+            address: Address::new(host, 6379),
+        }
+    }
+
+    #[rstest]
+    #[case::right(&["a", "b"], &["a", "b"], "")]
+    #[case::dead(&["a", "b", "c"], &["a", "b"], "it leads to c")]
+    #[case::left_out(&["a"], &["a", "b"], "it does not lead to r-b")]
+    #[case::nobody(&[], &[], "there are no pods")]
+    fn a_service_that_leads_astray_is_told(#[case] behind: &[&str], #[case] living: &[&str], #[case] told: &str) {
+        let behind: Vec<String> = behind.iter().map(|host| (*host).to_owned()).collect();
+        let living: Vec<Member> = living.iter().map(|host| member(host)).collect();
+        let findings = misrouted(&behind, &living);
+        assert_eq!(findings.len(), usize::from(!told.is_empty()), "{findings:?}");
+        assert!(findings.iter().all(|finding| finding.starts_with(told)), "{findings:?}");
+    }
+
+    #[rstest]
+    #[case::all(20, "", 0)]
+    #[case::one_refused(
+        19,
+        "Could not connect to Redis at redis-cluster:6379: Connection refused\nno answer\n",
+        3
+    )]
+    #[case::too_few(19, "", 1)]
+    #[case::silence(0, "", 1)]
+    #[case::one_more_does_not_hide_it(20, "no answer", 1)]
+    fn a_connection_that_is_not_answered_is_told(#[case] answered: usize, #[case] rest: &str, #[case] count: usize) {
+        let output = "PONG\n".repeat(answered) + rest;
+        assert_eq!(unanswered(&output).len(), count);
+    }
+}

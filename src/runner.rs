@@ -15,7 +15,7 @@ use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Ser
 use crate::settle;
 use crate::target::{Phase, Secret, Target, TargetError};
 use crate::timing::Timing;
-use crate::trials::{self, TrialFault};
+use crate::trials::{self, TrialFault, Trials};
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
@@ -55,7 +55,7 @@ pub struct Options {
     /// Whether progress lines are coloured.
     pub colour: bool,
     /// A fault to be done several times, and measured, after the cases.
-    pub trials: Option<(TrialFault, usize)>,
+    pub trials: Option<Trials>,
     /// Whether a disruptive case runs though the cluster is not whole before it. Only for deployments that are wrong on
     /// purpose: elsewhere one case's damage would be the next one's failure.
     pub heedless: bool,
@@ -252,9 +252,14 @@ impl Recorder<'_> {
 
     /// Does a fault several times, and measures; the cluster must be whole before each time.
     async fn run_trials(&self, shared: &Arc<Shared>) {
-        let Some((fault, asked)) = self.options.trials else {
+        let Some(options) = self.options.trials else {
             return;
         };
+        let Trials {
+            fault,
+            count: asked,
+            rate,
+        } = options;
         if let Some(reason) = self.no_trials(fault) {
             self.state().aborted = Some(Abort {
                 kind: AbortKind::Usage,
@@ -272,7 +277,7 @@ impl Recorder<'_> {
             if let Err(missing) = settle::until_whole(shared, &format!("a whole cluster before trial {number}")).await {
                 break Some(format!("the cluster was not whole before it: {missing}"));
             }
-            match trials::one(&settle::between(shared), fault, number).await {
+            match trials::one(&settle::between(shared), options, number).await {
                 Ok(trial) => {
                     shared.progress.line(trial.line());
                     trials.push(trial);
@@ -290,7 +295,10 @@ impl Recorder<'_> {
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .push((place, whole.map(|()| waited.elapsed())));
             let protocol = |figure| trials::protocol(fault, &shared.timing, figure);
-            self.state().scorecard = Some(Scorecard::of(fault.name(), asked, trials.clone(), protocol));
+            self.state().scorecard = Some(Scorecard {
+                rate: rate.operations.map(Into::into),
+                ..Scorecard::of(fault.name(), asked, trials.clone(), protocol)
+            });
             (self.update)(&self.snapshot());
         };
         if let Some(problem) = problem {

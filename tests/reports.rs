@@ -203,6 +203,8 @@ fn scorecard() -> Scorecard {
         master: Some("redis-cluster-3".into()),
         returned_as: Some("replica".into()),
         figures: figures.iter().copied().collect(),
+        latest_write: 0.0,
+        strange: Vec::new(),
         coarsest_look: 0.0123,
         acked: 2500,
         refused: 812,

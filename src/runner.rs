@@ -14,6 +14,7 @@ use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
 use crate::target::{Phase, Secret, Target, TargetError};
+use crate::timeline::{self, Timeline};
 use crate::timing::Timing;
 use crate::trials::{self, TrialFault, Trials};
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
@@ -146,7 +147,6 @@ impl Recorder<'_> {
             self.options.run_id.clone(),
             timing,
             progress.clone(),
-            Instant::now(),
         ));
         self.run_cases(&shared).await;
         let hints = evidence::hints(&*self.target).await;
@@ -369,7 +369,7 @@ impl Recorder<'_> {
     async fn run_one(&self, shared: &Arc<Shared>, case: &'static Case) {
         let began = Instant::now();
         let context = Context::new(shared.clone(), case);
-        let body = AssertUnwindSafe((case.run)(&context)).catch_unwind();
+        let body = AssertUnwindSafe(observed(&context, case)).catch_unwind();
         let outcome: Outcome = match tokio::time::timeout(LONGEST_CASE, body).await {
             Ok(Ok(outcome)) => judged(case, outcome),
             Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
@@ -389,14 +389,20 @@ impl Recorder<'_> {
             .clone();
         let verdict = without(&secrets, Verdict::from(outcome));
         let mut result = self.result(case, &verdict, seconds);
-        let (measured, notes, timeline) = context.into_records();
+        let timeline = context.timeline().clone();
+        let (measured, notes) = context.into_records();
         result.measured = measured;
         result.notes = notes
             .iter()
             .map(|note| redact_all(&secrets, &self.redact(note)))
             .collect();
-        if matches!(verdict, Verdict::Fail(_) | Verdict::Error(_)) {
-            self.gather(shared, case, &verdict, &mut result, &timeline).await;
+        let not_passed = matches!(verdict, Verdict::Fail(_) | Verdict::Error(_));
+        if not_passed || case.impact == Impact::Disruptive {
+            let told = self.told(&timeline, &secrets).await;
+            if not_passed {
+                self.gather(shared, case, &verdict, &mut result, &told).await;
+            }
+            self.keep_timeline(case, &mut result, &told);
         }
         self.record(shared.progress.clone(), result);
         let left: Vec<_> = {
@@ -422,6 +428,30 @@ impl Recorder<'_> {
         }
     }
 
+    /// A case's timeline, with what Kubernetes has to say of its time, and with nothing secret.
+    async fn told(&self, timeline: &Timeline, secrets: &[Secret]) -> evidence::Told {
+        timeline.note_events(&evidence::events(&*self.target).await);
+        let mut entries = timeline.entries();
+        for entry in &mut entries {
+            entry.what = redact_all(secrets, &self.redact(&entry.what));
+        }
+        evidence::Told {
+            began: timeline.clock(),
+            entries,
+        }
+    }
+
+    /// Writes down what happened when, where that is not done yet with the other evidence.
+    fn keep_timeline(&self, case: &Case, result: &mut CaseResult, told: &evidence::Told) {
+        let Some(out) = &self.options.out else {
+            return;
+        };
+        let place = format!("evidence/{}", case.id);
+        if result.evidence.is_some() || evidence::keep_timeline(&*self.target, &out.join(&place), told) {
+            result.timeline = Some(format!("{place}/{}", evidence::TIMELINE));
+        }
+    }
+
     /// Gathers the evidence of a case that did not pass, and finds its cause, before anything is cleaned up.
     async fn gather(
         &self,
@@ -429,7 +459,7 @@ impl Recorder<'_> {
         case: &Case,
         verdict: &Verdict,
         result: &mut CaseResult,
-        timeline: &[(f64, String)],
+        timeline: &evidence::Told,
     ) {
         let gathering = async {
             let copy = {
@@ -508,6 +538,7 @@ impl Recorder<'_> {
             cause: None,
             reason: None,
             evidence: None,
+            timeline: None,
             measured: Vec::new(),
             notes: Vec::new(),
         };
@@ -616,6 +647,19 @@ impl Recorder<'_> {
             left_behind: state.left_behind.clone(),
             scorecard: state.scorecard.clone(),
         }
+    }
+}
+
+/// Runs a case; where it is disruptive, what each node says meanwhile is observed.
+async fn observed(context: &Context, case: &Case) -> Outcome {
+    let body = (case.run)(context);
+    if case.impact != Impact::Disruptive {
+        return body.await;
+    }
+    tokio::select! {
+        biased;
+        outcome = body => outcome,
+        never = timeline::observe(context) => match never {},
     }
 }
 

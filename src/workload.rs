@@ -18,6 +18,7 @@ use crate::cluster::connection::LinkError;
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::context::Context;
+use crate::timeline::{Source, Timeline};
 use crate::verdict::{Mismatch, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -345,6 +346,41 @@ impl Record {
     }
 }
 
+/// The shortest time without an acknowledged write to a shard that a case's timeline tells.
+const GAP: Duration = Duration::from_millis(500);
+
+/// Notes the gaps of a slot's writers in a case's timeline: where each begins, and where it ends.
+fn note_gaps(timeline: &Timeline, ledgers: &[Ledger], (began, ended): (Instant, Instant)) {
+    let slots: BTreeSet<u16> = ledgers.iter().map(|ledger| ledger.slot).collect();
+    for slot in slots {
+        let of_slot = || ledgers.iter().filter(|ledger| ledger.slot == slot);
+        let acked = of_slot().flat_map(Ledger::acked).map(|write| write.at);
+        let mut instants: Vec<Instant> = acked.filter(|at| *at < ended).chain([began, ended]).collect();
+        instants.sort_unstable();
+        for pair in instants.windows(2) {
+            let (from, until) = (pair[0], pair[1]);
+            if until - from <= GAP {
+                continue;
+            }
+            let words: BTreeSet<String> = of_slot().map(|ledger| ledger.last_words(from, until)).collect();
+            let words = words.into_iter().collect::<Vec<_>>().join("; ");
+            let seconds = (until - from).as_secs_f64();
+            let note = |at, what: String| timeline.note_at(at, Source::Workload, what);
+            note(
+                from,
+                format!("slot {slot}: the last acknowledged write for {seconds:.3} s; at its end: {words}"),
+            );
+            note(
+                until,
+                match until == ended {
+                    true => format!("slot {slot}: the writing ends, with no acknowledged write for {seconds:.3} s"),
+                    false => format!("slot {slot}: a write is acknowledged again, after {seconds:.3} s"),
+                },
+            );
+        }
+    }
+}
+
 /// Why writing could not begin, where a slot's first write was not acknowledged in time.
 fn not_begun(ledgers: &[Ledger], slot: u16, (began, ended): (Instant, Instant), patience: Duration) -> Stop {
     let words: Vec<String> = ledgers.iter().map(|ledger| ledger.last_words(began, ended)).collect();
@@ -489,6 +525,38 @@ mod tests {
                 .interruptions(Duration::from_secs(5))
                 .unwrap()
                 .is_empty()
+        );
+    }
+
+    #[test]
+    fn the_timeline_tells_the_gaps_of_a_slot() {
+        let timeline = Timeline::default();
+        let began = Instant::now();
+        let after = |millis| began + Duration::from_millis(millis);
+        let refused = Fate::Refused("-CLUSTERDOWN".into());
+        let one = ledger(
+            began,
+            &[
+                (10, Fate::Acked),
+                (900, refused),
+                (1000, Fate::Acked),
+                (3000, Fate::Acked),
+            ],
+        );
+        let other = Ledger {
+            slot: 7,
+            ..steady(began, 0..0, &Fate::Acked)
+        };
+        note_gaps(&timeline, &[one, other], (began, after(3100)));
+        let told: Vec<String> = timeline.entries().into_iter().map(|entry| entry.what).collect();
+        assert_eq!(
+            told,
+            [
+                "slot 0: the last acknowledged write for 0.990 s; at its end: -CLUSTERDOWN",
+                "slot 0: a write is acknowledged again, after 0.990 s",
+                "slot 0: the last acknowledged write for 2.000 s; at its end: no attempt ended in it",
+                "slot 0: a write is acknowledged again, after 2.000 s",
+            ]
         );
     }
 

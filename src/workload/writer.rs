@@ -1,10 +1,12 @@
 //! A writer that waits for each answer before it writes again, one ledger a slot: a careful client of the whole cluster.
 
 use super::route::Route;
-use super::{Fate, LIST, Ledger, PACE, PATIENCE, Record, Write, not_begun};
+use super::{Fate, LIST, Ledger, PACE, PATIENCE, Record, Write, not_begun, note_gaps};
 use crate::cluster::connection::Address;
 use crate::context::Context;
+use crate::timeline::Timeline;
 use crate::verdict::Stop;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -27,6 +29,7 @@ pub struct Writer {
     tasks: Vec<JoinHandle<Ledger>>,
     began: Instant,
     direct: bool,
+    timeline: Arc<Timeline>,
 }
 
 impl Writer {
@@ -74,6 +77,7 @@ impl Writer {
             tasks: Vec::new(),
             began: Instant::now(),
             direct: cx.shared().target.detour().is_zero(),
+            timeline: cx.timeline().clone(),
         };
         let mut firsts = Vec::new();
         for slot in slots {
@@ -119,10 +123,12 @@ impl Writer {
                 ledgers.push(ledger);
             }
         }
+        let ended = Instant::now();
+        note_gaps(&self.timeline, &ledgers, (self.began, ended));
         Record {
             ledgers,
             began: self.began,
-            ended: Instant::now(),
+            ended,
             direct: self.direct,
         }
     }

@@ -124,13 +124,7 @@ fn main() {
     if prepared.is_ok() {
         let timing = Timing::new(Duration::from_secs(5));
         let silent = Progress::silent();
-        let shared = Arc::new(Shared::new(
-            target.clone(),
-            "bench".into(),
-            timing,
-            silent,
-            Instant::now(),
-        ));
+        let shared = Arc::new(Shared::new(target.clone(), "bench".into(), timing, silent));
         let cx = Context::new(shared, cases::find("FAIL-01").unwrap());
         for rate in rates {
             eprintln!("{rate} writes/s due, {writers} writer(s) for each of 3 shards and 6 nodes");

@@ -22,13 +22,7 @@ use std::time::{Duration, Instant};
 fn shared(target: &Arc<dyn Target>) -> Arc<Shared> {
     let timing = Timing::new(Duration::from_secs(5));
     let silent = Progress::silent();
-    Arc::new(Shared::new(
-        target.clone(),
-        "bench".into(),
-        timing,
-        silent,
-        Instant::now(),
-    ))
+    Arc::new(Shared::new(target.clone(), "bench".into(), timing, silent))
 }
 
 /// Every slot by every node and command; panics where two differ.

@@ -17,12 +17,14 @@ use crate::surroundings;
 use crate::target::descriptor::PasswordSource;
 use crate::target::{Secret, TargetError, TargetKind, kind};
 use crate::timing::Timing;
-use crate::trials::TrialFault;
+use crate::trials::{TrialFault, Trials};
+use crate::workload::Rate;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -206,6 +208,14 @@ struct RunArguments {
     /// The fault of --trials.
     #[arg(long, value_enum, default_value = "restart", requires = "trials")]
     fault: TrialFault,
+    /// Writes a second during --trials, at even intervals whatever the answers, over all writers together. Without it: 100
+    /// of each writer.
+    #[arg(long, value_name = "OPS_PER_SECOND", requires = "trials")]
+    rate: Option<NonZeroU32>,
+    /// How many writers each shard has during --trials as a client of the cluster has, and each node directly; each with a
+    /// key and a connection of its own.
+    #[arg(long, value_name = "N", default_value = "1", requires = "trials")]
+    writers: NonZeroU16,
     /// Run disruptive cases also on a deployment that this run did not make.
     #[arg(long)]
     allow_disruptive: bool,
@@ -317,8 +327,15 @@ impl RunArguments {
         selection.cases().map_err(anyhow::Error::msg)
     }
 
-    fn trials(&self) -> Option<(TrialFault, usize)> {
-        self.trials.map(|count| (self.fault, count.into()))
+    fn trials(&self) -> Option<Trials> {
+        self.trials.map(|count| Trials {
+            fault: self.fault,
+            count: count.into(),
+            rate: Rate {
+                operations: self.rate,
+                writers: self.writers,
+            },
+        })
     }
 
     fn request(&self, run_id: String) -> anyhow::Result<Request> {

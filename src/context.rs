@@ -14,6 +14,7 @@ use crate::cluster::node::{Member, NodeId};
 use crate::cluster::slot;
 use crate::cluster::view::Shape;
 use crate::progress::Progress;
+use crate::timeline::Timeline;
 use crate::timing::Timing;
 use crate::verdict::{Mismatch, Stop};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +37,6 @@ pub struct Shared {
     pub timing: Timing,
     /// Where progress is told.
     pub progress: Progress,
-    /// The instant from which the timeline counts.
-    pub started: Instant,
     /// The failover that several cases look at: done once, by the first that asks.
     pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
     /// The change of one node's address that several cases look at: done once, by the first that asks.
@@ -73,19 +72,20 @@ pub struct Shared {
     pub copies: Mutex<Vec<(CaseId, Arc<dyn DeployedVariant>)>>,
     /// What cases made beside the deployment and have not yet removed; the runner removes what is left.
     pub scratches: Mutex<Vec<(CaseId, Arc<Shared>)>>,
+    /// The case that made each observation which is made once in a run and judged by several.
+    pub observed_by: Mutex<BTreeMap<&'static str, CaseId>>,
     /// Passwords of theirs: they must not be shown either.
     pub secrets: Mutex<Vec<Secret>>,
 }
 
 impl Shared {
     /// What cases over a target share, at the beginning.
-    pub fn new(target: Arc<dyn Target>, run_id: String, timing: Timing, progress: Progress, started: Instant) -> Self {
+    pub fn new(target: Arc<dyn Target>, run_id: String, timing: Timing, progress: Progress) -> Self {
         Self {
             target,
             run_id,
             timing,
             progress,
-            started,
             failover: tokio::sync::OnceCell::new(),
             moved: tokio::sync::OnceCell::new(),
             rolled: tokio::sync::OnceCell::new(),
@@ -103,6 +103,7 @@ impl Shared {
             settled: Mutex::default(),
             copies: Mutex::default(),
             scratches: Mutex::default(),
+            observed_by: Mutex::default(),
             secrets: Mutex::default(),
         }
     }
@@ -114,7 +115,7 @@ pub struct Context {
     id: CaseId,
     measurements: Mutex<Vec<Measurement>>,
     notes: Mutex<Vec<String>>,
-    timeline: Mutex<Vec<(f64, String)>>,
+    timeline: Arc<Timeline>,
 }
 
 impl std::fmt::Debug for Context {
@@ -137,7 +138,7 @@ impl Context {
             id,
             measurements: Mutex::default(),
             notes: Mutex::default(),
-            timeline: Mutex::default(),
+            timeline: Arc::default(),
         }
     }
 
@@ -154,6 +155,11 @@ impl Context {
     /// Where progress is told.
     pub fn progress(&self) -> &Progress {
         &self.shared.progress
+    }
+
+    /// What happened during the case.
+    pub fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
     }
 
     /// The time limits.

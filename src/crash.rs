@@ -52,6 +52,7 @@ pub struct Crash {
 /// # Errors
 /// When it could not be observed at all: the same for every case that asks.
 pub async fn observe(cx: &Context) -> Result<Arc<Crash>, Stop> {
+    cx.note_observation("the crash of a master");
     let shared = cx.shared().clone();
     let observed = shared
         .crash
@@ -156,6 +157,7 @@ pub struct FullCrash {
 /// # Errors
 /// When it could not be observed at all: the same for every case that asks.
 pub async fn observe_all(cx: &Context) -> Result<Arc<FullCrash>, Stop> {
+    cx.note_observation("the crash of every server");
     let shared = cx.shared().clone();
     let observed = shared
         .full_crash

@@ -11,8 +11,10 @@ pub use platform::PlatformHints;
 
 use crate::cluster::node::NodeView;
 use crate::cluster::view::ClusterView;
-use crate::target::{Deployment, Secret, Target, TargetError};
+use crate::target::{Deployment, Event, Secret, Target, TargetError};
+use crate::timeline::{self, Entry};
 use crate::verdict::Verdict;
+use jiff::Timestamp;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,11 +39,34 @@ pub struct Subject<'a> {
     pub verdict: &'a Verdict,
     /// The line that names the cause, where one was found.
     pub cause: Option<&'a str>,
-    /// What happened when, in seconds since the run began.
-    pub timeline: &'a [(f64, String)],
+    /// What happened when, with nothing secret in it.
+    pub timeline: &'a Told,
 }
 
-/// Writes what is known of a case that did not pass into `folder`: `case.txt`, `timeline.txt`, every node's replies
+/// A timeline as it is written down.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// When the case began, by the clock.
+    pub began: Timestamp,
+    /// What happened, in order.
+    pub entries: Vec<Entry>,
+}
+
+/// The timeline's file in a case's folder.
+pub const TIMELINE: &str = "timeline.txt";
+
+/// Writes what happened during a case into `folder`: `timeline.txt`, and `timeline.json` for programs. Returns whether it
+/// is there.
+pub fn keep_timeline(target: &dyn Target, folder: &Path, told: &Told) -> bool {
+    let mut files = Files::new(folder, target.password());
+    files.write_timeline(told);
+    for problem in &files.missing {
+        tracing::warn!("no timeline in {}: {problem}", folder.display());
+    }
+    files.missing.is_empty()
+}
+
+/// Writes what is known of a case that did not pass into `folder`: `case.txt`, the timeline, every node's replies
 /// (`nodes/<name>/<command>.txt`), and what the platform knows. Returns whether there is anything to point to.
 pub async fn gather(target: &dyn Target, view: Option<&ClusterView>, folder: &Path, subject: &Subject<'_>) -> bool {
     let mut files = Files::new(folder, target.password());
@@ -54,7 +79,7 @@ pub async fn gather(target: &dyn Target, view: Option<&ClusterView>, folder: &Pa
         return false;
     }
     files.write("case.txt", &case_text(subject));
-    files.write("timeline.txt", &timeline_text(subject.timeline));
+    files.write_timeline(subject.timeline);
     match view {
         None => files.missing("the nodes' replies: the nodes could not be asked"),
         Some(view) => {
@@ -113,6 +138,14 @@ pub async fn hints_of(deployment: &dyn Deployment, password: Option<&Secret>) ->
     hints
 }
 
+/// The events that the platform has; none where it has none, or does not tell in time.
+pub async fn events(target: &dyn Target) -> Vec<Event> {
+    match target.deployment() {
+        Some(deployment) => answer(deployment.events()).await.unwrap_or_default(),
+        None => Vec::new(),
+    }
+}
+
 async fn answer<T>(question: impl Future<Output = Result<T, TargetError>>) -> Option<T> {
     match tokio::time::timeout(HINT_LIMIT, question).await {
         Ok(Ok(value)) => Some(value),
@@ -147,17 +180,6 @@ fn case_text(subject: &Subject<'_>) -> String {
         Verdict::Blocked { by, reason } => lines.push(format!("blocked by:  {by}: {reason}")),
     }
     lines.extend(subject.cause.map(|cause| format!("cause:       {cause}")));
-    lines.join("\n")
-}
-
-fn timeline_text(timeline: &[(f64, String)]) -> String {
-    if timeline.is_empty() {
-        return "nothing was noted".into();
-    }
-    let lines: Vec<String> = timeline
-        .iter()
-        .map(|(at, what)| format!("{at:>9.3} s  {what}"))
-        .collect();
     lines.join("\n")
 }
 
@@ -218,6 +240,14 @@ impl<'a> Files<'a> {
             .and_then(|()| std::fs::write(&path, text.trim_end().to_owned() + "\n"));
         if let Err(error) = written {
             self.missing.push(format!("{name}: {error}"));
+        }
+    }
+
+    fn write_timeline(&mut self, told: &Told) {
+        self.write(TIMELINE, &timeline::text(told.began, &told.entries));
+        match serde_json::to_string_pretty(&told.entries) {
+            Ok(text) => self.write("timeline.json", &text),
+            Err(error) => self.missing(&format!("timeline.json: {error}")),
         }
     }
 

@@ -88,6 +88,7 @@ pub struct Absence {
 /// # Errors
 /// When it could not be observed at all: the same for every case that asks.
 pub async fn observe(cx: &Context) -> Result<Arc<Failover>, Stop> {
+    cx.note_observation("the failover");
     let shared = cx.shared().clone();
     let observed = shared
         .failover

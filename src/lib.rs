@@ -14,6 +14,7 @@
 //!   happened in one order), [`rolling`] (one rolling restart, for several), [`away`] (all servers away at once and back, for several), [`soak`] (a long time under load, for several),
 //!   [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`].
+//! - **What is kept of a case:** [`timeline`] (what happened when, by whose word).
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
 
@@ -50,6 +51,7 @@ pub mod settle;
 pub mod soak;
 pub mod surroundings;
 pub mod target;
+pub mod timeline;
 pub mod timing;
 pub mod trials;
 pub mod verdict;

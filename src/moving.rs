@@ -88,6 +88,7 @@ impl From<Unobserved> for Stop {
 /// # Errors
 /// When it could not be observed at all.
 pub async fn one(cx: &Context) -> Result<Arc<Step>, Stop> {
+    cx.note_observation("the change of a master's address");
     let shared = cx.shared().clone();
     let observed = shared.moved.get_or_init(|| async {
         let view = cx.view().await?;
@@ -102,6 +103,7 @@ pub async fn one(cx: &Context) -> Result<Arc<Step>, Stop> {
 /// # Errors
 /// When it could not be observed at all.
 pub async fn every(cx: &Context) -> Result<Arc<Roll>, Stop> {
+    cx.note_observation("the change of every address");
     let shared = cx.shared().clone();
     let observed = shared.rolled.get_or_init(|| async { Ok(Arc::new(roll(cx).await?)) });
     Ok(observed.await.clone()?)

@@ -42,6 +42,7 @@ pub struct Outage {
 /// # Errors
 /// When it could not be observed at all: the same for every case that asks.
 pub async fn observe(cx: &Context) -> Result<Arc<Outage>, Stop> {
+    cx.note_observation("the outage of a shard");
     let shared = cx.shared().clone();
     let observed = shared
         .outage

@@ -92,6 +92,10 @@ pub async fn observe_bus(cx: &Context) -> Result<Arc<Partition>, Stop> {
 }
 
 async fn once(cx: &Context, cell: fn(&Shared) -> &Observed, traffic: Traffic) -> Result<Arc<Partition>, Stop> {
+    cx.note_observation(match traffic {
+        Traffic::Bus => "the partition of the bus",
+        Traffic::Clients | Traffic::All => "the partition",
+    });
     let shared = cx.shared().clone();
     let observed = cell(&shared)
         .get_or_init(|| async {

@@ -35,6 +35,7 @@ pub struct Rolling {
 /// # Errors
 /// When it could not be observed at all: the same for every case that asks.
 pub async fn observe(cx: &Context) -> Result<Arc<Rolling>, Stop> {
+    cx.note_observation("the rolling restart");
     let shared = cx.shared().clone();
     let observed = shared
         .rolling

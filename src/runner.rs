@@ -14,8 +14,9 @@ use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
 use crate::target::{Phase, Secret, Target, TargetError};
+use crate::timeline::{self, Timeline};
 use crate::timing::Timing;
-use crate::trials::{self, TrialFault};
+use crate::trials::{self, TrialFault, Trials};
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ pub struct Options {
     /// Whether progress lines are coloured.
     pub colour: bool,
     /// A fault to be done several times, and measured, after the cases.
-    pub trials: Option<(TrialFault, usize)>,
+    pub trials: Option<Trials>,
     /// Whether a disruptive case runs though the cluster is not whole before it. Only for deployments that are wrong on
     /// purpose: elsewhere one case's damage would be the next one's failure.
     pub heedless: bool,
@@ -146,7 +147,6 @@ impl Recorder<'_> {
             self.options.run_id.clone(),
             timing,
             progress.clone(),
-            Instant::now(),
         ));
         self.run_cases(&shared).await;
         let hints = evidence::hints(&*self.target).await;
@@ -252,9 +252,14 @@ impl Recorder<'_> {
 
     /// Does a fault several times, and measures; the cluster must be whole before each time.
     async fn run_trials(&self, shared: &Arc<Shared>) {
-        let Some((fault, asked)) = self.options.trials else {
+        let Some(options) = self.options.trials else {
             return;
         };
+        let Trials {
+            fault,
+            count: asked,
+            rate,
+        } = options;
         if let Some(reason) = self.no_trials(fault) {
             self.state().aborted = Some(Abort {
                 kind: AbortKind::Usage,
@@ -272,7 +277,7 @@ impl Recorder<'_> {
             if let Err(missing) = settle::until_whole(shared, &format!("a whole cluster before trial {number}")).await {
                 break Some(format!("the cluster was not whole before it: {missing}"));
             }
-            match trials::one(&settle::between(shared), fault, number).await {
+            match trials::one(&settle::between(shared), options, number).await {
                 Ok(trial) => {
                     shared.progress.line(trial.line());
                     trials.push(trial);
@@ -290,7 +295,10 @@ impl Recorder<'_> {
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .push((place, whole.map(|()| waited.elapsed())));
             let protocol = |figure| trials::protocol(fault, &shared.timing, figure);
-            self.state().scorecard = Some(Scorecard::of(fault.name(), asked, trials.clone(), protocol));
+            self.state().scorecard = Some(Scorecard {
+                rate: rate.operations.map(Into::into),
+                ..Scorecard::of(fault.name(), asked, trials.clone(), protocol)
+            });
             (self.update)(&self.snapshot());
         };
         if let Some(problem) = problem {
@@ -361,7 +369,7 @@ impl Recorder<'_> {
     async fn run_one(&self, shared: &Arc<Shared>, case: &'static Case) {
         let began = Instant::now();
         let context = Context::new(shared.clone(), case);
-        let body = AssertUnwindSafe((case.run)(&context)).catch_unwind();
+        let body = AssertUnwindSafe(observed(&context, case)).catch_unwind();
         let outcome: Outcome = match tokio::time::timeout(LONGEST_CASE, body).await {
             Ok(Ok(outcome)) => judged(case, outcome),
             Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
@@ -381,14 +389,20 @@ impl Recorder<'_> {
             .clone();
         let verdict = without(&secrets, Verdict::from(outcome));
         let mut result = self.result(case, &verdict, seconds);
-        let (measured, notes, timeline) = context.into_records();
+        let timeline = context.timeline().clone();
+        let (measured, notes) = context.into_records();
         result.measured = measured;
         result.notes = notes
             .iter()
             .map(|note| redact_all(&secrets, &self.redact(note)))
             .collect();
-        if matches!(verdict, Verdict::Fail(_) | Verdict::Error(_)) {
-            self.gather(shared, case, &verdict, &mut result, &timeline).await;
+        let not_passed = matches!(verdict, Verdict::Fail(_) | Verdict::Error(_));
+        if not_passed || case.impact == Impact::Disruptive {
+            let told = self.told(&timeline, &secrets).await;
+            if not_passed {
+                self.gather(shared, case, &verdict, &mut result, &told).await;
+            }
+            self.keep_timeline(case, &mut result, &told);
         }
         self.record(shared.progress.clone(), result);
         let left: Vec<_> = {
@@ -414,6 +428,30 @@ impl Recorder<'_> {
         }
     }
 
+    /// A case's timeline, with what Kubernetes has to say of its time, and with nothing secret.
+    async fn told(&self, timeline: &Timeline, secrets: &[Secret]) -> evidence::Told {
+        timeline.note_events(&evidence::events(&*self.target).await);
+        let mut entries = timeline.entries();
+        for entry in &mut entries {
+            entry.what = redact_all(secrets, &self.redact(&entry.what));
+        }
+        evidence::Told {
+            began: timeline.clock(),
+            entries,
+        }
+    }
+
+    /// Writes down what happened when, where that is not done yet with the other evidence.
+    fn keep_timeline(&self, case: &Case, result: &mut CaseResult, told: &evidence::Told) {
+        let Some(out) = &self.options.out else {
+            return;
+        };
+        let place = format!("evidence/{}", case.id);
+        if result.evidence.is_some() || evidence::keep_timeline(&*self.target, &out.join(&place), told) {
+            result.timeline = Some(format!("{place}/{}", evidence::TIMELINE));
+        }
+    }
+
     /// Gathers the evidence of a case that did not pass, and finds its cause, before anything is cleaned up.
     async fn gather(
         &self,
@@ -421,7 +459,7 @@ impl Recorder<'_> {
         case: &Case,
         verdict: &Verdict,
         result: &mut CaseResult,
-        timeline: &[(f64, String)],
+        timeline: &evidence::Told,
     ) {
         let gathering = async {
             let copy = {
@@ -500,6 +538,7 @@ impl Recorder<'_> {
             cause: None,
             reason: None,
             evidence: None,
+            timeline: None,
             measured: Vec::new(),
             notes: Vec::new(),
         };
@@ -608,6 +647,19 @@ impl Recorder<'_> {
             left_behind: state.left_behind.clone(),
             scorecard: state.scorecard.clone(),
         }
+    }
+}
+
+/// Runs a case; where it is disruptive, what each node says meanwhile is observed.
+async fn observed(context: &Context, case: &Case) -> Outcome {
+    let body = (case.run)(context);
+    if case.impact != Impact::Disruptive {
+        return body.await;
+    }
+    tokio::select! {
+        biased;
+        outcome = body => outcome,
+        never = timeline::observe(context) => match never {},
     }
 }
 

@@ -51,6 +51,7 @@ pub struct Soak {
 /// # Errors
 /// The same for every case that asks: a mismatch where the cluster cannot be written to at the beginning already.
 pub async fn observe(cx: &Context) -> Result<Arc<Soak>, Stop> {
+    cx.note_observation("the soak");
     let shared = cx.shared().clone();
     let observed = shared
         .soak

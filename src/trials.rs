@@ -3,6 +3,7 @@
 
 mod figures;
 mod looks;
+mod readback;
 mod readiness;
 
 use self::figures::Watched;
@@ -10,19 +11,30 @@ use self::looks::Looks;
 use self::readiness::Readiness;
 use crate::case::Capability;
 use crate::check::{Look, eventually};
-use crate::cluster::node::Member;
+use crate::cluster::node::{Member, NodeView};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, pick_shard};
 use crate::partition::alone;
-use crate::report::scorecard::{Figure, LostWrite, Trial};
+use crate::report::scorecard::{Figure, Trial};
 use crate::target::{Fault, Traffic, Way};
 use crate::timing::Timing;
 use crate::verdict::Stop;
-use crate::workload::{DirectWriter, Fate, Ledger, Writer};
+use crate::workload::{Load, Rate};
 use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+/// What trials are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Trials {
+    /// What is done each time.
+    pub fault: TrialFault,
+    /// How many times.
+    pub count: usize,
+    /// How much is written meanwhile.
+    pub rate: Rate,
+}
 
 /// What is done to the master of a shard in each trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -108,18 +120,14 @@ pub fn protocol(fault: TrialFault, timing: &Timing, figure: Figure) -> (Option<f
 ///
 /// # Errors
 /// When there is no shard to hit, or the writers cannot begin: then the trial says nothing.
-pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial, Stop> {
+pub async fn one(cx: &Context, asked: Trials, number: usize) -> Result<Trial, Stop> {
     let view = cx.view().await?;
     let shard = pick_shard(cx, &view).await?;
-    let of_shard: Vec<Member> = std::iter::once(shard.master.clone())
-        .chain(view.replicas_of(&shard.master_id).map(|node| node.member.clone()))
-        .collect();
     let value = cx.key_in(shard.slot, "value");
-    let keys: Vec<String> = std::iter::once(value.clone())
-        .chain(shard.slots().into_iter().map(|slot| Writer::key(cx, slot)))
-        .chain(of_shard.iter().map(|node| DirectWriter::key(cx, shard.slot, node)))
-        .collect();
-    let measured = measure(cx, fault, number, &view, &shard, &of_shard, value);
+    let nodes = with_slots(&view, &shard);
+    let mut keys = Load::keys(cx, asked.rate, &shard.slots(), &nodes);
+    keys.push(value.clone());
+    let measured = measure(cx, asked, number, &view, &shard, &nodes, value);
     let cleanup = async {
         cx.undo_faults().await?;
         cx.remove_keys(&keys).await
@@ -127,42 +135,62 @@ pub async fn one(cx: &Context, fault: TrialFault, number: usize) -> Result<Trial
     with_cleanup(measured, cleanup).await
 }
 
+/// Every node, with a slot of its shard; of the shard that is hit, the slot that all of it is measured by.
+fn with_slots(view: &ClusterView, shard: &Shard) -> Vec<(Member, u16)> {
+    let slot = |node: &NodeView| {
+        let line = node.myself()?;
+        let master = line.master.as_deref().unwrap_or(&line.id);
+        if master == shard.master_id {
+            return Some(shard.slot);
+        }
+        Some(view.by_id(master)?.myself()?.slots.first()?.first)
+    };
+    let nodes = view.nodes.iter();
+    nodes
+        .filter_map(|node| Some((node.member.clone(), slot(node)?)))
+        .collect()
+}
+
 async fn measure(
     cx: &Context,
-    fault: TrialFault,
+    asked: Trials,
     number: usize,
     view: &ClusterView,
     shard: &Shard,
-    of_shard: &[Member],
+    nodes: &[(Member, u16)],
     key: String,
 ) -> Result<Trial, Stop> {
     let members: Vec<Member> = view.nodes.iter().map(|node| node.member.clone()).collect();
+    let of_shard: Vec<&str> = nodes
+        .iter()
+        .filter(|(_, slot)| *slot == shard.slot)
+        .map(|(node, _)| node.name.as_str())
+        .collect();
     let pair = (key, format!("trial-{number}"));
     let mut connection = cx.connect(&shard.master.address).await?;
     connection.ask(&["SET", &pair.0, &pair.1]).await?;
     let looks = Looks::new(members, shard.master_id.clone(), pair);
-    let client = Writer::start(cx, &shard.slots()).await?;
-    let direct = DirectWriter::start(cx, of_shard, shard.slot);
+    let load = Load::start(cx, asked.rate, &shard.slots(), nodes).await?;
     let readiness = Readiness::default();
     let mut looking = Box::pin(async { futures::join!(looks.on(cx), readiness.on(cx)) }).fuse();
-    let mut happening = Box::pin(happen(cx, fault, view, shard, &of_shard[1..], &looks)).fuse();
+    let mut happening = Box::pin(happen(cx, asked.fault, view, shard, &of_shard, &looks)).fuse();
     let happened = futures::select_biased! {
         happened = happening => happened,
         _ = looking => Err(anyhow::anyhow!("the looks at the nodes ended by themselves").into()),
     };
     drop((happening, looking));
-    let by_node = direct.stop().await;
-    let record = client.stop().await;
+    let loaded = load.stop().await;
     let happened = happened?;
     let watched = Watched {
         victim: &shard.master.name,
-        shard: of_shard.iter().map(|member| member.name.as_str()).collect(),
+        slot: shard.slot,
+        shard: of_shard,
         fault: happened.fault,
-        ended: record.ended,
+        ended: loaded.ended,
         seen: looks.seen(),
         ready: readiness.changes(),
-        by_node: &by_node,
-        client: &record.ledgers,
+        by_node: &loaded.by_node,
+        client: &loaded.clients,
     };
     let mut figures = watched.figures();
     figures.extend(
@@ -176,58 +204,26 @@ async fn measure(
         master: watched.master(),
         returned_as: watched.returned_as(),
         coarsest_look: watched.seen.coarsest.as_secs_f64(),
+        latest_write: loaded.latest.as_secs_f64(),
         figures,
         acked: 0,
         refused: 0,
         indeterminate: 0,
         lost: Vec::new(),
         phantom: Vec::new(),
+        strange: Vec::new(),
         problem: happened.problem,
     };
-    let through_clients = record.ledgers.iter().map(|ledger| (None, ledger));
-    let through_nodes = by_node.iter().map(|(name, ledger)| (Some(name.as_str()), ledger));
+    let now = cx.look().await?;
+    let through_clients = loaded.clients.iter().map(|ledger| (None, ledger));
+    let through_nodes = loaded
+        .by_node
+        .iter()
+        .map(|(name, ledger)| (Some(name.as_str()), ledger));
     for (by, ledger) in through_clients.chain(through_nodes) {
-        count(cx, &watched, &mut trial, by, ledger).await?;
+        readback::count(cx, &now, &watched, &mut trial, by, ledger).await?;
     }
     Ok(trial)
-}
-
-/// Reads a ledger back, and counts what became of its writes.
-async fn count(
-    cx: &Context,
-    watched: &Watched<'_>,
-    trial: &mut Trial,
-    by: Option<&str>,
-    ledger: &Ledger,
-) -> Result<(), Stop> {
-    let there = ledger.read_back(cx).await?;
-    for write in &ledger.writes {
-        let found = there.contains_key(&write.number);
-        match &write.fate {
-            Fate::Acked => {
-                trial.acked += 1;
-                if !found {
-                    trial.lost.push(LostWrite {
-                        slot: ledger.slot,
-                        what: format!("{} of {}", write.number, ledger.key),
-                        acked_by: by.map(Into::into),
-                        epoch: by.and_then(|by| watched.own_epoch(by, write.at)),
-                        since_fault: watched.since_fault(write.at),
-                    });
-                }
-            }
-            Fate::Refused(text) | Fate::Unsent(text) => {
-                trial.refused += 1;
-                if found {
-                    trial
-                        .phantom
-                        .push(format!("{} of {}: {text}", write.number, ledger.key));
-                }
-            }
-            Fate::Indeterminate(_) => trial.indeterminate += 1,
-        }
-    }
-    Ok(())
 }
 
 /// What was done, and when.
@@ -242,7 +238,7 @@ async fn happen(
     fault: TrialFault,
     view: &ClusterView,
     shard: &Shard,
-    replicas: &[Member],
+    of_shard: &[&str],
     looks: &Looks,
 ) -> Result<Happened, Stop> {
     let timing = cx.timing();
@@ -268,8 +264,9 @@ async fn happen(
         let replaced = eventually(cx, &what, timing.failover_retry() + timing.shutdown(), async || {
             let seen = looks.seen();
             let master = |change: &looks::Change| change.at > at && change.said.master && change.said.reads;
-            let of_shard = |change: &looks::Change| replicas.iter().any(|replica| replica.name == change.node);
-            let promoted = seen.changes.iter().any(|change| of_shard(change) && master(change));
+            let replica =
+                |change: &looks::Change| change.node != shard.master.name && of_shard.contains(&change.node.as_str());
+            let promoted = seen.changes.iter().any(|change| replica(change) && master(change));
             Ok(if promoted {
                 Look::Reached(())
             } else {

@@ -1,21 +1,27 @@
-//! The continuous writer: one ledger a shard, every write timestamped and told apart as acknowledged, refused (definitely
+//! The continuous workload: one ledger a writer, every write timestamped and told apart as acknowledged, refused (definitely
 //! not done) or indeterminate (it may have been done); and the read-back.
+//!
+//! [`Writer`] writes as a client does that waits for each answer; [`Load`] writes at a rate, whatever the answers.
 
-mod direct;
+mod lane;
+mod load;
+mod pending;
+mod route;
+mod schedule;
+mod writer;
 
-pub use direct::DirectWriter;
+pub use load::{Load, Loaded, Rate};
+pub use writer::Writer;
 
-use crate::cluster::connection::{Address, Connection, LinkError};
-use crate::cluster::redirect::{Redirect, RedirectKind};
+use self::route::{Route, ask_owner};
+use crate::cluster::connection::LinkError;
+use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
-use crate::context::{Context, authenticate};
-use crate::target::Target;
+use crate::context::Context;
+use crate::timeline::{Source, Timeline};
 use crate::verdict::{Mismatch, Stop};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// The pause between two writes to a ledger.
 const PACE: Duration = Duration::from_millis(10);
@@ -25,6 +31,10 @@ const PATIENCE: Duration = Duration::from_millis(1000);
 
 /// The name of a list that is written, in its key.
 const LIST: &str = "ledger";
+
+/// How many elements of a list are read at once: a long one is read in time that grows with its length and no faster, and
+/// no server is kept from anything else meanwhile.
+const BATCH: usize = 10_000;
 
 /// How many redirections one command follows before it counts as refused (REDIR-12).
 pub const MOST_REDIRECTIONS: usize = 5;
@@ -42,11 +52,28 @@ pub enum Fate {
     Indeterminate(String),
 }
 
+impl Fate {
+    /// What an outcome says of a write; `by_owner` where whoever answered is the key's owner, or was named as such.
+    fn of(outcome: Result<Reply, LinkError>, by_owner: bool) -> Self {
+        match outcome {
+            Ok(Reply::Integer(_)) => Self::Acked,
+            Ok(reply) if by_owner => Self::Refused(reply.to_string()),
+            Ok(reply) => Self::Unsent(reply.to_string()),
+            Err(error @ (LinkError::Refused { .. } | LinkError::Unreachable { .. })) => Self::Unsent(error.to_string()),
+            Err(error @ (LinkError::Closed { .. } | LinkError::TimedOut { .. } | LinkError::Nonsense { .. })) => {
+                Self::Indeterminate(error.to_string())
+            }
+        }
+    }
+}
+
 /// One attempt to write one number to a ledger.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The number.
     pub number: u64,
+    /// When it was due: by the schedule where there is one, else when it was begun.
+    pub due: Instant,
     /// When its outcome was known.
     pub at: Instant,
     /// How it ended.
@@ -116,17 +143,60 @@ impl Ledger {
     /// # Errors
     /// When it cannot be read.
     pub async fn read_back(&self, cx: &Context) -> Result<BTreeMap<u64, usize>, Stop> {
-        let list = |reply: &Reply| reply.array().is_some();
-        let (mut route, reply) = ask_owner(cx, &["LRANGE", &self.key, "0", "-1"], list).await?;
-        let Some(items) = reply.array() else {
-            return Err(anyhow::anyhow!("LRANGE {} -> {reply}", self.key).into());
-        };
+        let (mut route, numbers) = self.read_on(cx).await?;
         let mut there = BTreeMap::new();
-        for number in items.iter().filter_map(|item| item.text()?.parse().ok()) {
+        for number in numbers {
             *there.entry(number).or_insert(0) += 1;
         }
         route.follow(&["DEL", &self.key]).await?;
         Ok(there)
+    }
+
+    /// Reads the ledger from its owner: every number that is there, in the order of the list.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(&self, cx: &Context) -> Result<Vec<u64>, Stop> {
+        Ok(self.read_on(cx).await?.1)
+    }
+
+    /// [`Self::read`], with the way to the owner.
+    async fn read_on(&self, cx: &Context) -> Result<(Route, Vec<u64>), Stop> {
+        let list = |reply: &Reply| reply.array().is_some();
+        let (mut route, mut reply) = ask_owner(cx, &self.batch(0), list).await?;
+        let mut numbers = Numbers::default();
+        while numbers.add(&reply).map_err(|what| self.unreadable(&what))? {
+            reply = route.follow(&self.batch(numbers.read)).await?;
+        }
+        Ok((route, numbers.numbers))
+    }
+
+    /// Reads the ledger from one server of its shard, a replica too: what the server itself holds.
+    ///
+    /// # Errors
+    /// When it cannot be read there.
+    pub async fn read_at(&self, cx: &Context, member: &Member) -> Result<Vec<u64>, LinkError> {
+        let mut connection = cx.connect(&member.address).await?;
+        connection.ask(&["READONLY"]).await?;
+        let mut numbers = Numbers::default();
+        loop {
+            let reply = connection.call(&self.batch(numbers.read)).await?;
+            match numbers.add(&reply) {
+                Ok(true) => {}
+                Ok(false) => return Ok(numbers.numbers),
+                Err(what) => return Err(connection.nonsense("LRANGE", what)),
+            }
+        }
+    }
+
+    /// The command that reads the elements from one place on.
+    fn batch(&self, from: usize) -> Vec<String> {
+        let last = (from + BATCH - 1).to_string();
+        vec!["LRANGE".into(), self.key.clone(), from.to_string(), last]
+    }
+
+    fn unreadable(&self, what: &str) -> Stop {
+        anyhow::anyhow!("LRANGE {} -> {what}", self.key).into()
     }
 
     /// What the last attempt within a gap met.
@@ -276,289 +346,78 @@ impl Record {
     }
 }
 
-/// Asks whoever owns a command's key, beginning at one node after another until one gives an answer that is `wanted`, or
-/// none is left; the way to the owner, and the last answer.
-async fn ask_owner(cx: &Context, command: &[&str], wanted: impl Fn(&Reply) -> bool) -> Result<(Route, Reply), Stop> {
-    let mut route = Route::new(cx.shared().target.clone());
-    let members = cx.members().await?;
-    route.entries = members.into_iter().map(|member| member.address).collect();
-    route.patience = cx.patience();
-    let mut reply = route.follow(command).await;
-    for _ in 1..route.entries.len() {
-        if reply.as_ref().is_ok_and(&wanted) {
-            break;
-        }
-        // A node that has lost the cluster, or its way, does not speak for the others.
-        reply = route.follow(command).await;
-    }
-    Ok((route, reply?))
-}
+/// The shortest time without an acknowledged write to a shard that a case's timeline tells.
+const GAP: Duration = Duration::from_millis(500);
 
-/// What is written, each time once more: the command, by its key and the number of the attempt.
-type Attempt = fn(&str, u64) -> Vec<String>;
-
-fn append(key: &str, number: u64) -> Vec<String> {
-    vec!["RPUSH".into(), key.into(), number.to_string()]
-}
-
-fn count(key: &str, _: u64) -> Vec<String> {
-    vec!["INCR".into(), key.into()]
-}
-
-/// A writer at work. When dropped, it ends by itself.
-#[derive(Debug)]
-pub struct Writer {
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<Ledger>>,
-    began: Instant,
-    direct: bool,
-}
-
-impl Writer {
-    /// Starts writing to one ledger in each of `slots`, and returns when each has been acknowledged once.
-    ///
-    /// # Errors
-    /// When a ledger's first write is not acknowledged within the patience for one reply.
-    pub async fn start(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, PATIENCE, (LIST, append)).await
-    }
-
-    /// The key of the list that [`Self::start`] writes in a slot.
-    pub fn key(cx: &Context, slot: u16) -> String {
-        cx.key_in(slot, LIST)
-    }
-
-    /// [`Self::start`] where no master goes away: there is none to be given up early, and each write has as long as any
-    /// other command (T_reply). A machine that is busy with something else lets a server wait for a second now and then.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_patiently(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, cx.patience(), (LIST, append)).await
-    }
-
-    /// [`Self::start`], for a counter in each slot in place of a list: `INCR`, which a list's reader could not tell from
-    /// one that was done twice.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_counting(cx: &Context, slots: &[u16]) -> Result<Self, Stop> {
-        Self::start_with(cx, slots, PATIENCE, ("counter", count)).await
-    }
-
-    async fn start_with(
-        cx: &Context,
-        slots: &[u16],
-        one_write: Duration,
-        (name, attempt): (&str, Attempt),
-    ) -> Result<Self, Stop> {
-        let (stop, stopped) = watch::channel(false);
-        let entries: Vec<Address> = cx.members().await?.into_iter().map(|member| member.address).collect();
-        let mut writer = Self {
-            stop,
-            tasks: Vec::new(),
-            began: Instant::now(),
-            direct: cx.shared().target.detour().is_zero(),
-        };
-        let mut firsts = Vec::new();
-        for slot in slots {
-            let (first, acked) = tokio::sync::oneshot::channel();
-            let mut route = Route::new(cx.shared().target.clone());
-            route.patience = one_write;
-            route.entries.clone_from(&entries);
-            let ledger = Ledger {
-                slot: *slot,
-                key: cx.key_in(*slot, name),
-                writes: Vec::new(),
-            };
-            writer
-                .tasks
-                .push(tokio::spawn(write_on(route, ledger, attempt, stopped.clone(), first)));
-            firsts.push(acked);
-        }
-        let patience = cx.patience();
-        for (slot, acked) in slots.iter().zip(firsts) {
-            match tokio::time::timeout(patience, acked).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => {
-                    let record = writer.stop().await;
-                    let words = record
-                        .ledgers
-                        .iter()
-                        .map(|ledger| ledger.last_words(record.began, record.ended));
-                    let words = words.collect::<Vec<_>>().join("; ");
-                    let what = format!(
-                        "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {words}",
-                        patience.as_secs_f64()
-                    );
-                    let of_slot = record.ledger(*slot).map_or(&[][..], |ledger| &ledger.writes);
-                    // A server that refuses has said something of itself; silence may be the way to it.
-                    return Err(if of_slot.iter().any(|write| matches!(write.fate, Fate::Refused(_))) {
-                        Mismatch::new(format!("an acknowledged write to slot {slot}"), what).into()
-                    } else {
-                        anyhow::anyhow!(what).into()
-                    });
-                }
+/// Notes the gaps of a slot's writers in a case's timeline: where each begins, and where it ends.
+fn note_gaps(timeline: &Timeline, ledgers: &[Ledger], (began, ended): (Instant, Instant)) {
+    let slots: BTreeSet<u16> = ledgers.iter().map(|ledger| ledger.slot).collect();
+    for slot in slots {
+        let of_slot = || ledgers.iter().filter(|ledger| ledger.slot == slot);
+        let acked = of_slot().flat_map(Ledger::acked).map(|write| write.at);
+        let mut instants: Vec<Instant> = acked.filter(|at| *at < ended).chain([began, ended]).collect();
+        instants.sort_unstable();
+        for pair in instants.windows(2) {
+            let (from, until) = (pair[0], pair[1]);
+            if until - from <= GAP {
+                continue;
             }
-        }
-        Ok(writer)
-    }
-
-    /// Stops, and returns what was done.
-    pub async fn stop(self) -> Record {
-        // The receivers may be gone: then the tasks have ended.
-        let _ = self.stop.send(true);
-        let mut ledgers = Vec::new();
-        for task in self.tasks {
-            if let Ok(ledger) = task.await {
-                ledgers.push(ledger);
-            }
-        }
-        Record {
-            ledgers,
-            began: self.began,
-            ended: Instant::now(),
-            direct: self.direct,
+            let words: BTreeSet<String> = of_slot().map(|ledger| ledger.last_words(from, until)).collect();
+            let words = words.into_iter().collect::<Vec<_>>().join("; ");
+            let seconds = (until - from).as_secs_f64();
+            let note = |at, what: String| timeline.note_at(at, Source::Workload, what);
+            note(
+                from,
+                format!("slot {slot}: the last acknowledged write for {seconds:.3} s; at its end: {words}"),
+            );
+            note(
+                until,
+                match until == ended {
+                    true => format!("slot {slot}: the writing ends, with no acknowledged write for {seconds:.3} s"),
+                    false => format!("slot {slot}: a write is acknowledged again, after {seconds:.3} s"),
+                },
+            );
         }
     }
 }
 
-async fn write_on(
-    mut route: Route,
-    mut ledger: Ledger,
-    attempt: Attempt,
-    mut stopped: watch::Receiver<bool>,
-    first: tokio::sync::oneshot::Sender<()>,
-) -> Ledger {
-    let mut first = Some(first);
-    for number in 0.. {
-        let command = attempt(&ledger.key, number);
-        let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        let fate = match route.follow(&command).await {
-            Ok(Reply::Integer(_)) => Fate::Acked,
-            Ok(reply) if route.knows_owner => Fate::Refused(reply.to_string()),
-            Ok(reply) => Fate::Unsent(reply.to_string()),
-            Err(error @ (LinkError::Refused { .. } | LinkError::Unreachable { .. })) => Fate::Unsent(error.to_string()),
-            Err(error @ (LinkError::Closed { .. } | LinkError::TimedOut { .. } | LinkError::Nonsense { .. })) => {
-                Fate::Indeterminate(error.to_string())
-            }
-        };
-        if fate == Fate::Acked
-            && let Some(first) = first.take()
-        {
-            // Nobody waits for it any more when the start has already failed.
-            let _ = first.send(());
-        }
-        ledger.writes.push(Write {
-            number,
-            at: Instant::now(),
-            fate,
-            redirections: route.redirections,
-        });
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep(PACE) => {}
-        }
-    }
-    ledger
-}
-
-/// The way of one client to the owner of one slot: it follows redirections, and starts anew at another node when its
-/// own is gone.
-struct Route {
-    target: Arc<dyn Target>,
-    entries: Vec<Address>,
-    next_entry: usize,
-    connection: Option<Connection>,
-    /// Whether the connection leads to the key's owner: it has executed a command, or was redirected to.
-    knows_owner: bool,
-    /// How many redirections the last command followed.
-    redirections: usize,
-    patience: Duration,
-}
-
-impl Route {
-    fn new(target: Arc<dyn Target>) -> Self {
-        Self {
-            target,
-            entries: Vec::new(),
-            next_entry: 0,
-            connection: None,
-            knows_owner: false,
-            redirections: 0,
-            patience: PATIENCE,
-        }
-    }
-
-    /// Sends a command to the owner of its key, following at most [`MOST_REDIRECTIONS`].
-    async fn follow(&mut self, command: &[&str]) -> Result<Reply, LinkError> {
-        self.redirections = 0;
-        let mut reply = self.call(command).await?;
-        for _ in 0..MOST_REDIRECTIONS {
-            let Some(redirect) = Redirect::parse(&reply) else {
-                break;
-            };
-            self.redirections += 1;
-            let mut connection = open(&*self.target, self.patience, &redirect.address).await?;
-            self.knows_owner = true;
-            reply = match redirect.kind {
-                RedirectKind::Moved => {
-                    self.connection = Some(connection);
-                    self.call(command).await?
-                }
-                // For this command alone: the next one goes to the slot's owner again.
-                RedirectKind::Ask => {
-                    connection.call(&["ASKING"]).await?;
-                    connection.call(command).await?
-                }
-            };
-        }
-        self.knows_owner |= reply.error().is_none();
-        if reply.error().is_some() {
-            // Another node may know better: a restarted one answers CLUSTERDOWN while the others are whole again.
-            self.connection = None;
-        }
-        Ok(reply)
-    }
-
-    async fn call(&mut self, command: &[&str]) -> Result<Reply, LinkError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                if self.next_entry.is_multiple_of(self.entries.len().max(1))
-                    && let Ok(members) = self.target.members().await
-                    && !members.is_empty()
-                {
-                    self.entries = members.into_iter().map(|member| member.address).collect();
-                }
-                let entry = self.entries[self.next_entry % self.entries.len()].clone();
-                self.next_entry += 1;
-                self.knows_owner = false;
-                open(&*self.target, self.patience, &entry).await?
-            }
-        };
-        let reply = connection.call(command).await?;
-        self.connection = Some(connection);
-        Ok(reply)
+/// Why writing could not begin, where a slot's first write was not acknowledged in time.
+fn not_begun(ledgers: &[Ledger], slot: u16, (began, ended): (Instant, Instant), patience: Duration) -> Stop {
+    let words: Vec<String> = ledgers.iter().map(|ledger| ledger.last_words(began, ended)).collect();
+    let what = format!(
+        "no write to slot {slot} was acknowledged within {:.0} s, before any fault: {}",
+        patience.as_secs_f64(),
+        words.join("; ")
+    );
+    let mut of_slot = ledgers
+        .iter()
+        .filter(|ledger| ledger.slot == slot)
+        .flat_map(|ledger| &ledger.writes);
+    // A server that refuses has said something of itself; silence may be the way to it.
+    if of_slot.any(|write| matches!(write.fate, Fate::Refused(_))) {
+        Mismatch::new(format!("an acknowledged write to slot {slot}"), what).into()
+    } else {
+        anyhow::anyhow!(what).into()
     }
 }
 
-/// An authenticated connection for writing.
-async fn open(target: &dyn Target, patience: Duration, address: &Address) -> Result<Connection, LinkError> {
-    let unreachable = |reason: String| LinkError::Unreachable {
-        address: address.clone(),
-        reason,
-    };
-    let stream = tokio::time::timeout(patience, target.connect(address))
-        .await
-        .map_err(|_| unreachable(format!("no connection within {:.1} s", patience.as_secs_f64())))??;
-    let mut connection = Connection::new(stream, address.clone(), patience);
-    // A write has not been sent yet: whatever goes wrong here is a refusal, not an unknown fate.
-    authenticate(&mut connection, target.password().as_ref())
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
-    Ok(connection)
+/// The numbers of a list that is read batch by batch.
+#[derive(Default)]
+struct Numbers {
+    numbers: Vec<u64>,
+    /// How many elements were read, numbers or not.
+    read: usize,
+}
+
+impl Numbers {
+    /// Takes a batch in; whether another may follow it.
+    fn add(&mut self, batch: &Reply) -> Result<bool, String> {
+        let items = batch.array().ok_or_else(|| batch.to_string())?;
+        self.read += items.len();
+        let parsed = items.iter().filter_map(|item| item.text()?.parse::<u64>().ok());
+        self.numbers.extend(parsed);
+        Ok(items.len() >= BATCH)
+    }
 }
 
 #[cfg(test)]
@@ -568,6 +427,7 @@ mod tests {
     fn ledger(began: Instant, fates: &[(u64, Fate)]) -> Ledger {
         let write = |(number, (after, fate)): (usize, &(u64, Fate))| Write {
             number: number as u64,
+            due: began + Duration::from_millis(*after),
             at: began + Duration::from_millis(*after),
             fate: fate.clone(),
             redirections: 0,
@@ -665,6 +525,38 @@ mod tests {
                 .interruptions(Duration::from_secs(5))
                 .unwrap()
                 .is_empty()
+        );
+    }
+
+    #[test]
+    fn the_timeline_tells_the_gaps_of_a_slot() {
+        let timeline = Timeline::default();
+        let began = Instant::now();
+        let after = |millis| began + Duration::from_millis(millis);
+        let refused = Fate::Refused("-CLUSTERDOWN".into());
+        let one = ledger(
+            began,
+            &[
+                (10, Fate::Acked),
+                (900, refused),
+                (1000, Fate::Acked),
+                (3000, Fate::Acked),
+            ],
+        );
+        let other = Ledger {
+            slot: 7,
+            ..steady(began, 0..0, &Fate::Acked)
+        };
+        note_gaps(&timeline, &[one, other], (began, after(3100)));
+        let told: Vec<String> = timeline.entries().into_iter().map(|entry| entry.what).collect();
+        assert_eq!(
+            told,
+            [
+                "slot 0: the last acknowledged write for 0.990 s; at its end: -CLUSTERDOWN",
+                "slot 0: a write is acknowledged again, after 0.990 s",
+                "slot 0: the last acknowledged write for 2.000 s; at its end: no attempt ended in it",
+                "slot 0: a write is acknowledged again, after 2.000 s",
+            ]
         );
     }
 

@@ -39,6 +39,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         cause: None,
         reason: None,
         evidence: None,
+        timeline: None,
         measured: vec![],
         notes: vec![],
     }
@@ -107,6 +108,7 @@ fn every_verdict() -> Run {
             ),
             cause: Some(CAUSE.into()),
             evidence: Some("evidence/SLOT-02".into()),
+            timeline: Some("evidence/SLOT-02/timeline.txt".into()),
             seconds: 11.004,
             ..case("SLOT-02", Fail, &[Seed::A1])
         },
@@ -203,6 +205,8 @@ fn scorecard() -> Scorecard {
         master: Some("redis-cluster-3".into()),
         returned_as: Some("replica".into()),
         figures: figures.iter().copied().collect(),
+        latest_write: 0.0,
+        strange: Vec::new(),
         coarsest_look: 0.0123,
         acked: 2500,
         refused: 812,

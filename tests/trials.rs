@@ -10,8 +10,10 @@ use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
 use redis_cluster_conformance::target::{Secret, TargetKind};
 use redis_cluster_conformance::timing::Timing;
-use redis_cluster_conformance::trials::TrialFault;
+use redis_cluster_conformance::trials::{TrialFault, Trials};
+use redis_cluster_conformance::workload::Rate;
 use std::collections::BTreeMap;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ const REDIS_CONF: &str = "cluster-enabled yes\ncluster-node-timeout 1000\nrepl-d
                           cluster-allow-replica-migration no\nprotected-mode no\n";
 
 /// One trial over six servers.
-async fn trial(name: &str, fault: TrialFault, persistence: &str) -> Run {
+async fn trial(name: &str, fault: TrialFault, persistence: &str, rate: Rate) -> Run {
     let missing = surroundings::missing_for(TargetKind::Processes).await;
     assert_eq!(missing, None, "a test that did not run has proved nothing");
     let run_id = format!("trials-{name}-{}", std::process::id());
@@ -50,7 +52,7 @@ async fn trial(name: &str, fault: TrialFault, persistence: &str) -> Run {
         run_id,
         overrides: Vec::new(),
         colour: false,
-        trials: Some((fault, 1)),
+        trials: Some(Trials { fault, count: 1, rate }),
         heedless: false,
     };
     runner::run(
@@ -72,7 +74,7 @@ fn only(run: &Run) -> &Trial {
 
 #[tokio::test]
 async fn a_killed_master_is_replaced_and_every_instant_is_there() {
-    let run = trial("kill", TrialFault::Kill, "appendonly yes").await;
+    let run = trial("kill", TrialFault::Kill, "appendonly yes", Rate::default()).await;
     let trial = only(&run);
     assert_eq!(trial.problem, None);
     let missing: Vec<Figure> = Figure::ALL
@@ -91,10 +93,32 @@ async fn a_killed_master_is_replaced_and_every_instant_is_there() {
     assert!(trial.phantom.is_empty(), "{:?}", trial.phantom);
 }
 
+/// At a rate that its own answers do not slow down, nothing is lost of the accounts: the writes that fell due while the
+/// master was gone are there too, each told apart.
+#[tokio::test]
+async fn a_rate_is_kept_through_a_failover_and_every_write_is_accounted_for() {
+    let rate = Rate {
+        operations: NonZeroU32::new(3000),
+        writers: NonZeroU16::new(2).unwrap(),
+    };
+    let run = trial("rate", TrialFault::Kill, "appendonly yes", rate).await;
+    let trial = only(&run);
+    assert_eq!(trial.problem, None);
+    assert!(trial.phantom.is_empty(), "{:?}", trial.phantom);
+    assert_eq!(trial.strange, Vec::<String>::new());
+    assert_eq!(trial.lost, []);
+    // From before the fault until all was whole: so many seconds of them at least.
+    let all = (trial.acked + trial.refused + trial.indeterminate) as f64;
+    assert!(all >= 3000.0 * trial.figures[&Figure::Whole], "{all} writes: {trial:?}");
+    // The master's own writer, and the clients', had some on their way when it was killed, or were refused a connection.
+    assert!(trial.refused > 0 && trial.acked > 0, "{trial:?}");
+    assert_eq!(run.scorecard.unwrap().rate, Some(3000));
+}
+
 /// A master that keeps nothing and is back before anybody notices wipes its replica (catalogue §4.8).
 #[tokio::test]
 async fn a_deployment_that_loses_acknowledged_writes_is_caught_with_the_writes() {
-    let run = trial("lossy", TrialFault::Crash, "appendonly no\nsave \"\"").await;
+    let run = trial("lossy", TrialFault::Crash, "appendonly no\nsave \"\"", Rate::default()).await;
     let trial = only(&run);
     assert!(!trial.lost.is_empty(), "{trial:?}");
     assert!(trial.lost.iter().all(|lost| lost.since_fault < 1.0), "{:?}", trial.lost);

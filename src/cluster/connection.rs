@@ -194,6 +194,18 @@ impl Connection {
         self.finish(sent.map(|sent| sent.map(Some)), command_name(command))
     }
 
+    /// Sends commands, all at once, and waits for nothing: [`Self::receive`] takes the answers, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::send`]: some may have been sent.
+    pub async fn send_all<A: AsRef<[u8]>>(&mut self, commands: &[Vec<A>]) -> Result<(), LinkError> {
+        let sent = tokio::time::timeout(self.patience, feed_all(&mut self.framed, commands)).await;
+        self.finish(
+            sent.map(|sent| sent.map(Some)),
+            commands.first().map_or_else(String::new, |first| command_name(first)),
+        )
+    }
+
     /// The next reply, or message of a subscription.
     ///
     /// # Errors
@@ -229,10 +241,7 @@ impl Connection {
         let name = format!("a pipeline of {} commands", commands.len());
         let patience = self.patience;
         let exchange = async {
-            for command in commands {
-                self.framed.feed(command.as_slice()).await?;
-            }
-            SinkExt::<&[A]>::flush(&mut self.framed).await?;
+            feed_all(&mut self.framed, commands).await?;
             let mut replies = Vec::with_capacity(commands.len());
             while replies.len() < commands.len() {
                 match self.framed.next().await.transpose()? {
@@ -283,31 +292,46 @@ impl Connection {
         result: Result<Result<Option<T>, ProtocolError>, tokio::time::error::Elapsed>,
         command: String,
     ) -> Result<T, LinkError> {
-        let address = self.address.clone();
-        let got = self.unread();
+        // Only asked for where something went wrong: there may be tens of thousands of replies a second.
+        let (address, got) = (|| self.address.clone(), || self.unread());
         match result {
             Ok(Ok(Some(value))) => Ok(value),
             // A port-forward tells a refusal only after it has been opened.
             Ok(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Err(LinkError::Refused {
-                    address,
+                    address: address(),
                     reason: error.to_string(),
                 })
             }
-            Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed { address, command, got }),
+            Ok(Ok(None)) | Ok(Err(ProtocolError::Io(_))) => Err(LinkError::Closed {
+                address: address(),
+                command,
+                got: got(),
+            }),
             Ok(Err(ProtocolError::Nonsense(reason))) => Err(LinkError::Nonsense {
-                address,
+                address: address(),
                 command,
                 reason: bounded(reason),
             }),
             Err(_) => Err(LinkError::TimedOut {
-                address,
+                address: address(),
                 command,
                 after: self.patience,
-                got,
+                got: got(),
             }),
         }
     }
+}
+
+/// Sends commands, all at once.
+async fn feed_all<A: AsRef<[u8]>>(
+    framed: &mut Framed<BoxedStream, RespCodec>,
+    commands: &[Vec<A>],
+) -> Result<(), ProtocolError> {
+    for command in commands {
+        framed.feed(command.as_slice()).await?;
+    }
+    SinkExt::<&[A]>::flush(framed).await
 }
 
 /// A reason of at most [`LONGEST_REASON`] characters.

@@ -60,7 +60,6 @@ impl Context {
             self.shared.run_id.clone(),
             timing,
             self.shared.progress.clone(),
-            self.shared.started,
         ));
         self.keep_secret(scratch.password.clone());
         self.lock_scratches().push((self.id, shared.clone()));
@@ -68,17 +67,16 @@ impl Context {
         // Not told: what is made beside the deployment is no phase of the run.
         target.prepare(&Progress::silent()).await?;
         self.note_time("they run");
-        let beside = Self::of(shared.clone(), self.id);
+        let beside = Self {
+            timeline: self.timeline.clone(),
+            ..Self::of(shared.clone(), self.id)
+        };
         let outcome = judge(&beside).await;
-        let (measurements, notes, timeline) = beside.into_records();
+        let (measurements, notes) = beside.into_records();
         for measurement in measurements {
             self.record(measurement);
         }
         notes.into_iter().for_each(|note| self.note(note));
-        self.timeline
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .extend(timeline);
         if matches!(outcome, Err(Stop::Mismatch(_) | Stop::Error(_))) {
             // The runner gathers evidence and then removes them.
             return outcome;

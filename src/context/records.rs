@@ -1,6 +1,7 @@
-//! What a case leaves behind for the report: measurements, remarks, and its timeline.
+//! What a case leaves behind for the report: measurements, remarks, and what it did when.
 
 use super::Context;
+use crate::timeline::Source;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -59,25 +60,34 @@ impl Context {
             .push(text.into());
     }
 
-    /// Adds an instant to the case's timeline.
+    /// Adds what the suite does now to the case's timeline.
     pub fn note_time(&self, text: impl Into<String>) {
-        let at = round(self.shared.started.elapsed().as_secs_f64());
-        self.timeline
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push((at, text.into()));
+        self.timeline.note(Source::Suite, text);
     }
 
-    /// What the case recorded: measurements, notes, timeline (seconds since the run began).
-    pub fn into_records(self) -> (Vec<Measurement>, Vec<String>, Vec<(f64, String)>) {
+    /// Notes that the case is judged by what happens once in a run: to the first case that asks it happens, and the others
+    /// are told in whose timeline it stands.
+    pub fn note_observation(&self, what: &'static str) {
+        let mut by = self
+            .shared
+            .observed_by
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let first = *by.entry(what).or_insert(self.id);
+        if first != self.id {
+            self.note_time(format!(
+                "judged by {what}, which {first} observed: evidence/{first}/timeline.txt"
+            ));
+        }
+    }
+
+    /// What the case recorded: measurements and notes.
+    pub fn into_records(self) -> (Vec<Measurement>, Vec<String>) {
         (
             self.measurements
                 .into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
             self.notes
-                .into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-            self.timeline
                 .into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
         )

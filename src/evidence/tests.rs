@@ -103,6 +103,17 @@ fn view() -> ClusterView {
     }
 }
 
+fn told(what: &str) -> Told {
+    Told {
+        began: "2026-01-02T03:04:05Z".parse().unwrap(),
+        entries: vec![Entry {
+            at: 1500,
+            source: timeline::Source::Suite,
+            what: what.into(),
+        }],
+    }
+}
+
 fn files(folder: &Path) -> Vec<(String, String)> {
     let (mut found, mut folders) = (vec![], vec![folder.to_owned()]);
     while let Some(next) = folders.pop() {
@@ -127,13 +138,14 @@ fn files(folder: &Path) -> Vec<(String, String)> {
 async fn gathers_everything_but_the_password() {
     let folder = tempfile::tempdir().unwrap();
     let verdict = Verdict::Fail(Mismatch::new("+OK", "-ERR hunter2\n-ERR other"));
+    let told = told("CONFIG SET requirepass hunter2");
     let subject = Subject {
         id: "AUTH-01",
         title: "a title",
         requirement: "A node MUST.",
         verdict: &verdict,
         cause: Some("the cause"),
-        timeline: &[(1.5, "CONFIG SET requirepass hunter2".into())],
+        timeline: &told,
     };
     let place = folder.path().join("evidence/AUTH-01");
     assert!(gather(&Talkative, Some(&view()), &place, &subject).await);
@@ -151,6 +163,7 @@ async fn gathers_everything_but_the_password() {
             "nodes/127.0.0.1_7000/cluster-nodes.txt",
             "nodes/127.0.0.1_7000/role.txt",
             "not-whole.txt",
+            "timeline.json",
             "timeline.txt",
         ]
     );
@@ -179,7 +192,7 @@ async fn says_what_it_could_not_gather() {
         requirement: "",
         verdict: &verdict,
         cause: None,
-        timeline: &[],
+        timeline: &told("nothing"),
     };
     // A folder stands where a file belongs.
     std::fs::create_dir_all(folder.path().join("timeline.txt")).unwrap();
@@ -193,6 +206,30 @@ async fn says_what_it_could_not_gather() {
     let taken = folder.path().join("file");
     std::fs::write(&taken, "").unwrap();
     assert!(!gather(&Talkative, None, &taken.join("AUTH-01"), &subject).await);
+}
+
+#[test]
+fn a_case_that_passed_keeps_its_timeline_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("evidence/FAIL-01");
+    assert!(keep_timeline(&Talkative, &place, &told("hunter2 was killed")));
+    let files = files(folder.path());
+    let [(json, objects), (text, lines)] = &files[..] else {
+        panic!("{files:?}");
+    };
+    assert_eq!(
+        (json.as_str(), text.as_str()),
+        ("evidence/FAIL-01/timeline.json", "evidence/FAIL-01/timeline.txt")
+    );
+    assert!(lines.ends_with("    1.500  suite  <password> was killed\n"), "{lines}");
+    assert!(
+        objects.contains("<password> was killed") && !objects.contains(PASSWORD),
+        "{objects}"
+    );
+
+    let taken = folder.path().join("file");
+    std::fs::write(&taken, "").unwrap();
+    assert!(!keep_timeline(&Talkative, &taken.join("FAIL-01"), &told("nothing")));
 }
 
 #[tokio::test]

@@ -156,9 +156,13 @@ pub struct CaseResult {
     /// For `unsupported`, `skipped`, `blocked` and `error`: why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The folder of evidence, relative to `run.json`.
+    /// The folder of evidence, relative to `run.json`: of a case that did not pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
+    /// What happened when, a file relative to `run.json`: of every disruptive case that ran, and of every case of which
+    /// there is evidence.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub timeline: Option<String>,
     /// Figures, with the floor and the bound that apply to them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub measured: Vec<Measurement>,

@@ -12,6 +12,9 @@ pub struct Scorecard {
     pub fault: String,
     /// How many trials were asked for.
     pub asked: usize,
+    /// Writes a second that were asked for (`--rate`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rate: Option<u32>,
     /// The trials, in order.
     pub trials: Vec<Trial>,
     /// Minimum, median and maximum over the trials, beside what the protocol says.
@@ -122,6 +125,10 @@ pub struct Trial {
     pub figures: BTreeMap<Figure, f64>,
     /// The longest time between two looks at a node that answered, in seconds: no moment is known better than that.
     pub coarsest_look: f64,
+    /// The longest time that a write was sent later than it was due, in seconds, by the suite's own fault: a shorter gap
+    /// may be its own.
+    #[serde(default)]
+    pub latest_write: f64,
     /// Writes that were acknowledged.
     pub acked: usize,
     /// Writes that were refused, or never sent: certainly not done.
@@ -132,6 +139,10 @@ pub struct Trial {
     pub lost: Vec<LostWrite>,
     /// Refused writes that were there at the end.
     pub phantom: Vec<String>,
+    /// What was read back and cannot be, one line each: a number twice, acknowledged numbers out of their order, a replica
+    /// that holds something else than its master.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub strange: Vec<String>,
     /// Why the trial could not be measured to its end, where it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -210,6 +221,7 @@ impl Scorecard {
             spread: spread.collect(),
             fault: fault.into(),
             asked,
+            rate: None,
             trials,
         }
     }
@@ -244,9 +256,19 @@ impl Scorecard {
             sum(|trial| trial.phantom.len()),
             1000.0 * coarsest.fold(0.0, f64::max)
         ));
+        if let Some(rate) = self.rate {
+            let latest = self.trials.iter().map(|trial| trial.latest_write);
+            lines.push(format!(
+                "{rate} writes a second were due, and sent at most {:.0} ms late",
+                1000.0 * latest.fold(0.0, f64::max)
+            ));
+        }
         for trial in &self.trials {
             if let Some(problem) = &trial.problem {
                 lines.push(format!("trial {}: {problem}", trial.number));
+            }
+            for strange in &trial.strange {
+                lines.push(format!("trial {}: {strange}", trial.number));
             }
             for lost in trial.lost.iter().take(MOST_LOST) {
                 lines.push(format!(
@@ -286,11 +308,13 @@ mod tests {
             returned_as: None,
             figures: gap.into_iter().map(|gap| (Figure::WriteGap, gap)).collect(),
             coarsest_look: 0.01,
+            latest_write: 0.0,
             acked: 1,
             refused: 0,
             indeterminate: 0,
             lost: Vec::new(),
             phantom: Vec::new(),
+            strange: Vec::new(),
             problem: None,
         }
     }

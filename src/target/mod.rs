@@ -480,6 +480,22 @@ pub struct Event {
     pub message: String,
     /// How often it was seen.
     pub count: i32,
+    /// When it was seen last, by Kubernetes' clock; most are told to the second only.
+    pub at: Option<jiff::Timestamp>,
+}
+
+impl fmt::Display for Event {
+    /// `Warning x2 Pod/redis-cluster-5 FailedPostStartHook: …`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            count,
+            object,
+            reason,
+            ..
+        } = self;
+        write!(f, "{kind} x{count} {object} {reason}: {}", self.message.trim())
+    }
 }
 
 /// What a command in a container gave.

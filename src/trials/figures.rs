@@ -5,14 +5,16 @@ use super::looks::{Change, Seen};
 use crate::failover::Health;
 use crate::report::scorecard::Figure;
 use crate::workload::Ledger;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// What was seen of one trial.
 pub(super) struct Watched<'a> {
     /// The master that was hit.
     pub(super) victim: &'a str,
-    /// The nodes of its shard, itself first.
+    /// The slot of its shard that is written to.
+    pub(super) slot: u16,
+    /// The nodes of its shard, itself among them.
     pub(super) shard: Vec<&'a str>,
     /// When the fault was begun.
     pub(super) fault: Instant,
@@ -22,9 +24,9 @@ pub(super) struct Watched<'a> {
     pub(super) seen: Seen,
     /// Since when Kubernetes has called every pod ready, or not so; empty where there is no Kubernetes.
     pub(super) ready: Vec<(Instant, bool)>,
-    /// The writes to the shard through each of its nodes.
+    /// The writes through one node each, of every shard.
     pub(super) by_node: &'a [(String, Ledger)],
-    /// The writes of a cluster's client, a ledger a shard, the one that was hit first.
+    /// The writes of the cluster's clients, of every shard.
     pub(super) client: &'a [Ledger],
 }
 
@@ -91,7 +93,8 @@ impl Watched<'_> {
     /// been gone.
     fn first_write(&self) -> Option<Instant> {
         let gone = self.gone();
-        let firsts = self.by_node.iter().filter_map(|(node, ledger)| {
+        let of_shard = self.by_node.iter().filter(|(_, ledger)| ledger.slot == self.slot);
+        let firsts = of_shard.filter_map(|(node, ledger)| {
             let since = if node == self.victim { gone? } else { self.fault };
             ledger.acked().map(|write| write.at).find(|at| *at > since)
         });
@@ -146,11 +149,24 @@ impl Watched<'_> {
         since.filter(|_| broken)
     }
 
-    /// The longest time without an acknowledged write to the shard, of those through all its nodes and the client's.
+    /// The longest time without an acknowledged write to the shard, of those through all its nodes and the clients'.
     fn write_gap(&self) -> (Instant, Instant) {
         let direct = self.by_node.iter().map(|(_, ledger)| ledger);
-        let acked = direct.chain(self.client.first()).flat_map(Ledger::acked);
-        let mut instants: Vec<Instant> = acked.map(|write| write.at).filter(|at| *at > self.fault).collect();
+        self.longest_gap(direct.chain(self.client).filter(|ledger| ledger.slot == self.slot))
+    }
+
+    /// The longest time without an acknowledged write by a client to another shard.
+    fn other_gap(&self) -> Option<f64> {
+        let others: BTreeSet<u16> = self.client.iter().map(|ledger| ledger.slot).collect();
+        let others = others.into_iter().filter(|slot| *slot != self.slot);
+        let gaps = others.map(|slot| self.longest_gap(self.client.iter().filter(|ledger| ledger.slot == slot)));
+        gaps.map(|(from, until)| (until - from).as_secs_f64()).reduce(f64::max)
+    }
+
+    /// The longest time after the fault in which none of these ledgers had an acknowledged write.
+    fn longest_gap<'b>(&self, ledgers: impl Iterator<Item = &'b Ledger>) -> (Instant, Instant) {
+        let acked = ledgers.flat_map(Ledger::acked).map(|write| write.at);
+        let mut instants: Vec<Instant> = acked.filter(|at| *at > self.fault).collect();
         instants.extend([self.fault, self.ended]);
         instants.sort();
         let gaps = instants.windows(2).map(|pair| (pair[0], pair[1]));
@@ -168,8 +184,6 @@ impl Watched<'_> {
 
     /// All figures that can be told from this.
     pub(super) fn figures(&self) -> Figures {
-        let others = self.client.iter().skip(1);
-        let gaps = others.map(|ledger| ledger.longest_gap(self.fault, self.ended).as_secs_f64());
         let epoch = self.epoch_before();
         let replica = |change: &Change| self.shard.contains(&change.node.as_str());
         let moments = [
@@ -203,7 +217,7 @@ impl Watched<'_> {
         if !self.ready.is_empty() {
             figures.insert(Figure::ReadyAndRefusing, self.ready_during(gap));
         }
-        figures.extend(gaps.reduce(f64::max).map(|gap| (Figure::OtherGap, gap)));
+        figures.extend(self.other_gap().map(|gap| (Figure::OtherGap, gap)));
         figures
     }
 }
@@ -295,6 +309,7 @@ mod tests {
     fn ledger(began: Instant, slot: u16, acked: &[u64], refused: &[u64]) -> Ledger {
         let write = |(number, (millis, fate)): (usize, (u64, Fate))| Write {
             number: number as u64,
+            due: at(began, millis),
             at: at(began, millis),
             fate,
             redirections: 0,
@@ -325,6 +340,7 @@ mod tests {
         ];
         let watched = Watched {
             victim: "a",
+            slot: 1,
             shard: vec!["a", "b"],
             fault: at(began, ZERO),
             ended: at(began, ZERO + 10_000),
@@ -386,6 +402,7 @@ mod tests {
         let by_node = [("a".to_owned(), ledger(began, 1, &[10_001, ZERO + 310], &[]))];
         let watched = Watched {
             victim: "a",
+            slot: 1,
             shard: vec!["a", "b"],
             fault: at(began, ZERO),
             ended: at(began, ZERO + 400),

@@ -131,6 +131,7 @@ async fn keep_away(cx: &Context, replica: &Member, id: &str) -> Result<Seen, Sto
 
 /// The absence of this run; the first case that asks makes it happen.
 async fn observe(cx: &Context) -> Result<Arc<Absence>, Stop> {
+    cx.note_observation("the absence of a replica");
     let shared = cx.shared().clone();
     let observed = shared
         .absence

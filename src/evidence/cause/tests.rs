@@ -171,6 +171,7 @@ fn event(object: &str, reason: &str, message: &str) -> Event {
         object: object.into(),
         message: message.into(),
         count: 1,
+        at: None,
     }
 }
 

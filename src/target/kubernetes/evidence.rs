@@ -88,19 +88,9 @@ impl Site {
     async fn events_text(&self) -> Result<String, TargetError> {
         let events = self.raw_events().await?;
         let lines = events.iter().map(|event| {
-            let at = event
-                .last_timestamp
-                .as_ref()
-                .map_or_else(String::new, |time| time.0.to_string());
             let told = event_summary(event);
-            format!(
-                "{at} {} x{} {} {}: {}\n",
-                told.kind,
-                told.count,
-                told.object,
-                told.reason,
-                told.message.trim()
-            )
+            let at = told.at.map_or_else(String::new, |at| at.to_string());
+            format!("{at} {told}\n")
         });
         Ok(lines.collect())
     }

@@ -527,6 +527,12 @@ pub(super) fn event_summary(event: &core::Event) -> Event {
         ),
         message: event.message.clone().unwrap_or_default(),
         count: event.count.unwrap_or(1),
+        at: event
+            .last_timestamp
+            .as_ref()
+            .map(|time| time.0)
+            .or(event.event_time.as_ref().map(|time| time.0))
+            .or(event.metadata.creation_timestamp.as_ref().map(|time| time.0)),
     }
 }
 

@@ -187,14 +187,15 @@ async fn measure(
     let through_clients = record.ledgers.iter().map(|ledger| (None, ledger));
     let through_nodes = by_node.iter().map(|(name, ledger)| (Some(name.as_str()), ledger));
     for (by, ledger) in through_clients.chain(through_nodes) {
-        count(cx, &watched, &mut trial, by, ledger).await?;
+        count(cx, view, &watched, &mut trial, by, ledger).await?;
     }
     Ok(trial)
 }
 
-/// Reads a ledger back, and counts what became of its writes.
+/// Reads a ledger back, and counts what became of its writes; `view` is the cluster before the fault.
 async fn count(
     cx: &Context,
+    view: &ClusterView,
     watched: &Watched<'_>,
     trial: &mut Trial,
     by: Option<&str>,
@@ -209,9 +210,10 @@ async fn count(
                 if !found {
                     trial.lost.push(LostWrite {
                         slot: ledger.slot,
+                        shard: view.owner_of(ledger.slot).map(|owner| owner.member.name.clone()),
                         what: format!("{} of {}", write.number, ledger.key),
                         acked_by: by.map(Into::into),
-                        epoch: by.and_then(|by| watched.own_epoch(by, write.at)),
+                        epoch: watched.epoch_of(by, ledger.slot, write.at),
                         since_fault: watched.since_fault(write.at),
                     });
                 }

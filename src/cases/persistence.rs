@@ -1,6 +1,7 @@
 //! Chapter PERS: what survives a restart.
 
 mod files;
+mod full;
 mod lost;
 mod returning;
 mod running;
@@ -171,6 +172,31 @@ pub static CASES: &[Case] = &[
                  file (the last incremental file that the manifest names, or `appendonly.aof` before Redis 7). It \
                  must start again, have every key but the last, and log the truncation.",
         run: |cx| Box::pin(files::cut_end_loaded(cx)),
+    },
+    Case {
+        id: CaseId("PERS-11"),
+        title: "a full volume refuses writes with MISCONF, and no acknowledged one is lost",
+        requirement: "A server whose volume is full MUST refuse writes with an error, answer reads, take writes again once there is \
+                      room, and lose no acknowledged one.",
+        source: "Redis source, writeCommandsDeniedByDiskError and flushAppendOnlyFile; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[
+            Capability::Scratch,
+            Capability::Crash,
+            Capability::Files,
+            Capability::SmallVolume,
+        ],
+        features: &[Feature::Config],
+        bound: "10 s until writes are refused, 10 s until they are taken again, T_sched until the server is back",
+        controls: &["data-lost", "full-disk-stops-reads", "full-disk-unnoticed"],
+        method: "Makes a master beside the deployment with its data on a volume of 8 MiB (and `appendfsync everysec`: with `always` a \
+                 server ends where it cannot write), fills the volume with a file, and goes on writing: within 10 s `SET` must \
+                 get `-MISCONF …` (for the append-only file, or for a snapshot that failed), while `GET` answers. Without the file \
+                 writes must be taken again. Then the server is killed: every value that was acknowledged must be there.",
+        run: |cx| Box::pin(full::volume_full(cx)),
     },
     Case {
         id: CaseId("PERS-13"),

@@ -11,7 +11,7 @@ use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::{
     Alteration, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
-    redis_conf,
+    redis_conf, volume,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -82,6 +82,8 @@ pub struct DockerTarget {
     scratches: Mutex<Vec<Arc<DockerTarget>>>,
     /// Read by whatever makes something, written by what removes all: true once nothing may be made any more.
     ended: Arc<RwLock<bool>>,
+    /// The size of each server's volume, where that is limited.
+    volume: Option<u64>,
 }
 
 /// A server, with its container while there is one. While it is being stopped or started, all others are served.
@@ -115,6 +117,7 @@ impl DockerTarget {
             faults: std::sync::Mutex::default(),
             scratches: Mutex::default(),
             ended: Arc::default(),
+            volume: None,
         }
     }
 
@@ -167,6 +170,7 @@ impl DockerTarget {
         let folder = Folder::create(&leftovers::parent(), &options.run_id)?;
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
+        volume::find_out(&path).await;
         let labels = server::labels(&options.run_id, &path);
         if self.program.get().is_none() {
             let (docker, image, labels) = (docker.clone(), options.image.clone(), labels.clone());
@@ -271,7 +275,7 @@ impl Target for DockerTarget {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        BTreeSet::from([
+        let mut capabilities = BTreeSet::from([
             Capability::Restart,
             Capability::KeepAway,
             Capability::Crash,
@@ -280,10 +284,21 @@ impl Target for DockerTarget {
             Capability::Disconnect,
             Capability::NewAddress,
             Capability::LoseVolume,
+            Capability::ExchangeAddresses,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
-        ])
+        ]);
+        // Before `prepare`, what a target of this kind can have.
+        if volume::known().is_none_or(Result::is_ok) {
+            capabilities.insert(Capability::SmallVolume);
+        }
+        capabilities
+    }
+
+    fn lacks(&self, capability: Capability) -> Option<String> {
+        let reason = volume::known()?.as_ref().err();
+        reason.filter(|_| capability == Capability::SmallVolume).cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -299,8 +314,12 @@ impl Target for DockerTarget {
             let altered = redis_conf::altered(&self.options.alterations, node);
             let name = format!("rcc-{}-{node}", self.options.run_id);
             let address = self.next_address(&plan.network)?;
+            let server = Server::new(plan, &folder, name, address, node, altered);
+            if let Some(bytes) = self.volume {
+                volume::mount(server.folder(), bytes).await?;
+            }
             slots.push(Slot {
-                server: Server::new(plan, &folder, name, address, node, altered),
+                server,
                 container: Mutex::default(),
             });
         }
@@ -428,6 +447,27 @@ impl Target for DockerTarget {
         }
     }
 
+    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
+        let (first, second) = (&self.slot(one)?.server, &self.slot(other)?.server);
+        let away = |member: &Member| self.faults().away.contains(&member.name);
+        if one.name == other.name || !away(one) || !away(other) {
+            return Err(TargetError::Usage(format!(
+                "{one} and {other} cannot exchange their addresses: two servers that are away can"
+            )));
+        }
+        let off = [one, other].map(|member| member.name.clone());
+        // Should it end half way, undo_faults finds servers that are off their network.
+        self.faults().disconnected.extend(off.clone());
+        // Neither address is free before both have given theirs up.
+        let (here, there) = (first.address(), second.address());
+        first.detach().await?;
+        second.detach().await?;
+        first.move_to(there).await?;
+        second.move_to(here).await?;
+        self.faults().disconnected.retain(|name| !off.contains(name));
+        Ok(())
+    }
+
     async fn undo_faults(&self) -> Result<(), TargetError> {
         for slot in self.slots() {
             self.undo(slot).await?;
@@ -456,6 +496,7 @@ impl Target for DockerTarget {
         });
         target.program = self.program.clone();
         target.beside = true;
+        target.volume = scratch.volume;
         let target = Arc::new(target);
         scratches.push(target.clone());
         Ok(target)
@@ -557,7 +598,8 @@ impl DockerTarget {
             std::mem::forget(slot.container.lock().await.take());
         }
         removed?;
-        folder.remove()
+        let unmounted = volume::unmount_below(folder.path()).await;
+        folder.remove().and(unmounted)
     }
 }
 

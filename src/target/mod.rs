@@ -12,6 +12,7 @@ pub mod kind;
 pub mod kubernetes;
 pub mod processes;
 mod redis_conf;
+mod volume;
 
 pub use self::cut::{Cut, Traffic, Way};
 
@@ -214,6 +215,9 @@ pub struct Scratch {
     pub password: Option<Secret>,
     /// What else is different.
     pub alterations: Vec<Alteration>,
+    /// The size in bytes of the volume that each server has its folder on; `None` where that is of no concern. It needs
+    /// [`Capability::SmallVolume`].
+    pub volume: Option<u64>,
 }
 
 /// A phase of a run, for the report.
@@ -307,6 +311,17 @@ pub trait Target: Send + Sync {
     /// When the target cannot, or could not: then nothing is cut.
     async fn cut(&self, _cuts: &[Cut]) -> Result<(), TargetError> {
         Err(TargetError::Usage("this target cannot cut links".into()))
+    }
+
+    /// Gives two servers each other's addresses. Both must be away ([`Fault::KeepAway`], [`Fault::Kill`]); when faults are
+    /// undone each comes back with its own data. Where servers are named by their addresses they exchange their names too.
+    ///
+    /// # Errors
+    /// When the target cannot, or one of them runs.
+    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
+        Err(TargetError::Usage(format!(
+            "this target cannot have {one} and {other} exchange their addresses"
+        )))
     }
 
     /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],

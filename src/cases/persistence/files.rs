@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// So many masters beside the deployment, without replicas.
-fn masters(cx: &Context, masters: usize, directives: &[&str]) -> Scratch {
+pub(super) fn masters(cx: &Context, masters: usize, directives: &[&str]) -> Scratch {
     Scratch {
         shape: Shape {
             masters,

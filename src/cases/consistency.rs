@@ -245,7 +245,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::Crash],
         features: &[Feature::AppendOnly, Feature::Config],
-        bound: "T_sched",
+        bound: "T_sched + T_w + 1 s",
         controls: &["fsync-never-on-one", "killed-loses-all"],
         method: "Asks every node for `CONFIG GET appendfsync`. Then makes a master beside the deployment from the \
                  same configuration, writes 500 keys, waits until `INFO persistence` shows `aof_buffer_length:0`, \

@@ -166,7 +166,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::KeepAway, Capability::Files],
         features: &[Feature::Config],
-        bound: "T_sched",
+        bound: "T_sched + T_w + 1 s",
         controls: &["truncated-refused"],
         method: "Makes a master beside the deployment, writes 100 keys, stops it and cuts 5 bytes off its append-only \
                  file (the last incremental file that the manifest names, or `appendonly.aof` before Redis 7). It \
@@ -190,7 +190,8 @@ pub static CASES: &[Case] = &[
             Capability::SmallVolume,
         ],
         features: &[Feature::Config],
-        bound: "10 s until writes are refused, 10 s until they are taken again, T_sched until the server is back",
+        bound: "10 s until writes are refused, 10 s until they are taken again, T_sched + T_w + 1 s until the \
+                server is back",
         controls: &["data-lost", "full-disk-stops-reads", "full-disk-unnoticed"],
         method: "Makes a master beside the deployment with its data on a volume of 8 MiB (and `appendfsync everysec`: with `always` a \
                  server ends where it cannot write), fills the volume with a file, and goes on writing: within 10 s `SET` must \

@@ -6,7 +6,7 @@ use crate::check::{self, Look, eventually};
 use crate::cluster::connection::Connection;
 use crate::cluster::node::Member;
 use crate::context::{Alteration, Context, Fault, Scratch};
-use crate::crash::flushed;
+use crate::crash::{flushed, full_bound};
 use crate::verdict::{Outcome, Stop};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -112,8 +112,8 @@ async fn client<'a>(cx: &'a Context, member: &'a Member) -> Result<Client<'a>, S
 /// Kills the server, and expects every acknowledged value once it is back.
 async fn all_there(cx: &Context, member: &Member, acked: &[(String, String)]) -> Outcome {
     cx.inject(Fault::Crash, member).await?;
-    let bound = cx.timing().scheduling();
-    eventually(cx, "the server serves again", bound, async || {
+    // A master that has just started refuses for a while.
+    eventually(cx, "the server serves again", full_bound(cx), async || {
         Ok(match unread(cx, member, acked).await? {
             Err(refused) => Look::NotYet(refused),
             Ok(wrong) => {

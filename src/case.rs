@@ -127,6 +127,10 @@ pub enum Capability {
     Disconnect,
     /// Lose all that a server has on disk, and let it come back empty.
     LoseVolume,
+    /// Have two servers that are away come back with each other's addresses, each with its data.
+    ExchangeAddresses,
+    /// Give servers of its own a volume of a limited size.
+    SmallVolume,
     /// Make servers of its own beside the deployment, from the same configuration.
     Scratch,
     /// Run a program where a server runs: the deployment's own command-line client, for example.

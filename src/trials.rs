@@ -221,7 +221,7 @@ async fn measure(
         .iter()
         .map(|(name, ledger)| (Some(name.as_str()), ledger));
     for (by, ledger) in through_clients.chain(through_nodes) {
-        readback::count(cx, &now, &watched, &mut trial, by, ledger).await?;
+        readback::count(cx, view, &now, &watched, &mut trial, by, ledger).await?;
     }
     Ok(trial)
 }

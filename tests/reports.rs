@@ -217,6 +217,7 @@ fn scorecard() -> Scorecard {
     };
     let lost = LostWrite {
         slot: 7,
+        shard: Some("redis-cluster-0".into()),
         what: "41 of rcc:k3x9:OPS-16:ledger:{q}".into(),
         acked_by: None,
         epoch: Some(1),

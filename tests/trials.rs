@@ -4,7 +4,7 @@ use redis_cluster_conformance::cases;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::report::scorecard::{Figure, Trial};
-use redis_cluster_conformance::report::{Run, Strictness};
+use redis_cluster_conformance::report::{Run, Strictness, json, terminal};
 use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
@@ -122,4 +122,27 @@ async fn a_deployment_that_loses_acknowledged_writes_is_caught_with_the_writes()
     let trial = only(&run);
     assert!(!trial.lost.is_empty(), "{trial:?}");
     assert!(trial.lost.iter().all(|lost| lost.since_fault < 1.0), "{:?}", trial.lost);
+    // Each by the name of its key, with shard, epoch and time: in the report for people, and in run.json.
+    let first = &trial.lost[0];
+    assert!(first.what.contains(" of rcc:"), "{first:?}");
+    for lost in &trial.lost {
+        assert_eq!(lost.shard.as_deref(), Some(trial.victim.as_str()), "{lost:?}");
+        assert!(lost.epoch.is_some_and(|epoch| epoch > 0), "{lost:?}");
+    }
+    let people = terminal::render(&run, false, None, None);
+    let told = people.lines().find(|line| line.contains("trial 1: lost: "));
+    let told = told.unwrap_or_else(|| panic!("no lost write in: {people}"));
+    let epoch = format!(" at epoch {} ", first.epoch.unwrap_or_default());
+    for part in [
+        first.what.as_str(),
+        trial.victim.as_str(),
+        &epoch,
+        " s before the fault",
+    ] {
+        assert!(told.contains(part), "{part:?} is not in: {told}");
+    }
+    let json = json::render(&run).expect("a report");
+    for part in [&first.what, "sinceFault", "epoch", "shard"] {
+        assert!(json.contains(part), "{part} is not in run.json");
+    }
 }

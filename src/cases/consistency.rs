@@ -1,6 +1,7 @@
 //! Chapter CONS: what an acknowledged write is worth.
 
 mod counting;
+mod doubled;
 mod history;
 mod losing;
 mod reading;
@@ -104,6 +105,27 @@ pub static CASES: &[Case] = &[
                  Whether the server comes back in time or its replica is promoted, `GET` on the owner must answer \
                  with every value.",
         run: |cx| Box::pin(losing::crash_survived(cx)),
+    },
+    Case {
+        id: CaseId("CONS-05"),
+        title: "what WAIT confirmed can be lost when two servers fail, and that is counted",
+        requirement: "The loss of writes that `WAIT` confirmed MUST be told and not failed when all servers that had them fail, \
+                      and nothing that another server had be lost.",
+        source: "Redis command page WAIT, section Consistency and WAIT; seed line 85; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::Kill],
+        features: &[Feature::Config, Feature::Wait],
+        bound: "T_fo_retry until the promotion, T_sched + T_fo_retry until all agree",
+        controls: &["never-written-value", "replicas-emptied"],
+        method: "On servers of its own, three masters with two replicas each, `WAIT 2` confirms 100 writes; then one replica is kept \
+                 from its master's data and `WAIT 1` confirms 100 more. The master and the other replica are killed together, \
+                 so that the one that is behind is promoted, and come back. How many of the second hundred are lost is \
+                 reported, and both outcomes are legal; the first hundred, which a third server had, must be there, and no key \
+                 have a value that nobody wrote.",
+        run: |cx| Box::pin(doubled::double_failure(cx)),
     },
     Case {
         id: CaseId("CONS-06"),
@@ -223,7 +245,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::Crash],
         features: &[Feature::AppendOnly, Feature::Config],
-        bound: "T_sched",
+        bound: "T_sched + T_w + 1 s",
         controls: &["fsync-never-on-one", "killed-loses-all"],
         method: "Asks every node for `CONFIG GET appendfsync`. Then makes a master beside the deployment from the \
                  same configuration, writes 500 keys, waits until `INFO persistence` shows `aof_buffer_length:0`, \

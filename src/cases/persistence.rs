@@ -1,6 +1,7 @@
 //! Chapter PERS: what survives a restart.
 
 mod files;
+mod full;
 mod lost;
 mod returning;
 mod running;
@@ -168,7 +169,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::KeepAway, Capability::Files],
         features: &[Feature::Config],
-        bound: "T_sched",
+        bound: "T_sched + T_w + 1 s",
         controls: &["truncated-refused"],
         method: "Makes a master beside the deployment, writes 100 keys, stops it and cuts 5 bytes off its append-only \
                  file (the last incremental file that the manifest names, or `appendonly.aof` before Redis 7). It \
@@ -176,6 +177,32 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(files::cut_end_loaded(cx)),
     },
     volumes::LOGS,
+    Case {
+        id: CaseId("PERS-11"),
+        title: "a full volume refuses writes with MISCONF, and no acknowledged one is lost",
+        requirement: "A server whose volume is full MUST refuse writes with an error, answer reads, take writes again once there is \
+                      room, and lose no acknowledged one.",
+        source: "Redis source, writeCommandsDeniedByDiskError and flushAppendOnlyFile; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[
+            Capability::Scratch,
+            Capability::Crash,
+            Capability::Files,
+            Capability::SmallVolume,
+        ],
+        features: &[Feature::Config],
+        bound: "10 s until writes are refused, 10 s until they are taken again, T_sched + T_w + 1 s until the \
+                server is back",
+        controls: &["data-lost", "full-disk-stops-reads", "full-disk-unnoticed"],
+        method: "Makes a master beside the deployment with its data on a volume of 8 MiB (and `appendfsync everysec`: with `always` a \
+                 server ends where it cannot write), fills the volume with a file, and goes on writing: within 10 s `SET` must \
+                 get `-MISCONF …` (for the append-only file, or for a snapshot that failed), while `GET` answers. Without the file \
+                 writes must be taken again. Then the server is killed: every value that was acknowledged must be there.",
+        run: |cx| Box::pin(full::volume_full(cx)),
+    },
     Case {
         id: CaseId("PERS-13"),
         title: "every node can save its nodes.conf",

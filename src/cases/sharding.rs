@@ -1,5 +1,6 @@
 //! Chapter SHARD: slots that move, nodes that join and leave.
 
+mod halfway;
 mod joining;
 mod moving;
 mod repairing;
@@ -188,7 +189,7 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::Scratch, Capability::Exec],
         features: &[Feature::SetSlot],
         bound: "T_reshape",
-        controls: &["given-slots-unserved"],
+        controls: &["fix-refused", "given-slots-unserved"],
         method: "On three masters of its own, a slot is left open with half of its 20 keys moved: the source serves \
                  the rest and sends on with ASK for the others. `redis-cli --cluster check` must tell the open slot, \
                  `--cluster fix` end with status 0, the slot be closed, and every key be served.",
@@ -271,6 +272,31 @@ pub static CASES: &[Case] = &[
                  T_reshape, an absent key must never give `-ASK`, and every key be at the new owner with its value \
                  and time to live. The slots are then moved back.",
         run: |cx| Box::pin(moving::atomic(cx)),
+    },
+    Case {
+        id: CaseId("SHARD-14"),
+        title: "a master killed half way through a reshard costs no key, and it can be ended",
+        requirement: "When the source or the destination of a reshard is killed half way, no acknowledged key MUST be lost, and each \
+                      slot be owned once after `--cluster fix`.",
+        source: "Redis Cluster specification, section Live reconfiguration; redis-cli source, clusterManagerFixOpenSlot; Valkey \
+                 documentation, CLUSTER SETSLOT (before Valkey 8 a replica knows nothing of an open slot); measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[Seed::A5],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::Exec, Capability::Kill],
+        features: &[Feature::SetSlot],
+        bound: "T_fo_retry until the promotion, T_sched + T_heal until the server is back, T_reshape for the repair, T_fail until \
+                all agree",
+        controls: &["fix-refused", "given-slots-unserved", "replicas-emptied"],
+        method: "On servers of its own, three masters with a replica each: of 20 slots with 10 keys each, ten are moved and half of \
+                 the next one's keys. Once all nodes know the new owners and every replica has what its master has, the \
+                 source is killed, its replica promoted, and the server comes back as its replica. Then `redis-cli --cluster fix` \
+                 must end well, as an operator would run it: it does nothing while a master is missing. No slot may be open, every \
+                 one have one owner, and each key be at its owner alone, with its value and time to live. Then the same with the \
+                 destination. Before the repair the slot may be half here and half there, and a node that imports it call the \
+                 cluster down: a note says so.",
+        run: |cx| Box::pin(halfway::killed(cx)),
     },
     Case {
         id: CaseId("SHARD-15"),

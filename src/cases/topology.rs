@@ -4,6 +4,7 @@ mod bus;
 mod identity;
 mod joining;
 mod lines;
+mod separate;
 mod spreading;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
@@ -194,6 +195,28 @@ pub static CASES: &[Case] = &[
                  `CLUSTER INFO` until each has grown since the first look, for at most T_stable: a node pings another every \
                  second, and each at least every NT/2.",
         run: |cx| Box::pin(bus::gossip_lives(cx)),
+    },
+    Case {
+        id: CaseId("TOPO-13"),
+        title: "two clusters in one network stay two, whoever gets whose address",
+        requirement: "Two clusters in one network MUST NEVER merge, also when servers come back at addresses that the other's servers had.",
+        source: "Redis Cluster specification, section Node handshake: only MEET, and gossip of a known node, make a node known; \
+                 redis/redis issues 6174 and 7287; measured on 7.0.15",
+        level: Level::Must,
+        profile: Profile::Chaos,
+        seed: &[],
+        impact: Impact::Apart,
+        needs: &[Capability::Scratch, Capability::Kill, Capability::ExchangeAddresses],
+        features: &[],
+        bound: "10 cycles, each within T_sched + T_heal",
+        controls: &["clusters-introduced", "other-cluster-answers"],
+        method: "Makes two clusters of three masters with a replica each in one network beside the deployment, with one password and the \
+                 same keys with values of their own. Ten times a server of each is killed and both come back with each other's \
+                 addresses, masters and replicas in turn. At every look each node must know the six ids of its own cluster and \
+                 no other; after each time both must serve again with all their nodes, each where it now is, and every node \
+                 answer with its own cluster's values. Epochs are not judged: 7.0.15 takes some of the other cluster's. No `CLUSTER MEET` is pending meanwhile: one to an address that has changed hands does merge \
+                 two clusters, since the bus has no password.",
+        run: |cx| Box::pin(separate::stay_separate(cx)),
     },
     Case {
         id: CaseId("TOPO-14"),

@@ -41,6 +41,7 @@ impl Context {
             node_timeout: self.timing().node_timeout(),
             password: self.shared.target.password(),
             alterations: Vec::new(),
+            volume: None,
         }
     }
 

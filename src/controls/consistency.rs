@@ -1,10 +1,11 @@
 //! Controls of the chapter in `cases::consistency`.
 
-use super::broken::{Nodes, Wrong};
+use super::broken::{Nodes, Wrong, open};
 use super::proxy::Exchange;
 use super::{Control, GOOD, replies};
+use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
-use crate::target::TargetError;
+use crate::target::{Fault, Target, TargetError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
@@ -32,6 +33,18 @@ pub(super) static CONTROLS: &[Control] = &[
         what: "no server writes its data to disk",
         // Long enough for a server to be back before its replica is promoted.
         conf: &[(None, "appendonly no"), (None, "cluster-node-timeout 10000")],
+        ..GOOD
+    },
+    Control {
+        name: "never-written-value",
+        what: "a key that was lost is answered with a value that nobody wrote",
+        wrong: Wrong::Replies(never_written_value),
+        ..GOOD
+    },
+    Control {
+        name: "replicas-emptied",
+        what: "when a server is killed, replicas lose their data",
+        wrong: Wrong::Faults(replicas_emptied),
         ..GOOD
     },
     Control {
@@ -111,6 +124,43 @@ fn lonely_writes<'a>(nodes: &'a mut Nodes<'_>) -> BoxFuture<'a, Result<(), Targe
         }
         Ok(())
     })
+}
+
+fn never_written_value(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "CONS-05") && reply == Reply::Nil {
+        Reply::Bulk(Bytes::from_static(b"never written"))
+    } else {
+        reply
+    }
+}
+
+/// The replicas are emptied after the kill and before one of them is promoted: that takes a node-timeout at least.
+fn replicas_emptied<'a>(
+    inner: &'a dyn Target,
+    fault: Fault,
+    member: &'a Member,
+) -> BoxFuture<'a, Result<(), TargetError>> {
+    Box::pin(async move {
+        inner.inject(fault, member).await?;
+        if fault != Fault::Kill {
+            return Ok(());
+        }
+        for other in inner.members().await? {
+            // One may be killed at the same time.
+            let _ = empty_a_replica(inner, &other).await;
+        }
+        Ok(())
+    })
+}
+
+async fn empty_a_replica(inner: &dyn Target, member: &Member) -> Result<(), TargetError> {
+    let mut connection = open(inner, member).await?;
+    let role = connection.ask(&["ROLE"]).await?;
+    if role.array().and_then(|items| items.first()?.text()) == Some("slave") {
+        connection.ask(&["CONFIG", "SET", "replica-read-only", "no"]).await?;
+        connection.ask(&["FLUSHALL"]).await?;
+    }
+    Ok(())
 }
 
 fn wait_answers_none(at: &Exchange<'_>, reply: Reply) -> Reply {

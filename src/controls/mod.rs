@@ -217,6 +217,8 @@ pub struct Judged {
     pub expected: BTreeSet<&'static str>,
     /// The cases that failed.
     pub failed: BTreeSet<String>,
+    /// What each of them expected and saw: a case must fail for its own reason, not for whatever else is wrong.
+    pub reasons: BTreeMap<String, String>,
     /// What is not as it must be, one sentence each: a case that does not fail, one that is not to, an error.
     pub complaints: Vec<String>,
     /// How long it took, in seconds.
@@ -232,6 +234,12 @@ impl Judged {
             .filter(|case| case.verdict == VerdictName::Fail)
             .map(|case| case.id.clone())
             .collect();
+        let failing = run.cases.iter().filter(|case| failed.contains(&case.id));
+        let reasons = failing.map(|case| {
+            let (expected, actual) = (case.expected.join(" or "), case.actual.as_deref().unwrap_or_default());
+            (case.id.clone(), format!("expected {expected}; saw {actual}"))
+        });
+        let reasons = reasons.collect();
         let mut complaints: Vec<String> = Vec::new();
         complaints.extend(run.aborted.as_ref().map(|abort| format!("aborted: {}", abort.message)));
         complaints.extend(run.left_behind.iter().map(|left| format!("left behind: {left}")));
@@ -250,6 +258,7 @@ impl Judged {
             what: control.what,
             expected,
             failed,
+            reasons,
             complaints,
             seconds: (seconds * 10.0).round() / 10.0,
         }
@@ -261,6 +270,7 @@ impl Judged {
             what: control.what,
             expected: control.expected(),
             failed: BTreeSet::new(),
+            reasons: BTreeMap::new(),
             complaints: vec![reason.into()],
             seconds: 0.0,
         }

@@ -52,6 +52,18 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "full-disk-unnoticed",
+        what: "a server says yes to writes that it has no room for",
+        wrong: Wrong::Replies(full_disk_unnoticed),
+        ..GOOD
+    },
+    Control {
+        name: "full-disk-stops-reads",
+        what: "a server whose volume has been full refuses reads too",
+        wrong: Wrong::Replies(full_disk_stops_reads),
+        ..GOOD
+    },
+    Control {
         name: "nodes-conf-unwritable",
         what: "a replica cannot save its nodes.conf",
         wrong: Wrong::Replies(nodes_conf_unwritable),
@@ -154,6 +166,22 @@ fn killed_without_nodes_conf<'a>(
         }
         inner.inject(fault, member).await
     })
+}
+
+fn full_disk_unnoticed(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("SET") && replies::about(at, "PERS-11") && reply.error_prefix() == Some("MISCONF") {
+        Reply::Simple("OK".into())
+    } else {
+        reply
+    }
+}
+
+fn full_disk_stops_reads(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.is("GET") && replies::about(at, "PERS-11") {
+        Reply::Error("MISCONF Errors writing to the AOF file: No space left on device".into())
+    } else {
+        reply
+    }
 }
 
 fn nodes_conf_unwritable(at: &Exchange<'_>, reply: Reply) -> Reply {

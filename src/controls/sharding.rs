@@ -79,6 +79,21 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "fix-refused",
+        what: "--cluster fix ends without having closed the open slot",
+        wrong: Wrong::Programs(|command, outcome| {
+            if !command.contains(&"fix") {
+                return outcome;
+            }
+            Execution {
+                stdout: "[WARNING] The following slots are open".into(),
+                stderr: String::new(),
+                status: 1,
+            }
+        }),
+        ..GOOD
+    },
+    Control {
         name: "forgotten-lingers",
         what: "a master still shows a replica that it was told to forget",
         wrong: Wrong::Replies(|at, reply| match at.addresses.get(5) {

@@ -1,6 +1,6 @@
 //! Controls of the chapter in `cases::topology`.
 
-use super::broken::Wrong;
+use super::broken::{Wrong, open};
 use super::proxy::Exchange;
 use super::replies::{field, reworded};
 use super::{Control, GOOD};
@@ -70,6 +70,18 @@ pub(super) static CONTROLS: &[Control] = &[
         name: "meets-anybody",
         what: "a replica answers OK to CLUSTER MEET of any address",
         wrong: Wrong::Replies(meets_anybody),
+        ..GOOD
+    },
+    Control {
+        name: "clusters-introduced",
+        what: "when a server is killed, one of another cluster is met at an address that is out of date",
+        wrong: Wrong::Faults(clusters_introduced),
+        ..GOOD
+    },
+    Control {
+        name: "other-cluster-answers",
+        what: "a server answers with the values of another cluster",
+        wrong: Wrong::Replies(other_cluster_answers),
         ..GOOD
     },
     Control {
@@ -186,6 +198,31 @@ fn meets_anybody(at: &Exchange<'_>, reply: Reply) -> Reply {
         Reply::Simple("OK".into())
     } else {
         reply
+    }
+}
+
+/// As when an operator, or a bootstrap, meets a server that was of its own cluster under that address.
+fn clusters_introduced<'a>(
+    target: &'a dyn Target,
+    fault: Fault,
+    member: &'a Member,
+) -> BoxFuture<'a, Result<(), TargetError>> {
+    Box::pin(async move {
+        if let (Fault::Kill, [first, .., last]) = (fault, &target.members().await?[..]) {
+            let (host, port) = (&last.address.host, last.address.port.to_string());
+            let mut connection = open(target, first).await?;
+            connection.ask(&["CLUSTER", "MEET", host, &port]).await?;
+        }
+        target.inject(fault, member).await
+    })
+}
+
+fn other_cluster_answers(at: &Exchange<'_>, reply: Reply) -> Reply {
+    match reply.text() {
+        Some("the first cluster's") if at.node == 4 && at.is("GET") => {
+            Reply::Bulk(Bytes::from_static(b"the second cluster's"))
+        }
+        _ => reply,
     }
 }
 

@@ -154,16 +154,42 @@ pub struct Trial {
 pub struct LostWrite {
     /// The slot of its shard.
     pub slot: u16,
+    /// The node that was the shard's master before the fault.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shard: Option<String>,
     /// Its key and the number written.
     pub what: String,
     /// The node that acknowledged it, where one alone was written to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acked_by: Option<String>,
-    /// That node's own epoch when it was last asked before.
+    /// That node's own epoch when it was last asked before; of a write by a client to the shard that was hit, the highest
+    /// that a master of the shard had told by then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
     /// When it was acknowledged, in seconds from the fault; before it, if negative.
     pub since_fault: f64,
+}
+
+impl LostWrite {
+    /// The write on one line.
+    fn line(&self) -> String {
+        let shard = self
+            .shard
+            .as_ref()
+            .map_or(String::new(), |master| format!(" (shard of {master})"));
+        let by = self
+            .acked_by
+            .as_ref()
+            .map_or(String::new(), |node| format!(" by {node}"));
+        let epoch = self.epoch.map_or(String::new(), |epoch| format!(" at epoch {epoch}"));
+        format!(
+            "{} of slot {}{shard}, acknowledged{by}{epoch} {:.2} s {} the fault",
+            self.what,
+            self.slot,
+            self.since_fault.abs(),
+            if self.since_fault < 0.0 { "before" } else { "after" }
+        )
+    }
 }
 
 impl Trial {
@@ -271,14 +297,7 @@ impl Scorecard {
                 lines.push(format!("trial {}: {strange}", trial.number));
             }
             for lost in trial.lost.iter().take(MOST_LOST) {
-                lines.push(format!(
-                    "trial {}: lost: {} of slot {}, acknowledged {:.2} s {} the fault",
-                    trial.number,
-                    lost.what,
-                    lost.slot,
-                    lost.since_fault.abs(),
-                    if lost.since_fault < 0.0 { "before" } else { "after" }
-                ));
+                lines.push(format!("trial {}: lost: {}", trial.number, lost.line()));
             }
             if trial.lost.len() > MOST_LOST {
                 lines.push(format!(

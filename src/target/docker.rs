@@ -13,7 +13,7 @@ use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
-    redis_conf,
+    redis_conf, volume,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -88,6 +88,8 @@ pub struct DockerTarget {
     scratches: Mutex<Vec<Arc<DockerTarget>>>,
     /// Read by whatever makes something, written by what removes all: true once nothing may be made any more.
     ended: Arc<RwLock<bool>>,
+    /// The size of each server's volume, where that is limited.
+    volume: Option<u64>,
 }
 
 /// A server, with its container while there is one. While it is being stopped or started, all others are served.
@@ -123,6 +125,7 @@ impl DockerTarget {
             links: Links::default(),
             scratches: Mutex::default(),
             ended: Arc::default(),
+            volume: None,
         }
     }
 
@@ -187,6 +190,7 @@ impl DockerTarget {
         let folder = Folder::create(&leftovers::parent(), &options.run_id)?;
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
+        volume::find_out(&path).await;
         let labels = server::labels(&options.run_id, &path);
         if self.program.get().is_none() {
             let (docker, image, labels) = (docker.clone(), options.image.clone(), labels.clone());
@@ -300,6 +304,7 @@ impl Target for DockerTarget {
             Capability::Disconnect,
             Capability::NewAddress,
             Capability::LoseVolume,
+            Capability::ExchangeAddresses,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -308,12 +313,19 @@ impl Target for DockerTarget {
         if self.cuttable.get().is_none_or(Result::is_ok) {
             capabilities.insert(Capability::CutLink);
         }
+        if volume::known().is_none_or(Result::is_ok) {
+            capabilities.insert(Capability::SmallVolume);
+        }
         capabilities
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let reason = self.cuttable.get()?.as_ref().err();
-        reason.filter(|_| capability == Capability::CutLink).cloned()
+        let found = match capability {
+            Capability::CutLink => self.cuttable.get(),
+            Capability::SmallVolume => volume::known(),
+            _ => None,
+        };
+        found?.as_ref().err().cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -329,8 +341,12 @@ impl Target for DockerTarget {
             let altered = redis_conf::altered(&self.options.alterations, node);
             let name = format!("rcc-{}-{node}", self.options.run_id);
             let address = self.next_address(&plan.network)?;
+            let server = Server::new(plan, &folder, name, address, node, altered);
+            if let Some(bytes) = self.volume {
+                volume::mount(server.folder(), bytes).await?;
+            }
             slots.push(Slot {
-                server: Server::new(plan, &folder, name, address, node, altered),
+                server,
                 container: Mutex::default(),
             });
         }
@@ -459,6 +475,27 @@ impl Target for DockerTarget {
         }
     }
 
+    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
+        let (first, second) = (&self.slot(one)?.server, &self.slot(other)?.server);
+        let away = |member: &Member| self.faults().away.contains(&member.name);
+        if one.name == other.name || !away(one) || !away(other) {
+            return Err(TargetError::Usage(format!(
+                "{one} and {other} cannot exchange their addresses: two servers that are away can"
+            )));
+        }
+        let off = [one, other].map(|member| member.name.clone());
+        // Should it end half way, undo_faults finds servers that are off their network.
+        self.faults().disconnected.extend(off.clone());
+        // Neither address is free before both have given theirs up.
+        let (here, there) = (first.address(), second.address());
+        first.detach().await?;
+        second.detach().await?;
+        first.move_to(there).await?;
+        second.move_to(here).await?;
+        self.faults().disconnected.retain(|name| !off.contains(name));
+        Ok(())
+    }
+
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {
         if let Some(reason) = self.lacks(Capability::CutLink) {
             return Err(TargetError::Usage(reason));
@@ -496,6 +533,7 @@ impl Target for DockerTarget {
         target.program = self.program.clone();
         target.cuttable = self.cuttable.clone();
         target.beside = true;
+        target.volume = scratch.volume;
         let target = Arc::new(target);
         scratches.push(target.clone());
         Ok(target)
@@ -598,7 +636,8 @@ impl DockerTarget {
             std::mem::forget(slot.container.lock().await.take());
         }
         removed?;
-        folder.remove()
+        let unmounted = volume::unmount_below(folder.path()).await;
+        folder.remove().and(unmounted)
     }
 }
 

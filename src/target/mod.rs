@@ -13,6 +13,7 @@ pub mod kubernetes;
 mod netns;
 pub mod processes;
 mod redis_conf;
+mod volume;
 
 pub use self::cut::{Cut, Traffic, Way};
 
@@ -261,6 +262,9 @@ pub struct Scratch {
     pub password: Option<Secret>,
     /// What else is different.
     pub alterations: Vec<Alteration>,
+    /// The size in bytes of the volume that each server has its folder on; `None` where that is of no concern. It needs
+    /// [`Capability::SmallVolume`].
+    pub volume: Option<u64>,
 }
 
 /// A phase of a run, for the report.
@@ -363,6 +367,17 @@ pub trait Target: Send + Sync {
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
         let lacking = upheaval.capability();
         Err(TargetError::Usage(format!("this target has no {lacking:?}")))
+    }
+
+    /// Gives two servers each other's addresses. Both must be away ([`Fault::KeepAway`], [`Fault::Kill`]); when faults are
+    /// undone each comes back with its own data. Where servers are named by their addresses they exchange their names too.
+    ///
+    /// # Errors
+    /// When the target cannot, or one of them runs.
+    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
+        Err(TargetError::Usage(format!(
+            "this target cannot have {one} and {other} exchange their addresses"
+        )))
     }
 
     /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],

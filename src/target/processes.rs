@@ -12,6 +12,7 @@ use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::kept;
 use super::redis_conf;
+use super::volume;
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
     Upheaval, untended,
@@ -75,6 +76,8 @@ pub struct ProcessesTarget {
     /// Whether links between the servers can be cut, else why not; known by `prepare`.
     cuttable: OnceLock<Result<(), String>>,
     links: Links,
+    /// The size of each server's volume, where that is limited.
+    volume: Option<u64>,
 }
 
 /// A server, with what is asked of it while its process is locked.
@@ -143,6 +146,7 @@ impl ProcessesTarget {
             scratches: Mutex::default(),
             cuttable: OnceLock::new(),
             links: Links::default(),
+            volume: None,
         }
     }
 
@@ -240,6 +244,7 @@ impl Target for ProcessesTarget {
             Capability::Pause,
             Capability::NewAddress,
             Capability::LoseVolume,
+            Capability::ExchangeAddresses,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -249,14 +254,19 @@ impl Target for ProcessesTarget {
         if self.cuttable.get().is_none_or(Result::is_ok) {
             capabilities.insert(Capability::CutLink);
         }
+        if volume::known().is_none_or(Result::is_ok) {
+            capabilities.insert(Capability::SmallVolume);
+        }
         capabilities
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        if capability != Capability::CutLink {
-            return untended(capability);
-        }
-        self.cuttable.get()?.as_ref().err().cloned()
+        let found = match capability {
+            Capability::CutLink => self.cuttable.get(),
+            Capability::SmallVolume => volume::known(),
+            _ => return untended(capability),
+        };
+        found?.as_ref().err().cloned()
     }
 
     fn is_ours(&self) -> bool {
@@ -277,10 +287,14 @@ impl Target for ProcessesTarget {
         let path = folder.path().to_owned();
         *self.folder.lock().await = Some(folder);
         let told_apart = self.find_out_whether_cuttable().await;
+        volume::find_out(&path).await;
         let mut slots = Vec::new();
         let count = self.options.shape.nodes() + self.options.spare;
         for (node, port) in ports::take(count)?.into_iter().enumerate() {
             let server = Server::new(&self.options, &path, port.number(), node, told_apart);
+            if let Some(bytes) = self.volume {
+                volume::mount(server.folder(), bytes).await?;
+            }
             server.write_configuration()?;
             slots.push(Slot {
                 folder: server.folder().to_owned(),
@@ -435,6 +449,23 @@ impl Target for ProcessesTarget {
         }
     }
 
+    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
+        let (first, second) = (self.slot(one)?, self.slot(other)?);
+        if one.name == other.name || !first.state().away || !second.state().away {
+            return Err(TargetError::Usage(format!(
+                "{one} and {other} cannot exchange their addresses: two servers that are away can"
+            )));
+        }
+        let (mut here, mut there) = (first.process.lock().await, second.process.lock().await);
+        here.move_to(other.address.port)?;
+        there.move_to(one.address.port)?;
+        let (mut here, mut there) = (first.state(), second.state());
+        let (here, there) = (&mut *here, &mut *there);
+        std::mem::swap(&mut here.member, &mut there.member);
+        std::mem::swap(&mut here.ports, &mut there.ports);
+        Ok(())
+    }
+
     async fn undo_faults(&self) -> Result<(), TargetError> {
         self.links.mend().await?;
         for slot in self.servers() {
@@ -477,14 +508,16 @@ impl Target for ProcessesTarget {
         let mut alterations = self.options.alterations.clone();
         alterations.push(Alteration::everywhere(format!("cluster-node-timeout {milliseconds}")));
         alterations.extend_from_slice(&scratch.alterations);
-        let target = Arc::new(Self::new(ProcessesOptions {
+        let mut target = Self::new(ProcessesOptions {
             password: scratch.password.clone(),
             shape: scratch.shape,
             spare: scratch.spare,
             run_id: format!("{}-scratch-{}", self.options.run_id, scratches.len()),
             alterations,
             ..self.options.clone()
-        }));
+        });
+        target.volume = scratch.volume;
+        let target = Arc::new(target);
         scratches.push(target.clone());
         Ok(target)
     }
@@ -554,7 +587,8 @@ impl Target for ProcessesTarget {
                 // A server's own child, which writes a snapshot or an append-only file, outlives a killed server for a
                 // moment, and would go on writing into the folder while that is removed.
                 leftovers::kill_servers_of(folder.path()).await;
-                folder.remove()
+                let unmounted = volume::unmount_below(folder.path()).await;
+                folder.remove().and(unmounted)
             }
             None => Ok(()),
         }

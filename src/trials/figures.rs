@@ -64,11 +64,22 @@ impl Watched<'_> {
         before.map(|change| change.said.current_epoch).max().unwrap_or(0)
     }
 
-    /// The own epoch of a node as it was last told before an instant.
-    pub(super) fn own_epoch(&self, node: &str, at: Instant) -> Option<u64> {
-        let mut told = self.seen.changes.iter().filter(|change| change.node == node);
-        let last = told.rfind(|change| change.at <= at && change.said.answers);
-        last.map(|change| change.said.own_epoch)
+    /// The epoch under which a write was acknowledged, as far as it is known: that of the node that did, or, of a client's
+    /// write to the shard that was hit, the highest of those of its nodes that had called themselves masters by then. What
+    /// was written before the first look counts with what that told: the fault comes after it.
+    pub(super) fn epoch_of(&self, by: Option<&str>, slot: u16, at: Instant) -> Option<u64> {
+        let of_hit = self.client.first().is_some_and(|ledger| ledger.slot == slot);
+        let meant = |change: &&Change| match by {
+            Some(node) => change.node == node && change.said.answers,
+            None => of_hit && change.said.master && self.shard.contains(&change.node.as_str()),
+        };
+        let told: Vec<&Change> = self.seen.changes.iter().filter(meant).collect();
+        let by_then = told.iter().filter(|change| change.at <= at);
+        let known = match by {
+            Some(_) => by_then.last(),
+            None => by_then.max_by_key(|change| change.said.own_epoch),
+        };
+        known.or_else(|| told.first()).map(|change| change.said.own_epoch)
     }
 
     /// What a node said last.
@@ -380,8 +391,12 @@ mod tests {
         );
         assert_eq!(watched.master().as_deref(), Some("b"));
         assert_eq!(watched.returned_as().as_deref(), Some("replica"));
-        assert_eq!(watched.own_epoch("b", at(began, ZERO + 6_740)), Some(1));
-        assert_eq!(watched.own_epoch("b", at(began, ZERO + 6_760)), Some(7));
+        assert_eq!(watched.epoch_of(Some("b"), 1, at(began, ZERO + 6_740)), Some(1));
+        assert_eq!(watched.epoch_of(Some("b"), 1, at(began, ZERO + 6_760)), Some(7));
+        assert_eq!(watched.epoch_of(Some("a"), 1, at(began, ZERO - 10)), Some(1));
+        assert_eq!(watched.epoch_of(None, 1, at(began, ZERO - 10)), Some(1));
+        assert_eq!(watched.epoch_of(None, 1, at(began, ZERO + 6_900)), Some(7));
+        assert_eq!(watched.epoch_of(None, 2, at(began, ZERO + 6_900)), None);
         assert_eq!(rounded(watched.since_fault(at(began, ZERO - 500))), -500);
     }
 

@@ -11,10 +11,11 @@ use crate::workload::{Fate, Ledger};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Reads a ledger back, and counts what became of its writes; `by` is the node that all went through, where one alone was
-/// written to.
+/// Reads a ledger back, and counts what became of its writes. `before` and `view` are the cluster before the fault and now;
+/// `by` is the node that all went through, where one alone was written to.
 pub(super) async fn count(
     cx: &Context,
+    before: &ClusterView,
     view: &ClusterView,
     watched: &Watched<'_>,
     trial: &mut Trial,
@@ -31,9 +32,10 @@ pub(super) async fn count(
                 if !found {
                     trial.lost.push(LostWrite {
                         slot: ledger.slot,
+                        shard: before.owner_of(ledger.slot).map(|owner| owner.member.name.clone()),
                         what: format!("{} of {}", write.number, ledger.key),
                         acked_by: by.map(Into::into),
-                        epoch: by.and_then(|by| watched.own_epoch(by, write.at)),
+                        epoch: watched.epoch_of(by, ledger.slot, write.at),
                         since_fault: watched.since_fault(write.at),
                     });
                 }

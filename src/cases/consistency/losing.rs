@@ -7,7 +7,7 @@ use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::cluster::view::Shape;
 use crate::context::{Alteration, Context, Fault, Scratch, with_cleanup};
-use crate::crash::flushed;
+use crate::crash::{flushed, full_bound};
 use crate::failover::{Shard, pick_shard};
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeSet;
@@ -123,7 +123,7 @@ pub(super) async fn fsync_policy(cx: &Context) -> Outcome {
         eventually(
             cx,
             "every value once it is back",
-            cx.timing().scheduling(),
+            full_bound(cx),
             async || match unread(cx, member, &keys).await? {
                 Err(refused) => Ok(Look::NotYet(refused)),
                 Ok(wrong) => {

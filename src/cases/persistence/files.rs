@@ -7,12 +7,13 @@ use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::cluster::view::Shape;
 use crate::context::{Alteration, Context, Execution, Fault, Scratch};
+use crate::crash::full_bound;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// So many masters beside the deployment, without replicas.
-fn masters(cx: &Context, masters: usize, directives: &[&str]) -> Scratch {
+pub(super) fn masters(cx: &Context, masters: usize, directives: &[&str]) -> Scratch {
     Scratch {
         shape: Shape {
             masters,
@@ -77,18 +78,15 @@ pub(super) async fn cut_end_loaded(cx: &Context) -> Outcome {
             return Err(Mismatch::new("a server that starts with the cut file", format!("{error:#}")).into());
         }
         let (last, others) = keys.split_last().ok_or_else(|| anyhow::anyhow!("no keys"))?;
-        eventually(
-            cx,
-            "the server serves again",
-            cx.timing().scheduling(),
-            async || match unread(cx, member, others).await? {
+        eventually(cx, "the server serves again", full_bound(cx), async || {
+            match unread(cx, member, others).await? {
                 Err(refused) => Ok(Look::NotYet(refused)),
                 Ok(wrong) => {
                     check::no_findings("every key whose command is whole", &wrong)?;
                     Ok(Look::Reached(()))
                 }
-            },
-        )
+            }
+        })
         .await?;
         let reply = cx
             .connect(&member.address)

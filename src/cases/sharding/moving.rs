@@ -17,7 +17,7 @@ const SLOTS: usize = 100;
 /// In how many of them a writer writes all the while.
 const WRITERS: usize = 10;
 /// How many keys each slot holds.
-const KEYS_PER_SLOT: usize = 10;
+pub(super) const KEYS_PER_SLOT: usize = 10;
 /// What every second key has left to live when it is written.
 const LIFE: Duration = Duration::from_secs(3600);
 
@@ -85,14 +85,15 @@ pub(super) async fn live(cx: &Context) -> Outcome {
 }
 
 /// A key that is to be moved, with what it holds.
-struct Kept {
-    key: String,
+pub(super) struct Kept {
+    pub(super) key: String,
     value: String,
     expires: bool,
 }
 
 impl Kept {
-    fn all(cx: &Context, slots: &[u16]) -> Vec<Self> {
+    /// [`KEYS_PER_SLOT`] keys in each slot.
+    pub(super) fn all(cx: &Context, slots: &[u16]) -> Vec<Self> {
         let numbers = slots
             .iter()
             .flat_map(|slot| (0..KEYS_PER_SLOT).map(move |number| (*slot, number)));
@@ -105,7 +106,8 @@ impl Kept {
             .collect()
     }
 
-    fn set(&self) -> Vec<String> {
+    /// The command that writes it.
+    pub(super) fn set(&self) -> Vec<String> {
         let mut command = vec!["SET".to_owned(), self.key.clone(), self.value.clone()];
         if self.expires {
             command.extend(["PX".to_owned(), LIFE.as_millis().to_string()]);
@@ -137,7 +139,11 @@ impl Kept {
 }
 
 /// Reads every key and its time to live at one master.
-async fn read_kept(connection: &mut Connection, kept: &[Kept], written: Duration) -> Result<Vec<String>, Stop> {
+pub(super) async fn read_kept(
+    connection: &mut Connection,
+    kept: &[Kept],
+    written: Duration,
+) -> Result<Vec<String>, Stop> {
     let mut findings = Vec::new();
     for chunk in kept.chunks(200) {
         let gets: Vec<Vec<&str>> = chunk.iter().map(|kept| vec!["GET", &kept.key]).collect();

@@ -2,7 +2,7 @@
 
 use super::daemon;
 use crate::target::folder::{abandoned, parent_of};
-use crate::target::{TargetError, TargetKind};
+use crate::target::{TargetError, TargetKind, volume};
 use bollard::Docker;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ pub(super) async fn sweep(docker: &Docker) -> Result<Vec<String>, TargetError> {
     };
     for left in abandoned(&parent()) {
         let count = daemon::remove_all_of(docker, &left.path.display().to_string()).await?;
+        volume::unmount_below(&left.path).await?;
         if std::fs::remove_dir_all(&left.path).is_ok() {
             told.push(line(count, &left.path));
         }

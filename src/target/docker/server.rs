@@ -181,7 +181,7 @@ impl Server {
         }
     }
 
-    fn address(&self) -> Ipv4Addr {
+    pub(super) fn address(&self) -> Ipv4Addr {
         *self.address.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

@@ -1,8 +1,8 @@
 //! The removal of what dead runs left: servers, cuts of their links, and their folders.
 
 use super::links;
-use crate::target::TargetKind;
 use crate::target::folder::{abandoned, memory_has_room, parent_in_memory, parent_of};
+use crate::target::{TargetKind, volume};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +35,10 @@ pub(super) async fn sweep() -> Vec<String> {
                 // Its folder says how the chain is named: the next run tries again.
                 continue;
             }
+        }
+        if let Err(left_behind) = volume::unmount_below(&left.path).await {
+            told.push(left_behind.to_string());
+            continue;
         }
         if std::fs::remove_dir_all(&left.path).is_ok() {
             told.push(format!(

@@ -1,11 +1,14 @@
 //! The command line: parsed here, and what each command prints.
 
 use crate::budget::{self, Costs};
-use crate::case::{Case, CaseId, Impact, Profile};
+use crate::case::{Case, CaseId, Impact, Level, Profile};
+use crate::cases;
 use crate::cluster::connection::Address;
 use crate::contents;
 use crate::controls;
 use crate::exit;
+use crate::lint::{self, Lint};
+use crate::manifest::Manifest;
 use crate::manifest::parameters::Parameters;
 use crate::progress::Progress;
 use crate::report::repeat::{self, Repeat};
@@ -23,7 +26,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +42,7 @@ const WIDTH: usize = 110;
 ///   redis-cluster-conformance run A1 AUTH --target kubernetes --namespace shop
 ///   redis-cluster-conformance run --target processes --budget 2m what matters most, in two minutes
 ///   redis-cluster-conformance run --target processes --repeat 10 ten runs, and every verdict that changed
+///   redis-cluster-conformance lint redis.yaml                    what the manifest misses, without a cluster
 ///   redis-cluster-conformance explain FAIL-01
 ///
 /// Exit codes: 0 conformant, 1 not conformant, 2 usage, 3 the target or the suite broke, 4 nothing selected.
@@ -65,6 +69,21 @@ enum Command {
     Explain {
         /// The case's id: SLOT-03.
         id: String,
+    },
+    /// Say what manifests miss, without a cluster: file, line, what is expected, and the case that shows the harm.
+    ///
+    /// Give all files of one deployment: what is not in them counts as not there. Exit codes: 0 no must is missed, 1 one is
+    /// (with --strict also a should), 2 a file cannot be read, 4 nothing in them runs servers of a Redis Cluster.
+    Lint {
+        /// Manifests; - is standard input.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+        /// A finding of a should makes the exit code 1 too.
+        #[arg(long)]
+        strict: bool,
     },
     /// Judge deployments that are deliberately wrong, and print which cases fail on which: the proof that they can fail.
     Controls {
@@ -252,6 +271,7 @@ pub async fn main() -> u8 {
         Command::Run(arguments) => run(&arguments).await,
         Command::List { selection, json } => list(&selection.selection(), json),
         Command::Explain { id } => explain(&id),
+        Command::Lint { files, json, strict } => lint(&files, json, strict),
         Command::Controls { names, json } => controls(&names, json).await,
         Command::Costs { run } => costs(&run),
         Command::Up => up().await,
@@ -287,6 +307,35 @@ fn explain(id: &str) -> anyhow::Result<u8> {
     };
     anstream::print!("{}", contents::explain(row));
     Ok(exit::CONFORMANT)
+}
+
+fn lint(files: &[PathBuf], json: bool, strict: bool) -> anyhow::Result<u8> {
+    let mut manifests = Vec::new();
+    for file in files {
+        manifests.push(if file == Path::new("-") {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("standard input")?;
+            Manifest::parse("<stdin>", &text)?
+        } else {
+            Manifest::read(file)?
+        });
+    }
+    let lint = Lint::of(&manifests);
+    for object in &lint.alone {
+        anstream::eprintln!("{object} runs a Redis server, but nothing says that it is one of a cluster: not judged");
+    }
+    let is_case = |id: &str| cases::find(id).is_some();
+    if json {
+        anstream::println!("{}", lint::report::json(&lint, &is_case)?);
+    } else if !lint.workloads.is_empty() {
+        anstream::print!("{}", lint::report::render(&lint, &is_case));
+    }
+    if lint.workloads.is_empty() {
+        anstream::eprintln!("nothing here runs servers of a Redis Cluster: none by image, command, port or redis.conf");
+        return Ok(exit::NOTHING_SELECTED);
+    }
+    let missed = lint.count(Level::Must) > 0 || strict && lint.count(Level::Should) > 0;
+    Ok(if missed { exit::NOT_CONFORMANT } else { exit::CONFORMANT })
 }
 
 fn costs(run: &Path) -> anyhow::Result<u8> {

@@ -13,7 +13,7 @@
 //!   shard, for several), [`partition`] (one observed partition, for several), [`crash`] (servers that are killed, for several), [`register`] (whether operations on a key
 //!   happened in one order), [`rolling`] (one rolling restart, for several), [`away`] (all servers away at once and back, for several), [`soak`] (a long time under load, for several),
 //!   [`trials`] (one fault done several times, measured), [`verdict`].
-//! - **The deployment:** [`cluster`], [`target`], [`manifest`].
+//! - **The deployment:** [`cluster`], [`target`], [`manifest`], [`lint`] (what a manifest says before anything runs).
 //! - **What is kept of a case:** [`timeline`] (what happened when, by whose word).
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
@@ -34,6 +34,7 @@ pub mod exit;
 pub mod failover;
 pub mod feature;
 pub mod joining;
+pub mod lint;
 pub mod manifest;
 pub mod migration;
 pub mod moving;

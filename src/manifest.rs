@@ -3,10 +3,12 @@
 //! Nothing here replaces text. Every document keeps the line of the source where it starts, so that a finding can point at
 //! it. What servers would refuse although it is usual YAML is made explicit, and every such change is told.
 
+mod lines;
 mod normalise;
 pub mod parameters;
 pub mod patch;
 
+pub use lines::Lines;
 use normalise::normalise;
 pub use parameters::Parameters;
 pub use patch::{Operation, Patch, PatchError};
@@ -57,6 +59,8 @@ pub struct Document {
     pub line: usize,
     /// The object.
     pub value: Value,
+    /// The lines of its fields.
+    pub lines: Lines,
 }
 
 impl Document {
@@ -162,19 +166,24 @@ impl Manifest {
             malformed(line, column, without_location(&error.to_string()))
         })?;
         let value = to_json(yaml).map_err(|reason| malformed(start, 1, reason))?;
+        let lines = Lines::read(chunk, first);
         let objects = match value {
             Value::Null => return Ok(()),
             Value::Object(mut list) if list.get("kind").and_then(Value::as_str) == Some("List") => {
                 match list.remove("items") {
-                    Some(Value::Array(items)) => items,
+                    Some(Value::Array(items)) => {
+                        let lines = (0..items.len()).map(|index| lines.of_item("items", index));
+                        lines.zip(items).collect()
+                    }
                     _ => return Err(malformed(start, 1, "a List without items".to_owned())),
                 }
             }
-            object => vec![object],
+            object => vec![(lines, object)],
         };
         let mut documents = Vec::new();
-        for value in objects {
-            let document = Document { line: start, value };
+        for (lines, value) in objects {
+            let line = lines.start().unwrap_or(start);
+            let document = Document { line, value, lines };
             for (what, found) in [
                 ("apiVersion", document.api_version()),
                 ("kind", document.kind()),

@@ -1,0 +1,198 @@
+//! What a manifest says of a Redis Cluster before anything runs: rules over its objects, each a row of the catalogue.
+//!
+//! What is not in the files is not there: a PodDisruptionBudget that somebody makes by hand is missed. What cannot be decided
+//! from the files (a script that is in the image, a variable's value) gives no finding.
+//!
+//! - [`workload`] finds what runs servers; [`field`], [`program`] and [`configuration`] are how rules look at it.
+//! - The rules, by what they are about: `availability`, `bootstrap`, `network`, `password`, `pod`, `probes`, `server`.
+//! - [`report`] shows what was found, to people and to programs.
+
+mod availability;
+mod bootstrap;
+pub mod configuration;
+pub mod field;
+mod network;
+mod password;
+mod pod;
+mod probes;
+pub mod program;
+pub mod report;
+mod server;
+mod words;
+pub mod workload;
+
+use crate::case::Level;
+use crate::manifest::{Document, Manifest};
+use field::{Field, Object};
+use program::Text;
+use std::collections::BTreeSet;
+use workload::{Deployment, Workload};
+
+/// One requirement of the catalogue, as far as a manifest can show that it is missed.
+#[derive(Debug)]
+pub struct Rule {
+    /// The catalogue's row.
+    pub row: &'static str,
+    /// The rule's own name: a row may have several.
+    pub name: &'static str,
+    /// How binding it is; agrees with the requirement's wording.
+    pub level: Level,
+    /// One sentence with MUST or SHOULD.
+    pub requirement: &'static str,
+    /// Rows of the catalogue whose cases show the harm at run time; some of them are no cases yet.
+    pub shown_by: &'static [&'static str],
+    /// The traps of the article's manifest that it catches, by the catalogue's numbers.
+    pub traps: &'static [&'static str],
+    /// Looks at one workload.
+    pub check: Check,
+}
+
+/// What a rule does.
+pub type Check = for<'a> fn(&Deployment<'a>, &Workload<'a>) -> Vec<Flaw>;
+
+/// Every rule, by what it is about.
+pub static RULES: &[&[Rule]] = &[
+    probes::RULES,
+    availability::RULES,
+    pod::RULES,
+    network::RULES,
+    server::RULES,
+    password::RULES,
+    bootstrap::RULES,
+];
+
+/// Every rule.
+pub fn rules() -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().flat_map(|group| group.iter())
+}
+
+/// What a rule has found, and where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flaw {
+    /// The file; empty for what comes from a cluster.
+    pub file: String,
+    /// The line of the field, or of what is nearest around one that is missing.
+    pub line: Option<usize>,
+    /// `StatefulSet/redis-cluster`.
+    pub object: String,
+    /// `spec.template.spec.containers[0].image`.
+    pub field: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl Flaw {
+    /// At a field, or where it should be.
+    pub fn at(field: &Field<'_>, found: impl Into<String>) -> Self {
+        Self::new(field, field.line(), found)
+    }
+
+    /// On a line of a text, counted from 0, which holds `words`.
+    pub fn in_text(text: &Text<'_>, line: usize, words: &str, found: impl Into<String>) -> Self {
+        Self::new(&text.field, text.field.line_within(line, words), found)
+    }
+
+    fn new(field: &Field<'_>, line: Option<usize>, found: impl Into<String>) -> Self {
+        Self {
+            file: field.object.file.to_owned(),
+            line,
+            object: field.object.document.to_string(),
+            field: field.name(),
+            found: found.into(),
+        }
+    }
+}
+
+/// A flaw, with the rule that found it.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The rule.
+    pub rule: &'static Rule,
+    /// What it found.
+    pub flaw: Flaw,
+}
+
+/// A workload that was judged.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Judged {
+    /// `StatefulSet/redis-cluster`.
+    pub object: String,
+    /// The file that it stands in.
+    pub file: String,
+    /// Its line.
+    pub line: usize,
+    /// By what it was recognised as one of a Redis Cluster.
+    pub evidence: String,
+}
+
+/// What linting gave.
+#[derive(Clone, Debug)]
+pub struct Lint {
+    /// What was judged.
+    pub workloads: Vec<Judged>,
+    /// What runs a Redis server, but none of a cluster as far as can be seen: not judged.
+    pub alone: Vec<String>,
+    /// What was found, by file and line.
+    pub findings: Vec<Finding>,
+}
+
+impl Lint {
+    /// Applies every rule to the manifests of one deployment.
+    pub fn of(manifests: &[Manifest]) -> Self {
+        let objects = manifests.iter().flat_map(|manifest| {
+            let file = manifest.file.as_str();
+            manifest.documents.iter().map(move |document| Object { file, document })
+        });
+        Self::of_objects(objects.collect(), &rules().collect::<Vec<_>>())
+    }
+
+    /// Applies rules to the objects of one deployment as a cluster holds them: they have no lines.
+    pub fn of_live(documents: &[Document], rules: &[&'static Rule]) -> Self {
+        let objects = documents.iter().map(|document| Object { file: "", document });
+        Self::of_objects(objects.collect(), rules)
+    }
+
+    fn of_objects(objects: Vec<Object<'_>>, rules: &[&'static Rule]) -> Self {
+        let deployment = Deployment::recognise(objects);
+        let mut seen = BTreeSet::new();
+        let mut findings = Vec::new();
+        for workload in &deployment.workloads {
+            for rule in rules {
+                for flaw in (rule.check)(&deployment, workload) {
+                    // Several workloads may read one ConfigMap.
+                    if seen.insert((rule.name, flaw.clone())) {
+                        findings.push(Finding { rule, flaw });
+                    }
+                }
+            }
+        }
+        let file = |name: &str| deployment.objects.iter().position(|object| object.file == name);
+        findings.sort_by_key(|finding| (file(&finding.flaw.file), finding.flaw.line, finding.rule.row));
+        let judged = |workload: &Workload<'_>| Judged {
+            object: workload.object.document.to_string(),
+            file: workload.object.file.to_owned(),
+            line: workload.object.document.line,
+            evidence: workload.evidence.clone(),
+        };
+        Self {
+            workloads: deployment.workloads.iter().map(judged).collect(),
+            alone: deployment
+                .alone
+                .iter()
+                .map(|object| object.document.to_string())
+                .collect(),
+            findings,
+        }
+    }
+
+    /// How many findings there are of a level.
+    pub fn count(&self, level: Level) -> usize {
+        self.findings
+            .iter()
+            .filter(|finding| finding.rule.level == level)
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests;

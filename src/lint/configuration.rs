@@ -1,0 +1,205 @@
+//! What a server is configured with, as far as the manifest shows it: files from ConfigMaps, and the command's options.
+
+use super::program::{File, Mounts, Program, Text};
+use super::words::{REDIS_SERVER, pattern};
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// A directive of redis.conf, or an option of the command.
+#[derive(Clone, Debug)]
+pub struct Directive<'a> {
+    /// Its name, in lower case.
+    pub name: String,
+    /// What follows it, without quotes.
+    pub values: Vec<String>,
+    /// The text that holds it.
+    pub text: Text<'a>,
+    /// Its line in that text, counted from 0.
+    pub line: usize,
+    /// Whether it is an option of the command: then its value is in the process's arguments.
+    pub option: bool,
+}
+
+impl Directive<'_> {
+    /// Its values as one text.
+    pub fn value(&self) -> String {
+        self.values.join(" ")
+    }
+
+    /// Whether what it will be is not written here: a variable, a command, a template.
+    pub fn is_open(&self) -> bool {
+        self.values
+            .iter()
+            .any(|value| value.contains(['$', '`', '%']) || value.contains("{{"))
+    }
+}
+
+/// The configuration of a server.
+#[derive(Clone, Debug)]
+pub struct Configuration<'a> {
+    /// The texts in ConfigMaps that are a redis.conf, mounted into the server's container.
+    pub files: Vec<Text<'a>>,
+    /// Every directive, options last: of two of a name the last one counts.
+    pub directives: Vec<Directive<'a>>,
+    /// Whether all of it is in sight: the command that starts the server, all scripts that it calls, and every file.
+    pub is_whole: bool,
+}
+
+impl<'a> Configuration<'a> {
+    /// The configuration of the server that `start` starts.
+    pub fn new(start: &Program<'a>, mounts: &Mounts<'a>) -> Self {
+        let mut files: Vec<Text<'a>> = start
+            .scripts
+            .iter()
+            .filter(|text| is_redis_conf(text))
+            .cloned()
+            .collect();
+        let named = !files.is_empty();
+        if !named {
+            files = mounted(mounts).into_iter().filter(is_redis_conf).collect();
+        }
+        let mut directives: Vec<Directive<'a>> = files.iter().flat_map(of_file).collect();
+        directives.extend(options(start));
+        let in_sight = start.has(&REDIS_SERVER) && start.in_sight;
+        // A file that nothing names is not read.
+        let is_whole = in_sight && (named || !names_a_file(start, mounts));
+        if in_sight && !named {
+            directives.retain(|directive| directive.option);
+        }
+        Self {
+            files,
+            directives,
+            is_whole,
+        }
+    }
+
+    /// The directive of a name that counts.
+    pub fn get(&self, name: &str) -> Option<&Directive<'a>> {
+        self.directives.iter().rev().find(|directive| directive.name == name)
+    }
+
+    /// A number, where one is written.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.get(name)
+            .and_then(|directive| directive.values.first()?.parse().ok())
+    }
+}
+
+/// Every text of the ConfigMaps mounted.
+fn mounted<'a>(mounts: &Mounts<'a>) -> Vec<Text<'a>> {
+    let maps = mounts.all.iter().flat_map(|mount| &mount.config_maps);
+    maps.flat_map(|(object, _)| object.at("data").entries())
+        .filter_map(|(_, field)| Text::of(&field))
+        .collect()
+}
+
+/// Whether the command names a redis.conf that is in no ConfigMap.
+fn names_a_file(start: &Program<'_>, mounts: &Mounts<'_>) -> bool {
+    let words = start
+        .texts()
+        .flat_map(|text| text.lines().map(|(_, line)| line).collect::<Vec<_>>());
+    words
+        .flat_map(str::split_whitespace)
+        .map(|word| word.trim_matches(['"', '\'']))
+        .any(|word| word.ends_with(".conf") && !matches!(mounts.file(word), File::Found(_)))
+}
+
+fn is_redis_conf(text: &Text<'_>) -> bool {
+    static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "^[ \t]*(cluster-(enabled|config-file|node-timeout|announce-[a-z-]+)|appendonly|requirepass|masterauth|maxmemory|protected-mode)[ \t]+[^ \t=]",
+        )
+    });
+    !text.text.starts_with("#!") && text.has(&DIRECTIVE)
+}
+
+fn of_file<'a>(text: &Text<'a>) -> Vec<Directive<'a>> {
+    let directive = |(line, content): (usize, &str)| {
+        let mut words = words(content).into_iter();
+        Some(Directive {
+            name: words.next()?.to_ascii_lowercase(),
+            values: words.collect(),
+            text: text.clone(),
+            line,
+            option: false,
+        })
+    };
+    text.lines().filter_map(directive).collect()
+}
+
+/// The words of a line, without quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = line.trim();
+    while let Some(first) = rest.chars().next() {
+        let (word, after) = match first {
+            '"' | '\'' => rest[1..].split_once(first).unwrap_or((&rest[1..], "")),
+            _ => rest.split_once([' ', '\t']).unwrap_or((rest, "")),
+        };
+        words.push(word.to_owned());
+        rest = after.trim_start();
+    }
+    words
+}
+
+/// The options of the command that starts the server: `--port 6379`, in its own words and in scripts' lines.
+fn options<'a>(start: &Program<'a>) -> Vec<Directive<'a>> {
+    // A value goes with an option of the same command: what a script adds is another one's.
+    let shell = start.shell();
+    let is_shell = |text: &Text<'_>| shell.iter().any(|other| std::ptr::eq(other.text, text.text));
+    let plain = start.words.iter().filter(|text| !is_shell(text));
+    // An argument may hold an option and its value: "--port 6379".
+    let own = plain.flat_map(|text| words(text.text).into_iter().map(move |word| (word, text, 0)));
+    let mut options = of_command(own.collect());
+    for text in &shell {
+        options.extend(of_command(server_words(text)));
+    }
+    options
+}
+
+/// The options among the words of one command.
+fn of_command<'a>(said: Vec<(String, &Text<'a>, usize)>) -> Vec<Directive<'a>> {
+    let mut options: Vec<Directive<'a>> = Vec::new();
+    for (word, text, line) in said {
+        match (word.strip_prefix("--"), options.last_mut()) {
+            (Some(name), _) if !name.is_empty() => {
+                let (name, value) = name
+                    .split_once('=')
+                    .map_or((name, None), |(name, value)| (name, Some(value)));
+                options.push(Directive {
+                    name: name.to_ascii_lowercase(),
+                    values: value.map(str::to_owned).into_iter().collect(),
+                    text: text.clone(),
+                    line,
+                    option: true,
+                });
+            }
+            (None, Some(option)) => option.values.push(word),
+            _ => {}
+        }
+    }
+    options
+}
+
+/// The words after the server's name on a shell text's lines.
+fn server_words<'t, 'a>(text: &'t Text<'a>) -> Vec<(String, &'t Text<'a>, usize)> {
+    let mut found = Vec::new();
+    for (line, command) in text.commands() {
+        if let Some(at) = REDIS_SERVER.find(&command) {
+            let after = command[at.end()..].split([';', '|', '&']).next().unwrap_or_default();
+            // A `\` at a line's end joins commands: the first line that has the word is its own.
+            let place = |word: &str| {
+                let lines = text.text.lines().enumerate().skip(line);
+                lines
+                    .take(64)
+                    .find(|(_, content)| content.contains(word))
+                    .map_or(line, |(number, _)| number)
+            };
+            found.extend(words(after).into_iter().map(|word| {
+                let line = place(&word);
+                (word, text, line)
+            }));
+        }
+    }
+    found
+}

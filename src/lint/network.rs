@@ -1,0 +1,417 @@
+//! Rules about Services, selectors, ports, addresses, and who may reach the bus.
+
+use super::field::{Field, Object, matches, selects};
+use super::words::pattern;
+use super::workload::{Deployment, Workload, pods};
+use super::{Flaw, Rule};
+use crate::case::Level;
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// The rules of this file.
+pub static RULES: &[Rule] = &[
+    Rule {
+        row: "K8S-03",
+        name: "governing-service",
+        level: Level::Must,
+        requirement: "spec.serviceName MUST name a headless Service that is there.",
+        shown_by: &["NET-01", "BOOT-03"],
+        traps: &["T-43"],
+        check: governing,
+    },
+    Rule {
+        row: "K8S-04",
+        name: "selectors",
+        level: Level::Must,
+        requirement: "The workload's selector MUST match its pods' labels, and selectors MUST select all and only these pods.",
+        shown_by: &["NET-02", "NET-05"],
+        traps: &["T-42"],
+        check: selectors,
+    },
+    Rule {
+        row: "K8S-18",
+        name: "announced-address",
+        level: Level::Must,
+        requirement: "The pod's own address, status.podIP by the downward API, MUST be passed as cluster-announce-ip.",
+        shown_by: &["BOOT-13", "NET-06", "TOPO-09"],
+        traps: &["T-27", "T-28"],
+        check: announced,
+    },
+    Rule {
+        row: "K8S-19",
+        name: "ports-declared",
+        level: Level::Should,
+        requirement: "The client's port and the bus port SHOULD both be declared.",
+        shown_by: &["TOPO-03"],
+        traps: &[],
+        check: ports,
+    },
+    Rule {
+        row: "K8S-19",
+        name: "ports-allowed",
+        level: Level::Must,
+        requirement: "A NetworkPolicy that selects the pods MUST allow both ports between them.",
+        shown_by: &["TOPO-03", "BOOT-14"],
+        traps: &["T-31"],
+        check: ports_allowed,
+    },
+    Rule {
+        row: "NET-03",
+        name: "publish-not-ready",
+        level: Level::Should,
+        requirement: "The governing Service SHOULD set publishNotReadyAddresses, so that peers find pods that are not ready yet.",
+        shown_by: &["NET-01", "OPS-08"],
+        traps: &["T-22"],
+        check: not_ready,
+    },
+    Rule {
+        row: "AUTH-10",
+        name: "bus-fenced",
+        level: Level::Must,
+        requirement: "The bus port, which asks for no password, MUST be reachable from member pods only: a NetworkPolicy.",
+        shown_by: &["AUTH-10", "TOPO-13"],
+        traps: &["T-53", "T-29"],
+        check: fenced,
+    },
+    Rule {
+        row: "NET-09",
+        name: "bus-isolated",
+        level: Level::Should,
+        requirement: "Clients SHOULD reach the client's port and not the bus.",
+        shown_by: &["NET-09", "AUTH-10"],
+        traps: &["T-53"],
+        check: isolated,
+    },
+];
+
+fn governing<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    if !workload.is("StatefulSet") {
+        return Vec::new();
+    }
+    let field = workload.object.at("spec/serviceName");
+    let Some(name) = field.text().filter(|name| !name.is_empty()) else {
+        return vec![Flaw::at(&field, "no serviceName: the pods have no names of their own")];
+    };
+    let Some(service) = deployment.governing(workload) else {
+        return vec![Flaw::at(&field, format!("there is no Service/{name} in the files"))];
+    };
+    let address = service.at("spec/clusterIP");
+    if address.is("None") {
+        return Vec::new();
+    }
+    vec![Flaw::at(
+        &address,
+        format!(
+            "the governing Service of {} is not headless: clusterIP is not None",
+            workload.object.document
+        ),
+    )]
+}
+
+fn selectors<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    let labels = workload.labels();
+    let mut flaws = Vec::new();
+    let own = workload.object.at("spec/selector");
+    if !workload.is("Pod") && own.is_there() && !selects(&own, &labels) {
+        flaws.push(Flaw::at(&own, "does not match the labels of its own pods"));
+    }
+    // What else is in the files and makes pods, or is one.
+    let others: Vec<(Object<'a>, Field<'a>)> = deployment
+        .objects
+        .iter()
+        .filter(|object| object.may_meet(workload.object) && object.document != workload.object.document)
+        .filter_map(|object| Some((*object, pods(*object)?.1.at("labels"))))
+        .collect();
+    if !workload.is("Pod") && own.is_there() {
+        for (other, theirs) in others.iter().filter(|(_, theirs)| selects(&own, theirs)) {
+            flaws.push(Flaw::at(
+                &own,
+                format!("also selects the pods of {} ({})", other.document, written(theirs)),
+            ));
+        }
+    }
+    if let Some(service) = deployment.governing(workload) {
+        let selector = service.at("spec/selector");
+        if !selector.entries().is_empty() && !matches(&selector, &labels) {
+            let found = format!(
+                "does not select the pods of {}, whose governing Service it is",
+                workload.object.document
+            );
+            flaws.push(Flaw::at(&selector, found));
+        }
+    }
+    for service in deployment.services(workload) {
+        let selector = service.at("spec/selector");
+        let is_server = |other: &Object<'_>| {
+            deployment
+                .workloads
+                .iter()
+                .any(|known| known.object.document == other.document)
+        };
+        for (other, _) in others
+            .iter()
+            .filter(|(other, theirs)| !is_server(other) && matches(&selector, theirs))
+        {
+            flaws.push(Flaw::at(
+                &selector,
+                format!(
+                    "also selects the pods of {}, which are no servers of the cluster",
+                    other.document
+                ),
+            ));
+        }
+    }
+    flaws
+}
+
+fn written(labels: &Field<'_>) -> String {
+    let pairs = labels
+        .entries()
+        .into_iter()
+        .map(|(key, value)| format!("{key}={}", value.text().unwrap_or_default()));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+fn announced<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    static ANNOUNCED: LazyLock<Regex> = LazyLock::new(|| pattern("cluster-announce-(ip|hostname)|ANNOUNCE"));
+    static VARIABLE: LazyLock<Regex> = LazyLock::new(|| pattern("^\\$[({]?([A-Za-z_][A-Za-z0-9_]*)[)}]?$"));
+    let Some(directive) = workload.configuration.get("cluster-announce-ip") else {
+        if !workload.configuration.is_whole || workload.mentions(&ANNOUNCED) {
+            return Vec::new();
+        }
+        let found = "no cluster-announce-ip: a node learns its address from others, and may keep an old one";
+        return vec![Flaw::at(&workload.start.field, found)];
+    };
+    let value = directive.value();
+    let at = |found: String| vec![Flaw::in_text(&directive.text, directive.line, &value, found)];
+    if value.parse::<std::net::IpAddr>().is_ok() {
+        return at(format!(
+            "cluster-announce-ip {value}: one address for every pod, and no pod keeps its own"
+        ));
+    }
+    // Only Kubernetes' own $(NAME) is its business; what a script makes of a name may be anything.
+    let in_words = workload
+        .start
+        .words
+        .iter()
+        .any(|word| std::ptr::eq(word.text, directive.text.text));
+    let Some(name) = VARIABLE
+        .captures(&value)
+        .filter(|_| in_words)
+        .map(|found| found[1].to_owned())
+    else {
+        return Vec::new();
+    };
+    let Some(variable) = workload.variable(&name) else {
+        let unset = !workload.container.at("envFrom").is_there() && value.starts_with("$(");
+        return if unset {
+            at(format!(
+                "cluster-announce-ip {value}: the container has no variable {name}"
+            ))
+        } else {
+            Vec::new()
+        };
+    };
+    let source = variable.at("valueFrom/fieldRef/fieldPath");
+    let fine = ["status.podIP", "status.podIPs", "status.hostIP"];
+    match source.text() {
+        Some(path) if !fine.contains(&path) => vec![Flaw::at(
+            &source,
+            format!("{name}, which is announced as the address, is {path}"),
+        )],
+        None if variable.at("value").text().is_some_and(|value| !value.contains("$(")) => {
+            vec![Flaw::at(
+                &variable.at("value"),
+                format!("{name}, which is announced as the address, is the same in every pod"),
+            )]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn ports<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    let field = workload.container.at("ports");
+    let declared: Vec<i64> = field
+        .items()
+        .iter()
+        .filter_map(|port| port.at("containerPort").integer())
+        .collect();
+    let wanted = [
+        ("the client's port", workload.client_port()),
+        ("the bus port", workload.bus_port()),
+    ];
+    // Another port than is usual may be set where nobody sees it.
+    let knows = workload.configuration.is_whole || declared.is_empty() || declared.contains(&6379);
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|(_, port)| !declared.contains(port))
+        .map(|(what, port)| format!("{what} {port}"))
+        .collect();
+    if missing.is_empty() || !knows {
+        return Vec::new();
+    }
+    vec![Flaw::at(
+        &field,
+        format!("{}: {} not declared", workload.container_name(), missing.join(" and ")),
+    )]
+}
+
+/// Whether a rule of a NetworkPolicy covers a port of the servers.
+fn covers(rule: &Field<'_>, workload: &Workload<'_>, port: i64) -> bool {
+    let ports = rule.at("ports").items();
+    let names = workload.container.at("ports").items();
+    ports.is_empty()
+        || ports.iter().any(|item| {
+            let allowed = item.at("port");
+            let (first, last) = (allowed.integer(), item.at("endPort").integer());
+            let by_name = |name: &str| {
+                let named = names.iter().find(|port| port.at("name").is(name));
+                named.and_then(|port| port.at("containerPort").integer()) == Some(port)
+            };
+            let tcp = !item.at("protocol").is_there() || item.at("protocol").is("TCP");
+            let fits = match (first, last, allowed.text()) {
+                (Some(first), Some(last), _) => (first..=last).contains(&port),
+                (Some(first), None, _) => first == port,
+                (None, _, Some(name)) => by_name(name),
+                (None, _, None) => true,
+            };
+            tcp && fits
+        })
+}
+
+/// Who a rule lets in.
+#[derive(PartialEq, Eq)]
+enum Peer {
+    /// Everybody.
+    Anyone,
+    /// The servers' own pods, and maybe more.
+    Members,
+    /// Others.
+    Others,
+    /// Who that is cannot be seen.
+    Unknown,
+}
+
+fn peers(rule: &Field<'_>, workload: &Workload<'_>) -> Vec<Peer> {
+    let from = rule.at("from").items();
+    if from.is_empty() {
+        return vec![Peer::Anyone];
+    }
+    let peer = |item: &Field<'_>| {
+        let (pods, spaces, block) = (item.at("podSelector"), item.at("namespaceSelector"), item.at("ipBlock"));
+        let whole = |selector: &Field<'_>| selector.is_there() && selector.entries().is_empty();
+        if block.is_there() {
+            let all = ["0.0.0.0/0", "::/0"].iter().any(|all| block.at("cidr").is(all))
+                && block.at("except").items().is_empty();
+            if all { Peer::Anyone } else { Peer::Unknown }
+        } else if spaces.is_there() {
+            if whole(&spaces) && (!pods.is_there() || whole(&pods)) {
+                Peer::Anyone
+            } else {
+                Peer::Unknown
+            }
+        } else if selects(&pods, &workload.labels()) {
+            Peer::Members
+        } else {
+            Peer::Others
+        }
+    };
+    from.iter().map(peer).collect()
+}
+
+/// Whether policies of another kind are there: what they allow is not read.
+fn other_policies(deployment: &Deployment<'_>) -> bool {
+    const OTHERS: [&str; 5] = [
+        "CiliumNetworkPolicy",
+        "CiliumClusterwideNetworkPolicy",
+        "GlobalNetworkPolicy",
+        "AdminNetworkPolicy",
+        "ClusterNetworkPolicy",
+    ];
+    let calico = |object: &Object<'_>| object.is("NetworkPolicy") && object.document.api_version().contains("calico");
+    deployment
+        .objects
+        .iter()
+        .any(|object| OTHERS.contains(&object.document.kind()) || calico(object))
+}
+
+fn ingress<'a>(policies: &[Object<'a>]) -> Vec<Field<'a>> {
+    policies
+        .iter()
+        .flat_map(|policy| policy.at("spec/ingress").items())
+        .collect()
+}
+
+fn ports_allowed<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    let policies = deployment.policies(workload);
+    let Some(first) = policies.first().filter(|_| !other_policies(deployment)) else {
+        return Vec::new();
+    };
+    let rules = ingress(&policies);
+    let open = |port: i64| {
+        rules
+            .iter()
+            .any(|rule| covers(rule, workload, port) && peers(rule, workload).iter().any(|peer| *peer != Peer::Others))
+    };
+    let wanted = [workload.client_port(), workload.bus_port()];
+    let shut: Vec<String> = wanted.iter().filter(|port| !open(**port)).map(i64::to_string).collect();
+    if shut.is_empty() {
+        return Vec::new();
+    }
+    vec![Flaw::at(
+        &first.at("spec/ingress"),
+        format!("lets no member reach another on {}", shut.join(" and ")),
+    )]
+}
+
+fn not_ready<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    let Some(service) = deployment.governing(workload) else {
+        return Vec::new();
+    };
+    let field = service.at("spec/publishNotReadyAddresses");
+    let old_way = service
+        .at("metadata/annotations")
+        .key("service.alpha.kubernetes.io/tolerate-unready-endpoints")
+        .is("true");
+    if field.value() == true || old_way {
+        return Vec::new();
+    }
+    vec![Flaw::at(
+        &field,
+        "publishNotReadyAddresses is not true: a pod has no name before it is ready",
+    )]
+}
+
+fn fenced<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    if other_policies(deployment) {
+        return Vec::new();
+    }
+    let policies = deployment.policies(workload);
+    let bus = workload.bus_port();
+    if policies.is_empty() {
+        let found = format!(
+            "no NetworkPolicy selects the pods: whoever reaches port {bus} joins the cluster without the password"
+        );
+        return vec![Flaw::at(&workload.object.root(), found)];
+    }
+    let open = ingress(&policies)
+        .into_iter()
+        .find(|rule| covers(rule, workload, bus) && peers(rule, workload).contains(&Peer::Anyone));
+    open.map(|rule| Flaw::at(&rule, format!("lets anyone reach the bus port {bus}")))
+        .into_iter()
+        .collect()
+}
+
+fn isolated<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    if other_policies(deployment) {
+        return Vec::new();
+    }
+    let bus = workload.bus_port();
+    let rules = ingress(&deployment.policies(workload));
+    let open = rules
+        .iter()
+        .find(|rule| covers(rule, workload, bus) && peers(rule, workload).contains(&Peer::Others));
+    open.map(|rule| Flaw::at(rule, format!("lets others than the members reach the bus port {bus}")))
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,350 @@
+//! Which objects run servers of a Redis Cluster, recognised by what they are: image, command, ports, configuration.
+
+use super::configuration::Configuration;
+use super::field::{Field, Object, selects};
+use super::program::{Mounts, Program};
+use super::words::{CREATE, REDIS_SERVER, pattern};
+use regex::Regex;
+use std::sync::LazyLock;
+
+/// All that the files hold, and the servers in it.
+#[derive(Debug)]
+pub struct Deployment<'a> {
+    /// Every object.
+    pub objects: Vec<Object<'a>>,
+    /// What runs servers of a Redis Cluster.
+    pub workloads: Vec<Workload<'a>>,
+    /// What runs a Redis server of which nothing says that it is one of a cluster.
+    pub alone: Vec<Object<'a>>,
+    /// Jobs that form the cluster.
+    pub jobs: Vec<Program<'a>>,
+}
+
+/// An object whose pods run servers.
+#[derive(Clone, Debug)]
+pub struct Workload<'a> {
+    /// The StatefulSet, Deployment, Pod, …
+    pub object: Object<'a>,
+    /// The pods' specification.
+    pub pod: Field<'a>,
+    /// The pods' `metadata`.
+    pub metadata: Field<'a>,
+    /// The container that runs the server.
+    pub container: Field<'a>,
+    /// What is mounted in it.
+    pub mounts: Mounts<'a>,
+    /// The command that starts it; empty where it is the image's own.
+    pub start: Program<'a>,
+    /// The postStart hook.
+    pub post_start: Program<'a>,
+    /// The preStop hook.
+    pub pre_stop: Program<'a>,
+    /// The server's configuration.
+    pub configuration: Configuration<'a>,
+    /// By what it was recognised.
+    pub evidence: String,
+}
+
+impl<'a> Workload<'a> {
+    /// Whether it is of a kind.
+    pub fn is(&self, kind: &str) -> bool {
+        self.object.is(kind)
+    }
+
+    /// How many pods it makes.
+    pub fn replicas(&self) -> i64 {
+        match self.object.document.kind() {
+            "Pod" => 1,
+            _ => self.object.at("spec/replicas").integer().unwrap_or(1),
+        }
+    }
+
+    /// The labels of its pods.
+    pub fn labels(&self) -> Field<'a> {
+        self.metadata.at("labels")
+    }
+
+    /// The container's name in words.
+    pub fn container_name(&self) -> String {
+        format!("container {}", self.container.at("name").text().unwrap_or("?"))
+    }
+
+    /// The port for clients.
+    pub fn client_port(&self) -> i64 {
+        self.configuration
+            .number("port")
+            .and_then(|port| i64::try_from(port).ok())
+            .unwrap_or(6379)
+    }
+
+    /// The cluster bus's port.
+    pub fn bus_port(&self) -> i64 {
+        self.configuration
+            .number("cluster-port")
+            .and_then(|port| i64::try_from(port).ok())
+            .filter(|port| *port != 0)
+            .unwrap_or(self.client_port() + 10000)
+    }
+
+    /// The environment variable of a name.
+    pub fn variable(&self, name: &str) -> Option<Field<'a>> {
+        self.container
+            .at("env")
+            .items()
+            .into_iter()
+            .find(|variable| variable.at("name").is(name))
+    }
+
+    /// Whether a text that it runs or reads, or the name of a variable, holds it.
+    pub fn mentions(&self, what: &Regex) -> bool {
+        let programs = [&self.start, &self.post_start, &self.pre_stop];
+        programs.iter().any(|program| program.has(what))
+            || self.configuration.files.iter().any(|text| text.has(what))
+            || self
+                .container
+                .at("env")
+                .items()
+                .iter()
+                .any(|variable| variable.at("name").text().is_some_and(|name| what.is_match(name)))
+    }
+
+    /// Whether clients need a password, as far as the manifest shows.
+    pub fn has_password(&self) -> bool {
+        static PASSWORD: LazyLock<Regex> =
+            LazyLock::new(|| pattern("requirepass|masterauth|aclfile|PASSWORD|REDISCLI_AUTH|_PASS($|_)|_AUTH$"));
+        self.mentions(&PASSWORD)
+    }
+
+    /// Whether a chart made it: then names that it holds may come from its parameters.
+    pub fn is_rendered(&self) -> bool {
+        let labels = self.object.at("metadata/labels");
+        labels.key("helm.sh/chart").is_there()
+            || labels.key("app.kubernetes.io/managed-by").is("Helm")
+            || labels.key("chart").is_there()
+    }
+
+    /// A program of its container: a hook or a probe.
+    pub fn program(&self, way: &str) -> Program<'a> {
+        exec(&self.container.at(way), &self.mounts)
+    }
+}
+
+impl<'a> Deployment<'a> {
+    /// Looks for servers among the objects.
+    pub fn recognise(objects: Vec<Object<'a>>) -> Self {
+        let mut workloads = Vec::new();
+        let mut alone = Vec::new();
+        for object in &objects {
+            let Some(workload) = server(*object, &objects) else {
+                continue;
+            };
+            match of_a_cluster(&workload) {
+                Some(evidence) => workloads.push(Workload { evidence, ..workload }),
+                None => alone.push(*object),
+            }
+        }
+        let jobs = objects.iter().flat_map(|object| jobs(*object, &objects)).collect();
+        Self {
+            objects,
+            workloads,
+            alone,
+            jobs,
+        }
+    }
+
+    /// The objects of a kind that may be in the workload's namespace.
+    pub fn of_kind(&self, kind: &'static str, workload: &Workload<'a>) -> impl Iterator<Item = Object<'a>> {
+        let place = workload.object;
+        self.objects
+            .iter()
+            .copied()
+            .filter(move |object| object.is(kind) && object.may_meet(place))
+    }
+
+    /// The Services that a workload's pods are behind, with a selector.
+    pub fn services(&self, workload: &Workload<'a>) -> Vec<Object<'a>> {
+        let labels = workload.labels();
+        let behind = |object: &Object<'_>| {
+            let selector = object.at("spec/selector");
+            !selector.entries().is_empty() && super::field::matches(&selector, &labels)
+        };
+        self.of_kind("Service", workload).filter(behind).collect()
+    }
+
+    /// The governing Service of a StatefulSet, where it is in the files.
+    pub fn governing(&self, workload: &Workload<'a>) -> Option<Object<'a>> {
+        let name = workload.object.at("spec/serviceName").text()?;
+        self.of_kind("Service", workload)
+            .find(|object| object.document.name() == name)
+    }
+
+    /// The NetworkPolicies for what comes in that select a workload's pods.
+    pub fn policies(&self, workload: &Workload<'a>) -> Vec<Object<'a>> {
+        let labels = workload.labels();
+        let types = |object: &Object<'_>| {
+            let types = object.at("spec/policyTypes").items();
+            types.is_empty() || types.iter().any(|kind| kind.is("Ingress"))
+        };
+        self.of_kind("NetworkPolicy", workload)
+            .filter(|object| {
+                let selector = object.at("spec/podSelector");
+                types(object) && selects(&selector, &labels)
+            })
+            .collect()
+    }
+
+    /// What makes a cluster: postStart hooks and Jobs that do.
+    pub fn bootstraps(&self, workload: &Workload<'a>) -> Vec<Program<'a>> {
+        let hook = Some(workload.post_start.clone()).filter(Program::is_there);
+        hook.into_iter().chain(self.jobs.iter().cloned()).collect()
+    }
+}
+
+/// The pods' specification and metadata of an object that makes pods.
+pub(super) fn pods<'a>(object: Object<'a>) -> Option<(Field<'a>, Field<'a>)> {
+    match object.document.kind() {
+        "StatefulSet" | "Deployment" | "ReplicaSet" | "DaemonSet" | "ReplicationController" | "Job" => {
+            Some((object.at("spec/template/spec"), object.at("spec/template/metadata")))
+        }
+        "Pod" => Some((object.at("spec"), object.at("metadata"))),
+        _ => None,
+    }
+}
+
+fn exec<'a>(handler: &Field<'a>, mounts: &Mounts<'a>) -> Program<'a> {
+    Program::new(handler.clone(), &handler.at("exec/command").items(), mounts)
+}
+
+fn start<'a>(container: &Field<'a>, mounts: &Mounts<'a>) -> Program<'a> {
+    let command = container.at("command").items();
+    let field = if command.is_empty() {
+        container.at("args")
+    } else {
+        container.at("command")
+    };
+    let words: Vec<Field<'a>> = command.into_iter().chain(container.at("args").items()).collect();
+    Program::new(field, &words, mounts)
+}
+
+/// The workload, where one of its containers runs a server. What it was recognised by is not filled in.
+fn server<'a>(object: Object<'a>, objects: &[Object<'a>]) -> Option<Workload<'a>> {
+    if object.is("Job") {
+        return None;
+    }
+    let (pod, metadata) = pods(object)?;
+    let mut found: Vec<(u8, Workload<'a>)> = Vec::new();
+    for container in pod.at("containers").items() {
+        let mounts = Mounts::new(&pod, &container, objects);
+        let start = start(&container, &mounts);
+        let score = likelihood(&container, &start);
+        if score > 0 {
+            found.push((
+                score,
+                Workload {
+                    object,
+                    pod: pod.clone(),
+                    metadata: metadata.clone(),
+                    configuration: Configuration::new(&start, &mounts),
+                    post_start: exec(&container.at("lifecycle/postStart"), &mounts),
+                    pre_stop: exec(&container.at("lifecycle/preStop"), &mounts),
+                    start,
+                    container,
+                    mounts,
+                    evidence: String::new(),
+                },
+            ));
+        }
+    }
+    // Of two that are as likely the first.
+    found.reverse();
+    found
+        .into_iter()
+        .max_by_key(|(score, _)| *score)
+        .map(|(_, workload)| workload)
+}
+
+/// How likely a container runs a server: 0 is not.
+fn likelihood(container: &Field<'_>, start: &Program<'_>) -> u8 {
+    const OTHERS: [&str; 12] = [
+        "exporter",
+        "sentinel",
+        "insight",
+        "commander",
+        "operator",
+        "proxy",
+        "browser",
+        "admin",
+        "backup",
+        "twemproxy",
+        "envoy",
+        "stat",
+    ];
+    const SERVERS: [&str; 3] = ["redis", "valkey", "keydb"];
+    static OTHER_PROGRAM: LazyLock<Regex> =
+        LazyLock::new(|| pattern("^(/[a-z/]*/)?((redis|valkey)-(cli|sentinel|benchmark)|sleep)$"));
+    let image = container.at("image").text().unwrap_or_default();
+    let repository = image.split('@').next().unwrap_or_default();
+    let last = repository.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let first_word = start.words.first().map_or("", |word| word.text);
+    if OTHERS.iter().any(|other| last.contains(other))
+        || OTHER_PROGRAM.is_match(first_word)
+        || start.has(&CREATE) && !start.has(&REDIS_SERVER)
+    {
+        return 0;
+    }
+    let sentinel = start.texts().any(|text| text.text.contains("--sentinel"));
+    if sentinel {
+        return 0;
+    }
+    let ports = container.at("ports").items();
+    let listens = |port: i64| {
+        ports
+            .iter()
+            .any(|item| item.at("containerPort").integer() == Some(port))
+    };
+    if start.has(&REDIS_SERVER) {
+        3
+    } else if SERVERS.iter().any(|server| last.contains(server)) {
+        2
+    } else {
+        u8::from(listens(6379) && listens(16379))
+    }
+}
+
+/// What says that the server is one of a cluster.
+fn of_a_cluster(workload: &Workload<'_>) -> Option<String> {
+    static CLUSTER: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "cluster-enabled[ \t\"']+yes|--cluster[ \t]+create|cluster-(announce-ip|node-timeout|config-file)|cluster[ \t]+meet",
+        )
+    });
+    if let Some(directive) = workload.configuration.get("cluster-enabled") {
+        return (directive.value() == "yes").then(|| "cluster-enabled yes".to_owned());
+    }
+    let ports = workload.container.at("ports").items();
+    let bus = workload.bus_port();
+    if workload.mentions(&CLUSTER) {
+        Some("its scripts speak of a cluster".to_owned())
+    } else if ports.iter().any(|port| port.at("containerPort").integer() == Some(bus)) {
+        Some(format!("the bus port {bus}"))
+    } else if workload.container.at("env").items().iter().any(|variable| {
+        let name = variable.at("name").text().unwrap_or_default();
+        name.contains("CLUSTER") && !name.ends_with("_DOMAIN")
+    }) {
+        Some("variables of a cluster".to_owned())
+    } else {
+        None
+    }
+}
+
+/// The programs of a Job that form a cluster.
+fn jobs<'a>(object: Object<'a>, objects: &[Object<'a>]) -> Vec<Program<'a>> {
+    let Some((pod, _)) = pods(object).filter(|_| object.is("Job")) else {
+        return Vec::new();
+    };
+    let programs = pod.at("containers").items().into_iter().map(|container| {
+        let mounts = Mounts::new(&pod, &container, objects);
+        start(&container, &mounts)
+    });
+    programs.filter(|program| program.has(&CREATE)).collect()
+}

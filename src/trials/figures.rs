@@ -74,9 +74,9 @@ impl Watched<'_> {
             None => of_hit && change.said.master && self.shard.contains(&change.node.as_str()),
         };
         let told: Vec<&Change> = self.seen.changes.iter().filter(meant).collect();
-        let by_then = told.iter().filter(|change| change.at <= at);
+        let mut by_then = told.iter().filter(|change| change.at <= at);
         let known = match by {
-            Some(_) => by_then.last(),
+            Some(_) => by_then.next_back(),
             None => by_then.max_by_key(|change| change.said.own_epoch),
         };
         known.or_else(|| told.first()).map(|change| change.said.own_epoch)

@@ -139,14 +139,15 @@ pub(super) async fn replica_alone(cx: &Context) -> Outcome {
     let watched = with_cleanup(watched, cx.undo_faults()).await;
     let record = writer.stop().await;
     watched?;
-    let mut findings = record.interruptions(timing.reply())?;
-    findings.extend(record.lost(cx).await?);
+    // Where the replica did take over, the cluster may be down for a moment: then nothing can be read.
+    let after = until_served(cx, timing.heal()).await?;
+    let lost = record.lost(cx).await?;
+    expect_no_failover(&before, &after)?;
+    let findings: Vec<String> = record.interruptions(timing.reply())?.into_iter().chain(lost).collect();
     no_findings(
         "no interruption of writes, and every acknowledged write there",
         &findings,
     )?;
-    let after = until_served(cx, timing.heal()).await?;
-    expect_no_failover(&before, &after)?;
     until_replicated(cx, &shard, timing.arrange()).await?;
     Ok(())
 }

@@ -22,7 +22,7 @@ mod words;
 pub mod workload;
 
 use crate::case::Level;
-use crate::manifest::{Document, Manifest};
+use crate::manifest::Manifest;
 use field::{Field, Object};
 use program::Text;
 use std::collections::BTreeSet;
@@ -69,7 +69,7 @@ pub fn rules() -> impl Iterator<Item = &'static Rule> {
 /// What a rule has found, and where.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flaw {
-    /// The file; empty for what comes from a cluster.
+    /// The file.
     pub file: String,
     /// The line of the field, or of what is nearest around one that is missing.
     pub line: Option<usize>,
@@ -143,21 +143,15 @@ impl Lint {
             let file = manifest.file.as_str();
             manifest.documents.iter().map(move |document| Object { file, document })
         });
-        Self::of_objects(objects.collect(), &rules().collect::<Vec<_>>())
+        Self::of_objects(objects.collect())
     }
 
-    /// Applies rules to the objects of one deployment as a cluster holds them: they have no lines.
-    pub fn of_live(documents: &[Document], rules: &[&'static Rule]) -> Self {
-        let objects = documents.iter().map(|document| Object { file: "", document });
-        Self::of_objects(objects.collect(), rules)
-    }
-
-    fn of_objects(objects: Vec<Object<'_>>, rules: &[&'static Rule]) -> Self {
+    fn of_objects(objects: Vec<Object<'_>>) -> Self {
         let deployment = Deployment::recognise(objects);
         let mut seen = BTreeSet::new();
         let mut findings = Vec::new();
         for workload in &deployment.workloads {
-            for rule in rules {
+            for rule in rules() {
                 for flaw in (rule.check)(&deployment, workload) {
                     // Several workloads may read one ConfigMap.
                     if seen.insert((rule.name, flaw.clone())) {

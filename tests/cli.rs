@@ -94,6 +94,50 @@ fn a_manifest_that_does_not_parse_is_named_with_its_line() {
     assert!(stderr.contains("broken.yaml:"), "{stderr}");
 }
 
+/// A manifest of the project, by its path from the project's folder.
+fn of_project(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
+}
+
+#[rstest]
+#[case("src/lint/tests/good.yaml", &[], 0, "0 must and 0 should")]
+#[case("manifests/redis-cluster.yaml", &[], 1, "redis-cluster.yaml:308: must K8S-05: StatefulSet/redis-cluster: ")]
+#[case("manifests/as-published.yaml", &["--json"], 1, "\"line\": 163")]
+#[case("manifests/targets/canonical.yaml", &[], 2, "")]
+#[case("manifests/no-such-file.yaml", &[], 2, "")]
+fn lint_has_its_exit_codes(#[case] path: &str, #[case] options: &[&str], #[case] code: i32, #[case] shown: &str) {
+    let path = of_project(path);
+    let (exit, stdout, stderr) = call(&[&["lint", &path], options].concat(), folder().path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stdout.contains(shown), "{stdout}");
+}
+
+#[rstest]
+// A server alone: none of a cluster.
+#[case("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: redis:7}]}\n", &[], 4)]
+#[case("apiVersion: v1\nkind: Service\nmetadata: {name: s}\n", &[], 4)]
+#[case("a: [\n", &[], 2)]
+#[case("should", &[], 0)]
+#[case("should", &["--strict"], 1)]
+fn lint_reads_standard_input(#[case] text: &str, #[case] options: &[&str], #[case] code: i32) {
+    let good = fs::read_to_string(of_project("src/lint/tests/good.yaml")).unwrap();
+    let text = match text {
+        "should" => good.replace("imagePullPolicy: IfNotPresent", "imagePullPolicy: Always"),
+        text => text.to_owned(),
+    };
+    let output = program()
+        .args([&["lint", "-"], options].concat())
+        .write_stdin(text)
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
 #[test]
 fn the_list_for_programs_has_the_documented_fields() {
     let (exit, stdout, _) = call(&["list", "--json"], folder().path());

@@ -1,7 +1,7 @@
 //! Rules about what forms the cluster: postStart hooks and Jobs, and the scripts that they call.
 
 use super::program::{Program, Text};
-use super::words::{CREATE, REDIS_CLI, pattern};
+use super::words::{CREATE, REDIS_CLI, creates, pattern};
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
 use crate::case::Level;
@@ -9,7 +9,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// The rules of this file.
-pub static RULES: &[Rule] = &[
+pub(super) static RULES: &[Rule] = &[
     Rule {
         row: "BOOT-07",
         name: "unattended",
@@ -125,7 +125,7 @@ fn creations<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<(P
     let mut found = Vec::new();
     for program in deployment.bootstraps(workload) {
         for (text, line, command) in program.commands() {
-            if CREATE.is_match(&command) {
+            if creates(&command).is_some() {
                 found.push((program.clone(), text.clone(), line, command));
             }
         }
@@ -163,7 +163,7 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
         // Up to where the whole command's own end is.
         if let Some(hidden) = HIDDEN
             .find(&command)
-            .filter(|hidden| hidden.start() > CREATE.find(&command).map_or(0, |at| at.start()))
+            .filter(|hidden| hidden.start() > creates(&command).unwrap_or(0))
         {
             let found = format!("what follows create hides its failure: {}", hidden.as_str().trim());
             flaws.push(Flaw::in_text(&text, line, "create", found));
@@ -180,7 +180,7 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
         }
         if program.field.name().contains("postStart") {
             for (caller, line, command) in program.commands() {
-                let calls = command.contains(".sh") || CREATE.is_match(&command);
+                let calls = command.contains(".sh") || creates(&command).is_some();
                 if calls && BEHIND.is_match(&command) {
                     flaws.push(Flaw::in_text(
                         caller,
@@ -303,7 +303,7 @@ fn unbounded<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fl
     static LIMIT: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;/`(])timeout[ \t]"));
     let mut flaws = Vec::new();
     for (program, text, line, command) in creations(deployment, workload) {
-        let before = CREATE.find(&command).map_or("", |at| &command[..at.start()]);
+        let before = creates(&command).map_or("", |at| &command[..at]);
         let called = program.texts().filter(|other| !std::ptr::eq(other.text, text.text));
         let limited_call = called
             .flat_map(|other| other.commands())

@@ -1,9 +1,7 @@
 //! What a server is configured with, as far as the manifest shows it: files from ConfigMaps, and the command's options.
 
 use super::program::{File, Mounts, Program, Text};
-use super::words::{REDIS_SERVER, pattern};
-use regex::Regex;
-use std::sync::LazyLock;
+use super::words::{REDIS_SERVER, is_redis_conf};
 
 /// A directive of redis.conf, or an option of the command.
 #[derive(Clone, Debug)]
@@ -51,12 +49,15 @@ impl<'a> Configuration<'a> {
         let mut files: Vec<Text<'a>> = start
             .scripts
             .iter()
-            .filter(|text| is_redis_conf(text))
+            .filter(|text| is_redis_conf(text.text))
             .cloned()
             .collect();
         let named = !files.is_empty();
         if !named {
-            files = mounted(mounts).into_iter().filter(is_redis_conf).collect();
+            files = mounted(mounts)
+                .into_iter()
+                .filter(|text| is_redis_conf(text.text))
+                .collect();
         }
         let mut directives: Vec<Directive<'a>> = files.iter().flat_map(of_file).collect();
         directives.extend(options(start));
@@ -102,15 +103,6 @@ fn names_a_file(start: &Program<'_>, mounts: &Mounts<'_>) -> bool {
         .flat_map(str::split_whitespace)
         .map(|word| word.trim_matches(['"', '\'']))
         .any(|word| word.ends_with(".conf") && !matches!(mounts.file(word), File::Found(_)))
-}
-
-fn is_redis_conf(text: &Text<'_>) -> bool {
-    static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            "^[ \t]*(cluster-(enabled|config-file|node-timeout|announce-[a-z-]+)|appendonly|requirepass|masterauth|maxmemory|protected-mode)[ \t]+[^ \t=]",
-        )
-    });
-    !text.text.starts_with("#!") && text.has(&DIRECTIVE)
 }
 
 fn of_file<'a>(text: &Text<'a>) -> Vec<Directive<'a>> {

@@ -127,7 +127,7 @@ impl<'a> Field<'a> {
         name
     }
 
-    /// Its line in the file; of what is nearest around it where it is not there. `None` for what comes from no file.
+    /// Its line in the file; of what is nearest around it where it is not there. `None` where the lines could not be read.
     pub fn line(&self) -> Option<usize> {
         self.object.document.lines.of(&self.pointer)
     }

@@ -9,7 +9,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// The rules of this file.
-pub static RULES: &[Rule] = &[
+pub(super) static RULES: &[Rule] = &[
     Rule {
         row: "K8S-03",
         name: "governing-service",
@@ -112,7 +112,9 @@ fn selectors<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fl
     let labels = workload.labels();
     let mut flaws = Vec::new();
     let own = workload.object.at("spec/selector");
-    if !workload.is("Pod") && own.is_there() && !selects(&own, &labels) {
+    // A ReplicationController's is of another form.
+    let is_judged = own.at("matchLabels").is_there() || own.at("matchExpressions").is_there();
+    if is_judged && !selects(&own, &labels) {
         flaws.push(Flaw::at(&own, "does not match the labels of its own pods"));
     }
     // What else is in the files and makes pods, or is one.
@@ -122,7 +124,7 @@ fn selectors<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fl
         .filter(|object| object.may_meet(workload.object) && object.document != workload.object.document)
         .filter_map(|object| Some((*object, pods(*object)?.1.at("labels"))))
         .collect();
-    if !workload.is("Pod") && own.is_there() {
+    if is_judged {
         for (other, theirs) in others.iter().filter(|(_, theirs)| selects(&own, theirs)) {
             flaws.push(Flaw::at(
                 &own,

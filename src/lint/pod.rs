@@ -1,7 +1,7 @@
 //! Rules about the pod: resources, image, user, mounts, volumes, and what a change of configuration does.
 
 use super::field::Field;
-use super::program::{File, Program};
+use super::program::{File, Mount, Program};
 use super::words::pattern;
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
@@ -10,7 +10,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// The rules of this file.
-pub static RULES: &[Rule] = &[
+pub(super) static RULES: &[Rule] = &[
     Rule {
         row: "K8S-11",
         name: "resources",
@@ -351,7 +351,8 @@ fn volume<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let folder = match configuration.get("dir") {
         Some(directive) if directive.is_open() => return Vec::new(),
         Some(directive) => directive.value(),
-        None if configuration.is_whole => "/data".to_owned(),
+        // The image's own folder then, wherever that is: lost if nothing at all is kept.
+        None if !workload.mounts.all.iter().any(Mount::is_kept) => "/data".to_owned(),
         None => return Vec::new(),
     };
     if !folder.starts_with('/') || !configuration.is_whole {

@@ -1,7 +1,7 @@
 //! What the containers run: commands, hooks and probes, and the scripts in ConfigMaps that these call.
 
 use super::field::{Field, Object};
-use super::words::pattern;
+use super::words::{is_redis_conf, pattern};
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -116,13 +116,14 @@ impl<'a> Program<'a> {
         self.texts().any(|text| text.has(pattern))
     }
 
-    /// The texts that a shell reads: the scripts, and the word after `-c`.
+    /// The texts that a shell reads: the scripts, and the word after `-c`; no redis.conf.
     pub fn shell(&self) -> Vec<&Text<'a>> {
         let inline = self.words.iter().enumerate().filter(|(index, word)| {
             let after_c = *index > 0 && is_c(self.words[index - 1].text);
             after_c || word.text.contains('\n')
         });
-        inline.map(|(_, word)| word).chain(&self.scripts).collect()
+        let scripts = self.scripts.iter().filter(|text| !is_redis_conf(text.text));
+        inline.map(|(_, word)| word).chain(scripts).collect()
     }
 
     /// The whole command as one line, and then the scripts' commands, each with its text and the number of its line.
@@ -163,7 +164,7 @@ fn called<'a>(text: &Text<'a>) -> Vec<&'a str> {
     let called = text.lines().flat_map(in_line).map(|found| found.as_str());
     let by_name = paths(text).into_iter().filter(|path| path.ends_with(".sh"));
     called
-        .filter(|path| !path.contains("/bin/") && !path.contains("/sbin/"))
+        .filter(|path| path.len() > 3 && !path.contains("/bin/") && !path.contains("/sbin/"))
         .chain(by_name)
         .collect()
 }
@@ -198,6 +199,15 @@ pub struct Mount<'a> {
     pub config_maps: Vec<(Object<'a>, Field<'a>)>,
 }
 
+impl Mount<'_> {
+    /// Whether what is written there may outlive the pod.
+    pub fn is_kept(&self) -> bool {
+        const FLEETING: [&str; 5] = ["emptyDir", "configMap", "secret", "downwardAPI", "projected"];
+        let volume = self.volume.as_ref();
+        volume.is_none_or(|volume| !FLEETING.iter().any(|kind| volume.at(kind).is_there()))
+    }
+}
+
 /// What is found at a path.
 #[derive(Clone, Debug)]
 pub enum File<'a> {
@@ -213,10 +223,14 @@ impl<'a> Mounts<'a> {
     /// The mounts of a container.
     pub fn new(pod: &Field<'a>, container: &Field<'a>, objects: &[Object<'a>]) -> Self {
         let volumes = pod.at("volumes").items();
+        // A claim template takes the place of a volume of its name.
+        let claims = pod.object.at("spec/volumeClaimTemplates").items();
         let all = container.at("volumeMounts").items().into_iter().filter_map(|field| {
             let path = field.at("mountPath").text()?;
             let name = field.at("name").text()?;
-            let volume = volumes.iter().find(|volume| volume.at("name").is(name)).cloned();
+            let claimed = claims.iter().any(|claim| claim.at("metadata/name").is(name));
+            let named = volumes.iter().find(|volume| volume.at("name").is(name));
+            let volume = named.filter(|_| !claimed).cloned();
             let config_maps = volume
                 .as_ref()
                 .map(|volume| config_maps(volume, objects))

@@ -8,7 +8,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// The rules of this file.
-pub static RULES: &[Rule] = &[
+pub(super) static RULES: &[Rule] = &[
     Rule {
         row: "PERS-01",
         name: "append-only",

@@ -3,13 +3,9 @@
 use regex::Regex;
 use std::sync::LazyLock;
 
-/// Compiles a pattern of this program's own; it is ASCII. A pattern that is none matches nothing, and a test finds it.
+/// Compiles a pattern of this program's own; the tests of the rules use every one.
 pub(super) fn pattern(text: &str) -> Regex {
-    regex::RegexBuilder::new(text)
-        .unicode(false)
-        .build()
-        .or_else(|_| Regex::new("[^\\s\\S]"))
-        .unwrap_or_else(|error| unreachable!("an empty class is a pattern: {error}"))
+    Regex::new(text).unwrap_or_else(|error| unreachable!("{text} is a pattern: {error}"))
 }
 
 /// The server's program.
@@ -23,3 +19,19 @@ pub(super) static REDIS_CLI: LazyLock<Regex> =
 /// The command that forms a cluster.
 pub(super) static CREATE: LazyLock<Regex> =
     LazyLock::new(|| pattern("(redis|valkey|keydb)-cli.*--cluster[ \t]+create([ \t]|$)"));
+
+/// Where a command forms a cluster, if it does. What stands within quotes is a message about it.
+pub(super) fn creates(command: &str) -> Option<usize> {
+    let at = CREATE.find(command)?.start();
+    (command[..at].matches('"').count() % 2 == 0).then_some(at)
+}
+
+/// Whether a text is a redis.conf.
+pub(super) fn is_redis_conf(text: &str) -> bool {
+    static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "(?m)^[ \t]*(cluster-(enabled|config-file|node-timeout|announce-[a-z-]+)|appendonly|requirepass|masterauth|maxmemory|protected-mode)[ \t]+[^ \t=\n]",
+        )
+    });
+    !text.starts_with("#!") && DIRECTIVE.is_match(text)
+}

@@ -18,8 +18,8 @@ enum Kind {
     Plain,
     /// `|`: the text's lines follow the line of the bar, one for one.
     Literal,
-    /// A text that spreads over several lines of the source in another way; these are its lines.
-    Spread(Vec<String>),
+    /// A text that spreads over several lines of the source in another way: the first of them, and all.
+    Spread(usize, Vec<String>),
     /// Keys, each with its line.
     Mapping(Vec<(String, usize, Node)>),
     List(Vec<Node>),
@@ -79,7 +79,7 @@ impl Lines {
         let (of_field, node) = self.find(pointer)?;
         Some(match node.map(|node| (&node.kind, node.line)) {
             Some((Kind::Literal, bar)) => bar + 1 + line,
-            Some((Kind::Spread(source), start)) => {
+            Some((Kind::Spread(start, source), _)) => {
                 start + source.iter().position(|line| line.contains(words)).unwrap_or_default()
             }
             _ => of_field,
@@ -102,7 +102,7 @@ impl Lines {
                     .ok()
                     .and_then(|index: usize| items.get(index))
                     .map(|node| (node.line, node)),
-                Kind::Plain | Kind::Literal | Kind::Spread(_) => None,
+                Kind::Plain | Kind::Literal | Kind::Spread(..) => None,
             };
             match next {
                 Some((of_step, of_node)) => (line, node) = (of_step, of_node),
@@ -125,17 +125,20 @@ impl Reader<'_> {
     fn node(&mut self) -> Option<Node> {
         loop {
             let (event, start, end) = self.events.pop()?;
+            // A text in a block begins, to the parser, with its first line that is not blank.
+            let line = match &event {
+                Event::Scalar(text, ScalarStyle::Literal | ScalarStyle::Folded, ..) if end > start => {
+                    let blank = text.bytes().take_while(|byte| *byte == b'\n').count();
+                    start.saturating_sub(1 + blank)
+                }
+                _ => start,
+            };
             let kind = match event {
                 Event::Scalar(_, ScalarStyle::Literal, ..) => Kind::Literal,
                 Event::Scalar(..) if end > start => {
                     let spread = self.source.get(start - 1..end.min(self.source.len()));
-                    Kind::Spread(
-                        spread
-                            .unwrap_or_default()
-                            .iter()
-                            .map(|line| (*line).to_owned())
-                            .collect(),
-                    )
+                    let spread = spread.unwrap_or_default().iter().map(|line| (*line).to_owned());
+                    Kind::Spread(self.first + start, spread.collect())
                 }
                 Event::Scalar(..) | Event::Alias(_) => Kind::Plain,
                 Event::SequenceStart(..) => Kind::List(std::iter::from_fn(|| self.node()).collect()),
@@ -144,7 +147,7 @@ impl Reader<'_> {
                 _ => continue,
             };
             return Some(Node {
-                line: self.first + start,
+                line: self.first + line,
                 kind,
             });
         }

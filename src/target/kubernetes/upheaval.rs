@@ -1,15 +1,15 @@
 //! Upheavals: the StatefulSet scaled, deleted and applied again; addresses exchanged; the API stopped.
 
 use super::apply::{Made, lock};
-use super::client::failed;
 use super::faults::{Lasting, allow_pods, ended, longest, refuse_pods, stop, strike};
 use super::site::{Site, bounded};
 use crate::cluster::node::Member;
+use crate::progress::Progress;
 use crate::target::{TargetError, Upheaval};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Lasting {
         }
         if std::mem::take(&mut *lock(&self.upheavals.deleted)) {
             // The run's own list of what was made holds these already.
-            first = first.and(site.apply(true, &Mutex::default()).await);
+            first = first.and(site.apply(true, &Mutex::default(), &Progress::silent()).await);
         }
         let before = lock(&self.upheavals.scaled).take();
         if let Some(replicas) = before {

@@ -276,10 +276,9 @@ pub(super) async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
 
 /// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
-    match site.api::<ResourceQuota>().get_opt(QUOTA).await {
-        Ok(Some(_)) => allow_pods(site).await?,
-        // Who may not look could not have made it.
-        Ok(None) | Err(_) => {}
+    // Who may not look could not have made it.
+    if let Ok(Some(_)) = site.api::<ResourceQuota>().get_opt(QUOTA).await {
+        allow_pods(site).await?;
     }
     scale_back(site).await
 }

@@ -267,6 +267,7 @@ async fn servers_beside() {
         node_timeout: Duration::from_secs(2),
         password: None,
         alterations: vec![Alteration::of(1, "maxclients 77")],
+        volume: None,
     };
     let locked = Scratch {
         password: Some(Secret::new("other")),

@@ -176,7 +176,6 @@ pub static CASES: &[Case] = &[
                  must start again, have every key but the last, and log the truncation.",
         run: |cx| Box::pin(files::cut_end_loaded(cx)),
     },
-    volumes::LOGS,
     Case {
         id: CaseId("PERS-11"),
         title: "a full volume refuses writes with MISCONF, and no acknowledged one is lost",
@@ -203,6 +202,7 @@ pub static CASES: &[Case] = &[
                  writes must be taken again. Then the server is killed: every value that was acknowledged must be there.",
         run: |cx| Box::pin(full::volume_full(cx)),
     },
+    volumes::LOGS,
     Case {
         id: CaseId("PERS-13"),
         title: "every node can save its nodes.conf",

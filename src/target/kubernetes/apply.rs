@@ -271,10 +271,7 @@ impl Site {
             return Ok(found);
         }
         let older = older_version(&kind).ok_or_else(|| unknown_kind(document, file))?;
-        let found = self
-            .served(&older)
-            .await?
-            .ok_or_else(|| unknown_kind(document, file))?;
+        let found = self.served(&older).await?.ok_or_else(|| unknown_kind(document, file))?;
         let told = format!(
             "{document}: this server knows it as {} alone, and has it so",
             older.api_version()

@@ -60,7 +60,11 @@ impl AlteredCopy {
             blocker: Mutex::new(recipe.blocked_port.map(|port| tokio::spawn(block(site.clone(), port)))),
             site: SharedSite(site),
         };
-        let applied = copy.site.0.apply(true, &Mutex::new(Made::default()), &Progress::silent()).await;
+        let applied = copy
+            .site
+            .0
+            .apply(true, &Mutex::new(Made::default()), &Progress::silent())
+            .await;
         match applied {
             Ok(()) => Ok(copy),
             Err(error) => {

@@ -302,7 +302,7 @@ fn bare(text: &Text<'_>, what: &Regex) -> Option<Flaw> {
     let found = format!(
         "${name} stands without quotes: the shell splits it at blanks and expands * in it, and an empty one swallows the next word"
     );
-    Some(Flaw::in_text(text, line, &format!("{name}"), found))
+    Some(Flaw::in_text(text, line, &name, found))
 }
 
 /// Where Kubernetes itself writes the password into a shell's text: `$(NAME)` of a variable from a Secret.

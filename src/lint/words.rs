@@ -23,7 +23,7 @@ pub(super) static CREATE: LazyLock<Regex> =
 /// Where a command forms a cluster, if it does. What stands within quotes is a message about it.
 pub(super) fn creates(command: &str) -> Option<usize> {
     let at = CREATE.find(command)?.start();
-    (command[..at].matches('"').count() % 2 == 0).then_some(at)
+    command[..at].matches('"').count().is_multiple_of(2).then_some(at)
 }
 
 /// Whether a text is a redis.conf.

@@ -127,8 +127,10 @@ pub enum Capability {
     Disconnect,
     /// Lose all that a server has on disk, and let it come back empty.
     LoseVolume,
-    /// Have two servers that are away come back with each other's addresses, each with its data.
-    ExchangeAddresses,
+    /// Have the platform evict a node, as a drain does.
+    Evict,
+    /// Strike a node off the platform's list at once, whether its server has ended or not.
+    ForceDelete,
     /// Give servers of its own a volume of a limited size.
     SmallVolume,
     /// Make servers of its own beside the deployment, from the same configuration.
@@ -144,7 +146,7 @@ pub enum Capability {
     Scale,
     /// Delete what makes the servers, all but their volumes, and apply it again.
     Reapply,
-    /// Stop two servers and bring each back under the address of the other.
+    /// Stop two servers and bring each back, with its data, under the address of the other.
     SwapAddresses,
     /// Have the API of the platform answer nobody, while the servers run.
     LoseApi,

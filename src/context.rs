@@ -281,16 +281,6 @@ impl Context {
         Ok(Instant::now())
     }
 
-    /// Gives two servers that are away each other's addresses, and notes it in the timeline.
-    ///
-    /// # Errors
-    /// When it could not be done.
-    pub async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), Stop> {
-        self.shared.target.exchange_addresses(one, other).await?;
-        self.note_time(format!("{one} and {other} exchanged their addresses"));
-        Ok(())
-    }
-
     /// How long a shard with these nodes cannot be relied on to elect anew. No master votes about one and the same master
     /// again within twice the node-timeout (Redis source, cluster.c, clusterSendFailoverAuthIfNeeded), and a replica that
     /// is asked to take over within four times the node-timeout of an election that it won counts the votes from then,

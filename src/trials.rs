@@ -41,6 +41,10 @@ pub struct Trials {
 pub enum TrialFault {
     /// Stopped gracefully; the platform brings it back as it does (Kubernetes: its pod is deleted).
     Restart,
+    /// Evicted by the platform, as by a drain; it brings it back.
+    Evict,
+    /// Struck off by its platform at once, which makes another whether the server has ended or not.
+    ForceDelete,
     /// Stopped gracefully, and away until another master is there.
     Stop,
     /// Killed; the platform brings it back as it does.
@@ -60,6 +64,8 @@ impl TrialFault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Restart => "restart",
+            Self::Evict => "evict",
+            Self::ForceDelete => "force-delete",
             Self::Stop => "stop",
             Self::Crash => "crash",
             Self::Kill => "kill",
@@ -73,6 +79,8 @@ impl TrialFault {
     fn fault(self) -> Option<Fault> {
         match self {
             Self::Restart => Some(Fault::Restart),
+            Self::Evict => Some(Fault::Evict),
+            Self::ForceDelete => Some(Fault::ForceDelete),
             Self::Stop => Some(Fault::KeepAway),
             Self::Crash => Some(Fault::Crash),
             Self::Kill => Some(Fault::Kill),
@@ -89,7 +97,7 @@ impl TrialFault {
 
     /// Whether the platform brings the server back by itself.
     fn returns(self) -> bool {
-        matches!(self, Self::Restart | Self::Crash)
+        matches!(self, Self::Restart | Self::Evict | Self::ForceDelete | Self::Crash)
     }
 }
 

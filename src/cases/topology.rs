@@ -206,7 +206,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[],
         impact: Impact::Apart,
-        needs: &[Capability::Scratch, Capability::Kill, Capability::ExchangeAddresses],
+        needs: &[Capability::Scratch, Capability::SwapAddresses],
         features: &[],
         bound: "10 cycles, each within T_sched + T_heal",
         controls: &["clusters-introduced", "other-cluster-answers"],

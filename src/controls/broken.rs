@@ -292,18 +292,6 @@ impl Target for Broken {
         self.inner.undo_faults().await
     }
 
-    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
-        self.inner.exchange_addresses(one, other).await?;
-        let mut addresses = self.addresses();
-        let exchanged = addresses.iter().map(|address| match address {
-            address if *address == one.address => other.address.clone(),
-            address if *address == other.address => one.address.clone(),
-            address => address.clone(),
-        });
-        *addresses = exchanged.collect();
-        Ok(())
-    }
-
     async fn collect_evidence(&self, folder: &Path) {
         self.inner.collect_evidence(folder).await;
     }

@@ -6,7 +6,7 @@ use super::replies::{field, reworded};
 use super::{Control, GOOD};
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
-use crate::target::{Fault, Target, TargetError};
+use crate::target::{Fault, Target, TargetError, Upheaval};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::time::SystemTime;
@@ -74,8 +74,8 @@ pub(super) static CONTROLS: &[Control] = &[
     },
     Control {
         name: "clusters-introduced",
-        what: "when a server is killed, one of another cluster is met at an address that is out of date",
-        wrong: Wrong::Faults(clusters_introduced),
+        what: "when two servers are stopped, one of another cluster is met at an address that is out of date",
+        wrong: Wrong::Upheavals(clusters_introduced),
         ..GOOD
     },
     Control {
@@ -202,18 +202,14 @@ fn meets_anybody(at: &Exchange<'_>, reply: Reply) -> Reply {
 }
 
 /// As when an operator, or a bootstrap, meets a server that was of its own cluster under that address.
-fn clusters_introduced<'a>(
-    target: &'a dyn Target,
-    fault: Fault,
-    member: &'a Member,
-) -> BoxFuture<'a, Result<(), TargetError>> {
+fn clusters_introduced<'a>(target: &'a dyn Target, upheaval: &'a Upheaval) -> BoxFuture<'a, Result<(), TargetError>> {
     Box::pin(async move {
-        if let (Fault::Kill, [first, .., last]) = (fault, &target.members().await?[..]) {
+        if let [first, .., last] = &target.members().await?[..] {
             let (host, port) = (&last.address.host, last.address.port.to_string());
             let mut connection = open(target, first).await?;
             connection.ask(&["CLUSTER", "MEET", host, &port]).await?;
         }
-        target.inject(fault, member).await
+        target.upheave(upheaval).await
     })
 }
 

@@ -123,7 +123,8 @@ pub struct Trial {
     pub returned_as: Option<String>,
     /// What was measured, in seconds; what did not happen is absent.
     pub figures: BTreeMap<Figure, f64>,
-    /// The longest time between two looks at a node that answered, in seconds: no moment is known better than that.
+    /// The longest time between a look that showed something new and the look before, in seconds: every moment of what nodes
+    /// said is known at least as well as that.
     pub coarsest_look: f64,
     /// The longest time that a write was sent later than it was due, in seconds, by the suite's own fault: a shorter gap
     /// may be its own.
@@ -274,7 +275,7 @@ impl Scorecard {
         let sum = |count: fn(&Trial) -> usize| self.trials.iter().map(count).sum::<usize>();
         let coarsest = self.trials.iter().map(|trial| trial.coarsest_look);
         lines.push(format!(
-            "{} writes acknowledged, {} refused, {} of unknown fate; {} lost, {} phantom; looks at most {:.0} ms apart",
+            "{} writes acknowledged, {} refused, {} of unknown fate; {} lost, {} phantom; moments known to {:.0} ms",
             sum(|trial| trial.acked),
             sum(|trial| trial.refused),
             sum(|trial| trial.indeterminate),

@@ -13,7 +13,7 @@ use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
-    redis_conf, volume,
+    Upheaval, redis_conf, untended, volume,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
@@ -304,7 +304,7 @@ impl Target for DockerTarget {
             Capability::Disconnect,
             Capability::NewAddress,
             Capability::LoseVolume,
-            Capability::ExchangeAddresses,
+            Capability::SwapAddresses,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -323,7 +323,7 @@ impl Target for DockerTarget {
         let found = match capability {
             Capability::CutLink => self.cuttable.get(),
             Capability::SmallVolume => volume::known(),
-            _ => None,
+            _ => return untended(capability),
         };
         found?.as_ref().err().cloned()
     }
@@ -472,27 +472,36 @@ impl Target for DockerTarget {
                 faults.away.remove(name);
                 Ok(())
             }
+            Fault::Evict | Fault::ForceDelete => {
+                Err(TargetError::Usage(format!("{member} cannot be {} here", fault.past())))
+            }
         }
     }
 
-    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
-        let (first, second) = (&self.slot(one)?.server, &self.slot(other)?.server);
-        let away = |member: &Member| self.faults().away.contains(&member.name);
-        if one.name == other.name || !away(one) || !away(other) {
+    async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        let Upheaval::SwapAddresses(one, other) = upheaval else {
             return Err(TargetError::Usage(format!(
-                "{one} and {other} cannot exchange their addresses: two servers that are away can"
+                "nothing looks after containers that could be told: {upheaval}"
             )));
-        }
+        };
+        let (first, second) = (&self.slot(one)?.server, &self.slot(other)?.server);
         let off = [one, other].map(|member| member.name.clone());
-        // Should it end half way, undo_faults finds servers that are off their network.
+        // Should it end half way, undo_faults finds servers that are off their network and away.
         self.faults().disconnected.extend(off.clone());
-        // Neither address is free before both have given theirs up.
+        self.faults().away.extend(off.clone());
+        let timing = &self.options.timing;
+        let (patience, bound) = (timing.shutdown() + timing.reply(), timing.scheduling());
         let (here, there) = (first.address(), second.address());
+        tokio::try_join!(first.terminate(patience), second.terminate(patience))?;
+        // Neither address is free before both have given theirs up.
         first.detach().await?;
         second.detach().await?;
         first.move_to(there).await?;
         second.move_to(here).await?;
-        self.faults().disconnected.retain(|name| !off.contains(name));
+        tokio::try_join!(first.start(bound), second.start(bound))?;
+        let mut faults = self.faults();
+        faults.disconnected.retain(|name| !off.contains(name));
+        faults.away.retain(|name| !off.contains(name));
         Ok(())
     }
 

@@ -279,13 +279,16 @@ impl KubernetesTarget {
         // What the run has made can be made again; what it found there cannot.
         let ours = self.is_ours();
         if may("delete", "pods").await {
-            found.extend([Capability::Restart, Capability::NewAddress]);
+            found.extend([Capability::Restart, Capability::NewAddress, Capability::ForceDelete]);
             if may("create", "resourcequotas").await {
                 found.insert(Capability::KeepAway);
                 if ours && may("delete", "persistentvolumeclaims").await {
                     found.insert(Capability::LoseVolume);
                 }
             }
+        }
+        if may("create", "pods/eviction").await {
+            found.insert(Capability::Evict);
         }
         if may("patch", "statefulsets").await {
             found.insert(Capability::Scale);
@@ -301,6 +304,9 @@ impl KubernetesTarget {
         }
         if let Some(nodes) = &self.nodes {
             found.extend([Capability::Crash, Capability::Pause, Capability::LoseApi]);
+            if found.contains(&Capability::KeepAway) {
+                found.insert(Capability::Kill);
+            }
             if nodes.can_hold_addresses().await {
                 found.insert(Capability::SwapAddresses);
             }
@@ -390,6 +396,8 @@ impl Target for KubernetesTarget {
             Capability::Restart,
             Capability::KeepAway,
             Capability::NewAddress,
+            Capability::Evict,
+            Capability::ForceDelete,
             Capability::Scale,
             Capability::Exec,
         ]);
@@ -402,12 +410,11 @@ impl Target for KubernetesTarget {
         if self.nodes.is_some() {
             hoped.extend([
                 Capability::Crash,
+                Capability::Kill,
                 Capability::Pause,
                 Capability::BlockBus,
-                Capability::CutLink,
-                Capability::LoseVolume,
             ]);
-            hoped.extend([Capability::SwapAddresses, Capability::LoseApi]);
+            hoped.extend([Capability::CutLink, Capability::SwapAddresses, Capability::LoseApi]);
         }
         hoped
     }

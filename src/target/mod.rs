@@ -136,6 +136,10 @@ pub enum Fault {
     /// comes back empty, by its name and with its configuration: at its address, but for Kubernetes, where it is another
     /// pod with another address and another volume.
     LoseVolume,
+    /// The platform is asked to evict it, as by a drain: it may refuse, else it does as for a restart.
+    Evict,
+    /// Its platform strikes it off at once and makes another, whether its server has ended or not.
+    ForceDelete,
 }
 
 impl Fault {
@@ -150,6 +154,8 @@ impl Fault {
             Self::NewAddress => Capability::NewAddress,
             Self::Disconnect => Capability::Disconnect,
             Self::LoseVolume => Capability::LoseVolume,
+            Self::Evict => Capability::Evict,
+            Self::ForceDelete => Capability::ForceDelete,
         }
     }
 
@@ -164,6 +170,8 @@ impl Fault {
             Self::NewAddress => "stopped gracefully and brought back under another address",
             Self::Disconnect => "taken off the network",
             Self::LoseVolume => "killed, with all that it had on disk lost",
+            Self::Evict => "evicted",
+            Self::ForceDelete => "struck off by force",
         }
     }
 }
@@ -367,17 +375,6 @@ pub trait Target: Send + Sync {
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
         let lacking = upheaval.capability();
         Err(TargetError::Usage(format!("this target has no {lacking:?}")))
-    }
-
-    /// Gives two servers each other's addresses. Both must be away ([`Fault::KeepAway`], [`Fault::Kill`]); when faults are
-    /// undone each comes back with its own data. Where servers are named by their addresses they exchange their names too.
-    ///
-    /// # Errors
-    /// When the target cannot, or one of them runs.
-    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
-        Err(TargetError::Usage(format!(
-            "this target cannot have {one} and {other} exchange their addresses"
-        )))
     }
 
     /// Undoes every fault that lasts ([`Fault::KeepAway`], [`Fault::Kill`], [`Fault::Pause`], [`Fault::Disconnect`],

@@ -244,7 +244,6 @@ impl Target for ProcessesTarget {
             Capability::Pause,
             Capability::NewAddress,
             Capability::LoseVolume,
-            Capability::ExchangeAddresses,
             Capability::Scratch,
             Capability::Exec,
             Capability::Files,
@@ -404,7 +403,7 @@ impl Target for ProcessesTarget {
                 leftovers::kill_servers_of(&slot.folder).await;
                 folder::empty(&slot.folder, &redis_conf::NO_DATA)
             }
-            Fault::Disconnect => Err(TargetError::Usage(format!(
+            Fault::Disconnect | Fault::Evict | Fault::ForceDelete => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on loopback",
                 fault.past()
             ))),
@@ -447,23 +446,6 @@ impl Target for ProcessesTarget {
                 )))
             }
         }
-    }
-
-    async fn exchange_addresses(&self, one: &Member, other: &Member) -> Result<(), TargetError> {
-        let (first, second) = (self.slot(one)?, self.slot(other)?);
-        if one.name == other.name || !first.state().away || !second.state().away {
-            return Err(TargetError::Usage(format!(
-                "{one} and {other} cannot exchange their addresses: two servers that are away can"
-            )));
-        }
-        let (mut here, mut there) = (first.process.lock().await, second.process.lock().await);
-        here.move_to(other.address.port)?;
-        there.move_to(one.address.port)?;
-        let (mut here, mut there) = (first.state(), second.state());
-        let (here, there) = (&mut *here, &mut *there);
-        std::mem::swap(&mut here.member, &mut there.member);
-        std::mem::swap(&mut here.ports, &mut there.ports);
-        Ok(())
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {

@@ -59,7 +59,8 @@ pub(super) struct Looks {
 pub(super) struct Seen {
     /// Every change, in the order seen.
     pub(super) changes: Vec<Change>,
-    /// The longest time between two answers of a node that follow each other.
+    /// The longest time between an answer of a node that told something new and its answer before: so well is each moment
+    /// known.
     pub(super) coarsest: Duration,
 }
 
@@ -108,13 +109,12 @@ impl Looks {
             let at = Instant::now();
             {
                 let mut seen = self.lock();
-                if said.answers
-                    && let Some(before) = answered
-                {
-                    seen.coarsest = seen.coarsest.max(at - before);
-                }
+                let before = answered;
                 answered = said.answers.then_some(at);
                 if last.as_ref() != Some(&said) {
+                    if let (Some(before), Some(now)) = (before, answered) {
+                        seen.coarsest = seen.coarsest.max(now - before);
+                    }
                     seen.changes.push(Change {
                         node: member.name.clone(),
                         at,

@@ -5,7 +5,7 @@ use crate::cluster::formation;
 use crate::cluster::node::{Member, NodeId, NodeView, Role};
 use crate::cluster::slot::SLOT_COUNT;
 use crate::cluster::view::{ClusterView, Shape};
-use crate::context::{Alteration, Context, Fault, Scratch};
+use crate::context::{Alteration, Context, Scratch, Upheaval};
 use crate::verdict::{Outcome, Stop};
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,7 @@ fn strangers(view: &ClusterView, clusters: &[Cluster; 2]) -> Vec<String> {
     findings
 }
 
-/// Kills a server of each cluster, and has both come back with each other's addresses. In the first cycles master meets
+/// Stops a server of each cluster, and has both come back with each other's addresses. In the first cycles master meets
 /// master and replica meets replica, later one the other.
 async fn exchange(cx: &Context, clusters: &[Cluster; 2], cycle: usize) -> Outcome {
     let view = cx.look().await?;
@@ -94,12 +94,8 @@ async fn exchange(cx: &Context, clusters: &[Cluster; 2], cycle: usize) -> Outcom
         node.map(|node| node.member.clone())
             .ok_or_else(|| anyhow::anyhow!("no server has the id {}", cluster.ids[at]))
     };
-    let pair = [member(&clusters[0], one)?, member(&clusters[1], other)?];
-    for member in &pair {
-        cx.inject(Fault::Kill, member).await?;
-    }
-    cx.exchange_addresses(&pair[0], &pair[1]).await?;
-    cx.undo_faults().await
+    let (one, other) = (member(&clusters[0], one)?, member(&clusters[1], other)?);
+    cx.upheave(&Upheaval::SwapAddresses(one, other)).await.map(drop)
 }
 
 /// What keeps a cluster from serving with all its nodes. Epochs are not compared: before it finds out that another server

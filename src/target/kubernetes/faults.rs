@@ -12,7 +12,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -71,7 +71,18 @@ impl Lasting {
                 kill(site, &pod).await?;
                 super::volumes::remove(site, &claims).await
             }
-            Fault::Kill | Fault::Disconnect => Err(TargetError::Usage(format!(
+            Fault::Kill => {
+                *lock(&self.quota) = true;
+                refuse_pods(site).await?;
+                kill(site, &pod).await
+            }
+            Fault::Evict => {
+                evict(site, &pod).await?;
+                self.strike_late(site, &pod);
+                Ok(())
+            }
+            Fault::ForceDelete => strike(&site.api(), &pod).await,
+            Fault::Disconnect => Err(TargetError::Usage(format!(
                 "{member} cannot be {} on this target",
                 fault.past()
             ))),
@@ -149,6 +160,18 @@ pub(super) async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
         site.api::<Pod>().delete(&name, &this_one),
     )
     .await?;
+    ended(site, pod, longest(pod)).await
+}
+
+/// Asks for a pod to be evicted, and waits until its server has ended.
+async fn evict(site: &Site, pod: &Pod) -> Result<(), TargetError> {
+    let name = pod.name_any();
+    let what = format!("evicting pod {name}");
+    let how = EvictParams {
+        delete_options: Some(DeleteParams::default().preconditions(only(pod))),
+        ..EvictParams::default()
+    };
+    bounded(&what, site.api::<Pod>().evict(&name, &how)).await?;
     ended(site, pod, longest(pod)).await
 }
 

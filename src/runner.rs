@@ -656,11 +656,7 @@ async fn observed(context: &Context, case: &Case) -> Outcome {
     if case.impact != Impact::Disruptive {
         return body.await;
     }
-    tokio::select! {
-        biased;
-        outcome = body => outcome,
-        never = timeline::observe(context) => match never {},
-    }
+    timeline::observe(context, body).await
 }
 
 /// A server that hangs up, stays silent or answers nonsense has said something of itself, as in

@@ -302,13 +302,10 @@ impl KubernetesTarget {
         if site.copies && !self.descriptor.variants.is_empty() {
             found.insert(Capability::Variant);
         }
-        if let Some(nodes) = &self.nodes {
+        if self.nodes.is_some() {
             found.extend([Capability::Crash, Capability::Pause, Capability::LoseApi]);
             if found.contains(&Capability::KeepAway) {
                 found.insert(Capability::Kill);
-            }
-            if nodes.can_hold_addresses().await {
-                found.insert(Capability::SwapAddresses);
             }
             if found.contains(&Capability::Variant) {
                 found.insert(Capability::BlockBus);
@@ -317,11 +314,16 @@ impl KubernetesTarget {
         *lock(&self.probed) = Some(found);
     }
 
-    /// Tries whether links can be cut, once there are pods.
-    async fn find_out_whether_cuttable(&self, site: &Site) {
-        if let Some(nodes) = &self.nodes {
-            let possible = links::possible(site, nodes).await;
-            let _ = self.cuttable.set(possible);
+    /// Tries what can be done to the pods' network, once there are pods.
+    async fn probe_network(&self, site: &Site) {
+        let Some(nodes) = &self.nodes else { return };
+        let possible = links::possible(site, nodes).await;
+        let _ = self.cuttable.set(possible);
+        // A node has no record of the addresses that it gave away before its first pod has one.
+        if nodes.can_hold_addresses().await
+            && let Some(found) = &mut *lock(&self.probed)
+        {
+            found.insert(Capability::SwapAddresses);
         }
     }
 
@@ -433,7 +435,7 @@ impl Target for KubernetesTarget {
             Disposition::Apply => self.make(&site, progress).await?,
             Disposition::Attach => self.attach(&site).await?,
         };
-        self.find_out_whether_cuttable(&site).await;
+        self.probe_network(&site).await;
         Ok(phases)
     }
 

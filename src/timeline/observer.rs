@@ -6,11 +6,13 @@ use crate::cluster::connection::{Connection, LinkError};
 use crate::cluster::node::{Member, NodeId};
 use crate::cluster::resp::Reply;
 use crate::context::Context;
+use futures::FutureExt;
 use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 /// The pause between two looks at one node, and at least so much for each node that there is: the answers grow with the
@@ -24,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a node that could not be asked is connected to again.
 const RECONNECT: Duration = Duration::from_millis(500);
 
+/// How long the last look at all nodes may take, once the case has ended.
+const LAST_LOOK: Duration = Duration::from_millis(300);
+
 /// What all followers share.
 struct Observer<'a> {
     cx: &'a Context,
@@ -31,8 +36,29 @@ struct Observer<'a> {
     by_id: Mutex<BTreeMap<NodeId, String>>,
 }
 
-/// Observes every node, and notes in the case's timeline what changes, until it is dropped.
-pub async fn observe(cx: &Context) -> Infallible {
+/// Does what a case does, and observes every node meanwhile: what changes is noted in the case's timeline. Once it is done,
+/// every node that answers is looked at once more, so that the timeline ends as the case does.
+pub async fn observe<T>(cx: &Context, body: impl Future<Output = T>) -> T {
+    let (ending, ended) = watch::channel(false);
+    // Fused: where there is nobody to be followed it ends at once.
+    let mut observing = Box::pin(follow_all(cx, ended).fuse());
+    let outcome = tokio::select! {
+        biased;
+        outcome = body => outcome,
+        never = follow_for_ever(&mut observing) => match never {},
+    };
+    let _ = ending.send(true);
+    let _ = timeout(LAST_LOOK, observing).await;
+    outcome
+}
+
+/// Goes on, also where there is nobody to be followed.
+async fn follow_for_ever(observing: impl Future<Output = ()>) -> Infallible {
+    observing.await;
+    std::future::pending().await
+}
+
+async fn follow_all(cx: &Context, ended: watch::Receiver<bool>) {
     // Where the platform does not say who is there, there is nobody to be asked.
     let members = cx.members().await.unwrap_or_default();
     let observer = Observer {
@@ -41,16 +67,18 @@ pub async fn observe(cx: &Context) -> Infallible {
         by_id: Mutex::default(),
     };
     let pause = PAUSE.max(PAUSE_FOR_EACH * u32::try_from(observer.members.len()).unwrap_or(u32::MAX));
-    join_all(observer.members.iter().map(|member| observer.follow(member, pause))).await;
-    std::future::pending().await
+    let follow = |member| observer.follow(member, pause, ended.clone());
+    join_all(observer.members.iter().map(follow)).await;
 }
 
 impl Observer<'_> {
-    async fn follow(&self, member: &Member, pause: Duration) {
+    /// Looks at a node again and again, and once more when the case has ended.
+    async fn follow(&self, member: &Member, pause: Duration, mut ended: watch::Receiver<bool>) {
         let mut connection = None;
         let mut last: Option<Said> = None;
         let mut silent = false;
         loop {
+            let last_look = *ended.borrow_and_update();
             let asked = Instant::now();
             let mut asking = Box::pin(self.ask(&mut connection, member));
             let answer = match timeout(SILENT, &mut asking).await {
@@ -61,7 +89,7 @@ impl Observer<'_> {
                     asking.await
                 }
             };
-            match answer {
+            let pause = match answer {
                 Ok(answers) => {
                     if std::mem::take(&mut silent) {
                         self.note(member, Instant::now(), "answers again");
@@ -70,12 +98,19 @@ impl Observer<'_> {
                         self.note_changes(member, last.as_ref(), &said);
                         last = Some(said);
                     }
-                    sleep(pause).await;
+                    pause
                 }
                 Err(error) => {
                     self.note_silence(member, &mut silent, asked, &format!("cannot be asked: {error}"));
-                    sleep(RECONNECT.max(pause)).await;
+                    RECONNECT.max(pause)
                 }
+            };
+            if last_look {
+                return;
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = ended.changed() => {}
             }
         }
     }

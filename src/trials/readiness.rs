@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// The pause between two looks: the API is asked, not the server, and it is told of a probe's outcome once a second at most.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The looks at the workload's status.
+/// The looks at the pods.
 #[derive(Default)]
 pub(super) struct Readiness {
     changes: Mutex<Vec<(Instant, bool)>>,
@@ -25,9 +25,11 @@ impl Readiness {
             return std::future::pending().await;
         };
         loop {
-            // An API that does not answer has said nothing new.
-            if let Ok((declared, ready)) = deployment.replicas().await {
-                let ready = ready >= declared;
+            // The pods are asked: the workload's own sum stays as it is while its controller is kept from making pods. An API
+            // that does not answer has said nothing new.
+            if let (Ok((declared, _)), Ok(pods)) = futures::join!(deployment.replicas(), deployment.pods()) {
+                let ready = pods.iter().filter(|pod| pod.ready).count();
+                let ready = i32::try_from(ready).is_ok_and(|ready| ready >= declared);
                 let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
                 if changes.last().is_none_or(|(_, last)| *last != ready) {
                     changes.push((Instant::now(), ready));

@@ -200,6 +200,13 @@ struct RunArguments {
     /// kubernetes: the namespace.
     #[arg(long, short)]
     namespace: Option<String>,
+    /// kubernetes, from a pod of the cluster: as its service account, in its namespace, and straight to the servers'
+    /// addresses instead of through the API. manifests/conformance-job.yaml is a Job that does so.
+    #[arg(long, conflicts_with_all = ["kubeconfig", "context"])]
+    in_cluster: bool,
+    /// Print run.json too, as the last line of standard output: for logs that are all that is left of a run.
+    #[arg(long, conflicts_with = "repeat")]
+    json: bool,
     /// kubernetes: apply the description's manifest in the namespace, instead of judging what is there.
     #[arg(long)]
     apply: bool,
@@ -376,6 +383,14 @@ impl RunArguments {
         selection.cases().map_err(anyhow::Error::msg)
     }
 
+    fn kind(&self) -> TargetKind {
+        if self.in_cluster {
+            TargetKind::Kubernetes
+        } else {
+            self.target
+        }
+    }
+
     fn trials(&self) -> Option<Trials> {
         self.trials.map(|count| Trials {
             fault: self.fault,
@@ -419,11 +434,12 @@ impl RunArguments {
             server: self.server.clone(),
             kubeconfig: self.kubeconfig.clone(),
             context: self.context.clone(),
+            in_cluster: self.in_cluster,
             namespace: self.namespace.clone(),
             apply: self.apply,
             keep: self.keep,
             overrides: self.timing.clone(),
-            ..Request::new(self.target, run_id)
+            ..Request::new(self.kind(), run_id)
         })
     }
 }
@@ -436,7 +452,7 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
     }
     let left_out = match arguments.budget {
         Some(budget) => {
-            let makes = matches!(arguments.target, TargetKind::Processes);
+            let makes = matches!(arguments.kind(), TargetKind::Processes);
             let plan = Costs::default().plan(&cases, budget, makes);
             if plan.chosen.is_empty() {
                 anstream::eprintln!("no case fits in {} s", budget.as_secs());
@@ -510,7 +526,7 @@ async fn run_once(
         "run {}: {} cases over target {}",
         request.run_id,
         cases.len() - left_out.len(),
-        arguments.target
+        request.kind
     ));
     let options = runner::Options {
         cases,
@@ -536,6 +552,9 @@ async fn run_once(
     let run = runner::run(target, &options, &progress, interrupted, &update).await;
     let text = report::terminal::render(&run, colour(std::io::stdout().is_terminal()), Some(WIDTH), Some(out));
     anstream::print!("{text}");
+    if arguments.json {
+        anstream::println!("{}", serde_json::to_string(&run)?);
+    }
     written.into_inner().context("the reports could not be written")?;
     Ok(run)
 }

@@ -40,6 +40,8 @@ pub struct Request {
     pub kubeconfig: Option<PathBuf>,
     /// For `kubernetes`: the context of the kubeconfig.
     pub context: Option<String>,
+    /// For `kubernetes`: this program runs in a pod of the cluster.
+    pub in_cluster: bool,
     /// For `kubernetes`: the namespace.
     pub namespace: Option<String>,
     /// For `kubernetes`: apply the description's manifest there, instead of attaching to what is there.
@@ -67,6 +69,7 @@ impl Request {
             server: None,
             kubeconfig: None,
             context: None,
+            in_cluster: false,
             namespace: None,
             apply: false,
             keep: false,
@@ -115,6 +118,7 @@ impl Request {
                     parameters: self.parameters.clone(),
                     kubeconfig: self.kubeconfig.clone(),
                     context: self.context.clone(),
+                    in_cluster: self.in_cluster,
                     namespace: self.namespace.clone(),
                     disposition: if self.apply {
                         Disposition::Apply

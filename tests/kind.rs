@@ -265,6 +265,7 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
             parameters: Parameters::default(),
             kubeconfig: Some(kubeconfig().unwrap()),
             context: context.map(str::to_owned),
+            in_cluster: false,
             namespace: Some("nowhere".to_owned()),
             disposition: Disposition::Attach,
             keep: false,
@@ -302,6 +303,7 @@ fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
         parameters: Parameters::default(),
         kubeconfig: Some(kubeconfig().unwrap()),
         context: None,
+        in_cluster: false,
         namespace: Some("default".to_owned()),
         disposition,
         keep: false,
@@ -372,6 +374,7 @@ async fn an_api_server_that_is_not_there_is_told_with_its_address() {
         parameters: Parameters::default(),
         kubeconfig: Some(kubeconfig),
         context: None,
+        in_cluster: false,
         namespace: None,
         disposition: Disposition::Apply,
         keep: false,
@@ -389,6 +392,7 @@ async fn an_api_server_that_is_not_there_is_told_with_its_address() {
 
     let other = KubernetesOptions {
         context: Some("d".to_owned()),
+        in_cluster: false,
         ..options.clone()
     };
     let error = KubernetesTarget::new(other)

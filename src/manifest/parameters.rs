@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Parameters {
-    /// The server's image: `image` of the server's container.
+    /// The server's image: `image` of the server's container, and of those that have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// `imagePullPolicy` of the server's container.
@@ -68,7 +68,7 @@ impl Manifest {
         } = parameters;
         let container = places.container;
         if let Some(image) = image {
-            self.each_container(container, &["image"], &image.as_str().into())?;
+            self.set_image(container, image)?;
         }
         if let Some(policy) = pull_policy {
             self.each_container(container, &["imagePullPolicy"], &policy.as_str().into())?;
@@ -103,6 +103,30 @@ impl Manifest {
         }
         let field = field.join(".");
         Err(self.missing(format!("no container is named {name}, so its {field} cannot be set")))
+    }
+
+    /// A container beside the server's that has its image runs programs of it, and so goes on having it.
+    fn set_image(&mut self, name: &str, image: &str) -> Result<(), ManifestError> {
+        let same: Vec<Value> = self
+            .containers()
+            .filter(|container| container["name"] == name)
+            .map(|container| container["image"].clone())
+            .collect();
+        self.each_container(name, &["image"], &image.into())?;
+        for container in self.containers() {
+            if !container["image"].is_null() && same.contains(&container["image"]) {
+                container["image"] = image.into();
+            }
+        }
+        Ok(())
+    }
+
+    fn containers(&mut self) -> impl Iterator<Item = &mut Value> {
+        let lists = self
+            .documents
+            .iter_mut()
+            .filter_map(|document| document.value.pointer_mut("/spec/template/spec/containers"));
+        lists.filter_map(Value::as_array_mut).flatten()
     }
 
     fn set_storage_class(&mut self, class: &str) -> Result<(), ManifestError> {

@@ -132,9 +132,11 @@ pub struct ExpectedShape {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bootstrap {
-    /// The pod whose postStart hook forms the cluster.
+    /// The pod that forms the cluster: in a postStart hook, or in a container of its own.
     pub pod: String,
-    /// The hook's log file in that pod's container.
+    /// The container that does so, where it is no hook of the server's.
+    pub container: Option<String>,
+    /// The hook's log file in the server's container of that pod.
     pub log_file: Option<String>,
 }
 

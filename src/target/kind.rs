@@ -74,6 +74,7 @@ impl KindTarget {
                 parameters: options.parameters.clone(),
                 kubeconfig: Some(kubeconfig()?),
                 context: None,
+                in_cluster: false,
                 // The cluster is the suite's own: a namespace of its own keeps runs apart.
                 namespace: None,
                 disposition: Disposition::Apply,

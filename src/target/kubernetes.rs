@@ -64,6 +64,9 @@ pub struct KubernetesOptions {
     pub kubeconfig: Option<PathBuf>,
     /// The context; the kubeconfig's current one where not named.
     pub context: Option<String>,
+    /// Whether this program runs in a pod of the cluster: then the pod's service account takes the kubeconfig's place,
+    /// its namespace the context's, and servers are reached by their addresses.
+    pub in_cluster: bool,
     /// The namespace; wins over the description's.
     pub namespace: Option<String>,
     /// Attach or apply.
@@ -267,6 +270,7 @@ impl KubernetesTarget {
             self.options.run_id.clone(),
             self.nodes.clone(),
         );
+        site.inside = self.options.in_cluster;
         site.copies = self.manifest.is_some() && allowed(client, None, "create", "namespaces").await;
         let site = Arc::new(site);
         let _ = self.site.set(SharedSite(site.clone()));
@@ -426,7 +430,10 @@ impl Target for KubernetesTarget {
     }
 
     async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
-        let reached = reach(self.options.kubeconfig.as_deref(), self.options.context.as_deref()).await?;
+        let reached = match self.options.in_cluster {
+            true => client::from_inside().await?,
+            false => reach(self.options.kubeconfig.as_deref(), self.options.context.as_deref()).await?,
+        };
         self.note("context", &reached.context);
         self.note("server", &format!("Kubernetes {} at {}", reached.version, reached.url));
         let site = self.settle(&reached.client, &reached.namespace).await?;
@@ -452,6 +459,9 @@ impl Target for KubernetesTarget {
     }
 
     fn detour(&self) -> Duration {
+        if self.options.in_cluster {
+            return Duration::ZERO;
+        }
         // Streams through the API server and the kubelet were seen to stall for seconds on a machine that was busy with
         // four clusters at once.
         Duration::from_secs(10)

@@ -131,7 +131,7 @@ impl Site {
             };
             progress.during(&what, left, change).await;
         }
-        let mut phases = vec![phase(&format!("{expected} ordered pods Ready"), started.elapsed())];
+        let mut phases = vec![phase(&format!("{expected} pods Ready"), started.elapsed())];
         phases.extend(self.hook_time(&watched).map(|took| phase("postStart hook", took)));
         Ok(phases)
     }
@@ -149,6 +149,9 @@ impl Site {
 
     /// While the hook runs, the API shows its pod as being created: say what is really awaited.
     fn hook_hint(&self, watched: &Watched) -> &'static str {
+        if self.descriptor.bootstrap.container.is_some() {
+            return "";
+        }
         let hook = watched.pods.get(&self.descriptor.bootstrap.pod);
         match hook {
             Some(pod) if !is_ready(pod) => " (its postStart hook forms the cluster)",
@@ -159,6 +162,9 @@ impl Site {
     /// From the start of the bootstrap pod's container until now, when it is first seen to be Ready. The API shows
     /// the start to the second.
     fn hook_time(&self, watched: &Watched) -> Option<Duration> {
+        if self.descriptor.bootstrap.container.is_some() {
+            return None;
+        }
         let pod = watched.pods.get(&self.descriptor.bootstrap.pod)?;
         let container = containers(pod)
             .iter()

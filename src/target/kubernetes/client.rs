@@ -40,7 +40,7 @@ pub(super) async fn reach(kubeconfig: Option<&Path>, context: Option<&str>) -> R
         context: context.map(str::to_owned),
         ..KubeConfigOptions::default()
     };
-    let mut config = Config::from_custom_kubeconfig(known, &options)
+    let config = Config::from_custom_kubeconfig(known, &options)
         .await
         .map_err(|error| match error {
             KubeconfigError::LoadContext(name) => TargetError::Usage(format!(
@@ -57,14 +57,31 @@ pub(super) async fn reach(kubeconfig: Option<&Path>, context: Option<&str>) -> R
             )),
             other => TargetError::Usage(format!("{file} cannot be used: {other}")),
         })?;
+    answering(config, current.unwrap_or_default(), &file).await
+}
+
+/// The way from a pod of the cluster, as its service account.
+pub(super) async fn from_inside() -> Result<Reached, TargetError> {
+    // Harmless when it was done before: the first provider stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = Config::incluster().map_err(|error| {
+        TargetError::Usage(format!(
+            "--in-cluster: this is no pod with a service account: {error}\n\
+             Run it as the Job of manifests/conformance-job.yaml, or leave --in-cluster out."
+        ))
+    })?;
+    answering(config, "the pod's service account".to_owned(), "the service account").await
+}
+
+/// Asks the API server for its version; `source` is where the configuration comes from.
+async fn answering(mut config: Config, context: String, source: &str) -> Result<Reached, TargetError> {
     // Retries of minutes would look like a hang; what is worth a retry is retried where it is awaited.
     config.default_retry = false;
     config.connect_timeout = Some(PATIENCE);
     let url = config.cluster_url.to_string();
     let namespace = config.default_namespace.clone();
-    let context = current.unwrap_or_default();
     let client = Client::try_from(config)
-        .map_err(|error| TargetError::Usage(format!("{file} cannot be used: {}", chain(&error))))?;
+        .map_err(|error| TargetError::Usage(format!("{source} cannot be used: {}", chain(&error))))?;
     let reason = match tokio::time::timeout(PATIENCE, client.apiserver_version()).await {
         Ok(Ok(version)) => {
             return Ok(Reached {

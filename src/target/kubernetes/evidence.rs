@@ -60,6 +60,10 @@ impl Site {
         if let Ok(previous) = self.container_log(pod, true, None).await {
             self.keep(folder, &format!("{pod}.previous.log"), Ok(previous)).await;
         }
+        if let Some(container) = &self.descriptor.bootstrap.container {
+            let log = self.log_of(pod, container, false, None).await;
+            self.keep(folder, &format!("{pod}.{container}.log"), log).await;
+        }
         for (name, path) in own {
             let read = self.run(pod, &["tail", "-n", "500", path], PATIENCE).await;
             let text = read.map(|done| match done.status {

@@ -12,7 +12,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -280,19 +280,44 @@ pub(super) async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         Err(error) => return Err(super::client::failed(&what, &error)),
     }
+    counted(site, "0", None).await
+}
+
+/// Lets one pod more be made than there are, after [`refuse_pods`]: the controller makes that with the lowest number first.
+pub(super) async fn allow_one_pod(site: &Site) -> Result<(), TargetError> {
+    let list = bounded("counting pods", site.api::<Pod>().list(&ListParams::default())).await?;
+    // Pods that have just gone are counted for a while: then two could come.
+    counted(site, "0", Some(list.items.len())).await?;
+    let hard = (list.items.len() + 1).to_string();
+    let change = serde_json::json!({"spec": {"hard": {"pods": hard}}});
+    let what = format!("letting ResourceQuota {QUOTA} have one pod more");
+    let api = site.api::<ResourceQuota>();
+    bounded(&what, api.patch(QUOTA, &PatchParams::default(), &Patch::Merge(&change))).await?;
+    counted(site, &hard, None).await?;
+    nudge(site).await
+}
+
+/// Waits until the API server counts pods against the quota with that limit, and counts so many where a number is given.
+async fn counted(site: &Site, limit: &str, number: Option<usize>) -> Result<(), TargetError> {
+    let api = site.api::<ResourceQuota>();
+    let what = format!("looking at ResourceQuota {QUOTA}");
     let started = Instant::now();
     while started.elapsed() < QUOTA_COUNTED {
-        let seen = bounded(&what, api.get(QUOTA)).await?;
-        if seen
-            .status
-            .is_some_and(|status| status.hard.is_some_and(|hard| hard.contains_key("pods")))
+        let status = bounded(&what, api.get(QUOTA)).await?.status.unwrap_or_default();
+        let pods = |map: &Option<std::collections::BTreeMap<String, Quantity>>| {
+            map.as_ref()
+                .and_then(|map| map.get("pods"))
+                .map(|count| count.0.clone())
+        };
+        let used = pods(&status.used);
+        if pods(&status.hard).as_deref() == Some(limit) && number.is_none_or(|number| used == Some(number.to_string()))
         {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Err(TargetError::Surroundings(format!(
-        "ResourceQuota {QUOTA} was not counted within {} s, so the pod would come back",
+        "ResourceQuota {QUOTA} with {limit} pods was not counted within {} s, so another pod than meant would come back",
         QUOTA_COUNTED.as_secs()
     )))
 }

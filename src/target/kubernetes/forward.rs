@@ -1,8 +1,10 @@
-//! Byte streams to a pod's port through the API server: one port-forward a connection.
+//! Byte streams to a pod's port: from outside the cluster through the API server, one port-forward a connection; from
+//! inside straight to its address.
 
 use super::client::chain;
 use super::site::Site;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
+use crate::target::addresses::{connect_tcp, resolve};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashMap;
 use std::io;
@@ -45,7 +47,12 @@ impl Site {
                 self.namespace
             )));
         };
-        match self.forward_to(&pod, address).await {
+        // Another pod may have got the address meanwhile: so the API is asked on both ways.
+        let opened = match self.inside {
+            true => connect_tcp(address).await,
+            false => self.forward_to(&pod, address).await,
+        };
+        match opened {
             // A pod that was there a moment ago and is not there now says something about the node, not about the way.
             Err(LinkError::Unreachable { reason, .. }) => {
                 self.forget_addresses();
@@ -181,6 +188,9 @@ impl Drop for Listener {
 impl Listeners {
     /// The listener for an address, made when it is asked for first.
     pub(super) async fn dial(&self, site: &Arc<Site>, address: &Address) -> Result<SocketAddr, LinkError> {
+        if site.inside {
+            return resolve(address).await;
+        }
         let mut open = self.open.lock().await;
         if let Some(listener) = open.get(address) {
             return Ok(listener.at);

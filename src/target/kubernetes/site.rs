@@ -35,6 +35,8 @@ pub(super) struct Site {
     pub(super) listeners: Listeners,
     /// Whether copies of it can be made: namespaces may be created, and there is a manifest.
     pub(super) copies: bool,
+    /// Whether this program runs in a pod of the same cluster, from where pods' addresses are reached without the API.
+    pub(super) inside: bool,
     addresses: Mutex<Option<(Instant, Vec<Member>)>>,
     /// The pods as they were when the API was made to answer nobody; none while it answers.
     remembered: Mutex<Option<Vec<core::Pod>>>,
@@ -59,6 +61,7 @@ impl Site {
             password: OnceLock::new(),
             listeners: Listeners::default(),
             copies: false,
+            inside: false,
             addresses: Mutex::default(),
             remembered: Mutex::default(),
         }
@@ -215,8 +218,19 @@ impl Site {
         previous: bool,
         lines: Option<i64>,
     ) -> Result<String, TargetError> {
+        self.log_of(pod, &self.descriptor.container, previous, lines).await
+    }
+
+    /// The log of a container of a pod, or of the one that ran before it.
+    pub(super) async fn log_of(
+        &self,
+        pod: &str,
+        container: &str,
+        previous: bool,
+        lines: Option<i64>,
+    ) -> Result<String, TargetError> {
         let wanted = LogParams {
-            container: Some(self.descriptor.container.clone()),
+            container: Some(container.to_owned()),
             previous,
             tail_lines: lines,
             ..LogParams::default()
@@ -228,7 +242,7 @@ impl Site {
         .await
     }
 
-    /// The hook's own log file; else what the bootstrap pod's container said, or said before it was started again.
+    /// The hook's own log file; else what the container that forms the cluster said, or said before it was started again.
     pub(super) async fn hook_log(&self) -> Result<String, TargetError> {
         let bootstrap = &self.descriptor.bootstrap;
         if let Some(file) = &bootstrap.log_file {
@@ -239,10 +253,11 @@ impl Site {
                 return Ok(stdout);
             }
         }
-        let now = self.container_log(&bootstrap.pod, false, None).await;
+        let container = bootstrap.container.as_ref().unwrap_or(&self.descriptor.container);
+        let now = self.log_of(&bootstrap.pod, container, false, None).await;
         match now {
             Ok(log) if !log.trim().is_empty() => Ok(log),
-            now => match self.container_log(&bootstrap.pod, true, None).await {
+            now => match self.log_of(&bootstrap.pod, container, true, None).await {
                 Ok(log) => Ok(log),
                 Err(_) => now,
             },

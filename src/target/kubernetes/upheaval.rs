@@ -1,7 +1,7 @@
 //! Upheavals: the StatefulSet scaled, deleted and applied again; addresses exchanged; the API stopped.
 
 use super::apply::{Made, lock};
-use super::faults::{Lasting, allow_pods, ended, longest, refuse_pods, stop, strike};
+use super::faults::{Lasting, allow_one_pod, allow_pods, ended, longest, refuse_pods, stop, strike};
 use super::site::{Site, bounded};
 use crate::cluster::node::Member;
 use crate::progress::Progress;
@@ -145,12 +145,37 @@ impl Lasting {
         nodes
             .hold_addresses_but(host.as_deref().unwrap_or_default(), free)
             .await?;
+        // Where the controller makes all pods at once, the network gives addresses in any order: so one after the other.
+        allow_one_pod(site).await?;
+        addressed(site, first).await?;
         *lock(&self.quota) = false;
         allow_pods(site).await?;
         let back = both_back(site, first, second).await;
         *lock(&self.upheavals.held) = false;
         nodes.release_addresses().await?;
         back
+    }
+}
+
+/// Waits until the pod that takes a server's place has an address.
+async fn addressed(site: &Site, member: &Member) -> Result<(), TargetError> {
+    let started = Instant::now();
+    loop {
+        let pods = site.raw_pods().await?;
+        let pod = pods.iter().find(|pod| pod.name_any() == member.name);
+        let state = pod.and_then(|pod| pod.status.as_ref());
+        if state.is_some_and(|status| status.pod_ip.is_some()) {
+            return Ok(());
+        }
+        if started.elapsed() >= POD_MADE {
+            let seen = state.and_then(|status| status.phase.clone());
+            return Err(TargetError::Surroundings(format!(
+                "{member} has no address again after {} s: {}",
+                POD_MADE.as_secs(),
+                seen.as_deref().unwrap_or("there is no such pod")
+            )));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -88,6 +88,14 @@ fn redact_texts(value: &mut Value, word: &str) {
     }
 }
 
+/// A text as it is in an object from which a password was taken out: the two can be compared.
+pub fn redacted(text: &str, password: Option<&Secret>) -> String {
+    match password.map(Secret::expose).filter(|word| !word.is_empty()) {
+        Some(word) => replace_word(text, word, stand_in(word)),
+        None => text.to_owned(),
+    }
+}
+
 /// The text with the word replaced wherever it is no part of a longer one.
 fn replace_word(text: &str, word: &str, by: &str) -> String {
     let part_of_a_word = |at: char| at.is_alphanumeric() || "-_./:".contains(at);
@@ -111,7 +119,7 @@ mod tests {
     use crate::manifest::Manifest;
     use rstest::rstest;
 
-    fn redacted(text: &str, password: &str) -> String {
+    fn of_one(text: &str, password: &str) -> String {
         let mut manifest = Manifest::parse("m.yaml", text).unwrap();
         manifest.documents[0].redact(Some(&Secret::new(password)));
         manifest.documents[0].value.to_string()
@@ -146,10 +154,10 @@ mod tests {
     #[test]
     fn a_password_in_other_objects_is_taken_out_where_it_stands_alone() {
         let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {redis.conf: \"requirepass s3cret\\nmasterauth \\\"s3cret\\\"\"}\n";
-        let text = redacted(map, "s3cret");
+        let text = of_one(map, "s3cret");
         assert!(!text.contains("s3cret") && text.contains("requirepass redacted"), "{text}");
         let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: redis, command: [/opt/redis-server, redis], image: redis}]}\n";
-        let text = redacted(pod, "redis");
+        let text = of_one(pod, "redis");
         assert!(text.contains("\"name\":\"redis\"") && text.contains("/opt/redis-server"), "{text}");
         assert!(text.contains("\"redacted\"]"), "{text}");
     }

@@ -111,6 +111,7 @@ impl Site {
                 documents,
                 normalisations: Vec::new(),
             },
+            workload: format!("StatefulSet/{}", self.descriptor.workload),
             applied: self.manifest.clone(),
             refused,
         })

@@ -168,21 +168,20 @@ impl Lint {
 
     /// The same for one workload of several, `StatefulSet/redis-cluster`. Nothing is judged where it is not recognised.
     pub fn of_workload(manifest: &Manifest, name: &str) -> Self {
-        let mut deployment = recognise(manifest);
-        deployment
-            .workloads
-            .retain(|workload| workload.object.document.to_string() == name);
-        Self::of_deployment(&deployment)
+        let own = |workload: &Workload<'_>| workload.object.document.to_string() == name;
+        Self::of_deployment(&recognise(manifest), own)
     }
 
     fn of_objects(objects: Vec<Object<'_>>) -> Self {
-        Self::of_deployment(&Deployment::recognise(objects))
+        Self::of_deployment(&Deployment::recognise(objects), |_| true)
     }
 
-    fn of_deployment(deployment: &Deployment<'_>) -> Self {
+    fn of_deployment(deployment: &Deployment<'_>, judged: impl Fn(&Workload<'_>) -> bool) -> Self {
         let mut seen = BTreeSet::new();
         let mut findings = Vec::new();
-        for workload in &deployment.workloads {
+        let judged = &judged;
+        let own = || deployment.workloads.iter().filter(move |workload| judged(workload));
+        for workload in own() {
             for rule in rules() {
                 for flaw in (rule.check)(deployment, workload) {
                     // Several workloads may read one ConfigMap.
@@ -194,14 +193,14 @@ impl Lint {
         }
         let file = |name: &str| deployment.objects.iter().position(|object| object.file == name);
         findings.sort_by_key(|finding| (file(&finding.flaw.file), finding.flaw.line, finding.rule.row));
-        let judged = |workload: &Workload<'_>| Judged {
+        let told = |workload: &Workload<'_>| Judged {
             object: workload.object.document.to_string(),
             file: workload.object.file.to_owned(),
             line: workload.object.document.line,
             evidence: workload.evidence.clone(),
         };
         Self {
-            workloads: deployment.workloads.iter().map(judged).collect(),
+            workloads: own().map(told).collect(),
             alone: deployment
                 .alone
                 .iter()

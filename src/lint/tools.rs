@@ -63,11 +63,13 @@ fn is_optional(text: &str, tool: &str) -> bool {
 /// The known programs that a line of shell calls.
 fn of_command(line: &str) -> Vec<String> {
     static QUOTED: LazyLock<Regex> = LazyLock::new(|| pattern("'[^']*'"));
+    static EXPANSION: LazyLock<Regex> = LazyLock::new(|| pattern("\\$\\{[^}]*\\}"));
     static BREAKS: LazyLock<Regex> = LazyLock::new(|| pattern("\\$\\(|<\\(|[;|&(){}`]"));
     static COMMENT: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \\t])#.*$"));
     static ASSIGNMENT: LazyLock<Regex> = LazyLock::new(|| pattern("^[A-Za-z_][A-Za-z0-9_]*=\\S*$"));
     static DURATION: LazyLock<Regex> = LazyLock::new(|| pattern("^(-\\S+|[0-9.]+[smhd]?|\\$\\S*)$"));
     let plain = QUOTED.replace_all(line, "''");
+    let plain = EXPANSION.replace_all(&plain, "$$v");
     let plain = COMMENT.replace(&plain, "");
     let mut found = Vec::new();
     for part in BREAKS.split(&plain) {
@@ -107,6 +109,7 @@ mod tests {
     #[case("LC_ALL=C sort -u < <(awk '{print; sed}' /x) || sleep 1", &["sort", "awk", "sleep"])]
     #[case("echo use dig or ip # then sed it", &[])]
     #[case("local ip=$1; ip=5; dig_again", &[])]
+    #[case("echo \"${ip} ${host}\"; x=${id}", &[])]
     #[case("while sleep 5; do hostname; done", &["sleep", "hostname"])]
     fn programs_are_told_from_words(#[case] line: &str, #[case] expected: &[&str]) {
         assert_eq!(of_command(line), expected);

@@ -41,7 +41,7 @@ pub(super) const LIVENESS: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "periodSeconds · failureThreshold + timeoutSeconds + terminationGracePeriodSeconds + T_sched",
-    controls: &[],
+    controls: &["manifest:liveness-of-the-port"],
     method: "Applies the rules of `lint` for this row to the live objects. Then freezes a replica's server: its container must be started again \
              within the probe's own arithmetic, the pod's grace period (a frozen process ends by SIGKILL only) and a start.",
     run: |cx| Box::pin(liveness(cx)),
@@ -98,7 +98,7 @@ pub(super) const HANDOVER: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "1 s",
-    controls: &[],
+    controls: &["manifest:nothing-handed-over"],
     method: "Applies the rules of `lint` for this row to the live objects. Then looks at the failover of FAIL-04, a master's pod that is \
              deleted: its replica must be a master before the server has ended, and no write to the shard be missing for 1 s.",
     run: |cx| Box::pin(handover(cx)),

@@ -20,9 +20,9 @@ pub(super) const SELECTED: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "T_names",
-    controls: &["manifest:selector-too-narrow"],
+    controls: &["manifest:selector-astray", "manifest:client-service-too-narrow"],
     method: "Applies the rules of `lint` for this row to the live objects. Then the Endpoints of every Service whose selector matches the \
-             pods, and of the governing one, must be the addresses of the pods: all of them, and no other.",
+             pods, of the governing one and of the clients' must be the addresses of the pods: all of them, and no other.",
     run: |cx| Box::pin(selected(cx)),
 };
 
@@ -57,7 +57,7 @@ pub(super) const ZONES: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "-",
-    controls: &[],
+    controls: &["manifest:zones-not-spanned"],
     method: "Applies the rules of `lint` for this row to the live objects. Then the nodes' label `topology.kubernetes.io/zone` says in which \
              zone each server is: master and replicas of a shard must be in two at least. With fewer zones: unsupported.",
     run: |cx| Box::pin(zones(cx)),
@@ -71,6 +71,7 @@ async fn selected(cx: &Context) -> Outcome {
         named.map(|service| service.document.name().to_owned()).collect()
     })?;
     let deployment = cx.deployment()?;
+    let services: BTreeSet<String> = services.into_iter().chain(deployment.client_service().map(|(name, _)| name)).collect();
     eventually(cx, "every Service leads to the pods", cx.timing().names(), async || {
         let pods = deployment.pods().await?;
         let mut astray = Vec::new();

@@ -42,7 +42,7 @@ pub(super) const IMAGE: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "-",
-    controls: &[],
+    controls: &["manifest:image-latest", "manifest:pulled-at-every-start"],
     method: "Applies the rules of `lint` for this row to the live objects. Then `redis_version` of `INFO server` must be 6 or above on every \
              server.",
     run: |cx| Box::pin(image(cx)),
@@ -60,7 +60,7 @@ pub(super) const USER: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "-",
-    controls: &[],
+    controls: &["manifest:as-root"],
     method: "Reads the user of the server's process in /proc of every container: it must not be 0. What the rules of `lint` find for this row \
              is a remark where the user is another; they alone decide where no program can be run in the containers.",
     run: |cx| Box::pin(user(cx)),

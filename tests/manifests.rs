@@ -15,10 +15,22 @@ use std::path::{Path, PathBuf};
 
 /// Rows of rules that no manifest control makes fail, each with the reason.
 const WITHOUT: &[(&str, &str)] = &[
-    ("K8S-07", "the canonical manifest has no startup probe itself, and there is no other way to miss the row"),
-    ("BOOT-10", "one loop anywhere in the bootstrap satisfies the rule: only another script would not"),
-    ("BOOT-18", "the canonical manifest misses it itself, and there is no other way"),
-    ("OPS-12", "one line of the bootstrap that reaches the container's log satisfies the rule: only another script would not"),
+    (
+        "K8S-07",
+        "the canonical manifest has no startup probe itself, and there is no other way to miss the row",
+    ),
+    (
+        "BOOT-10",
+        "one loop anywhere in the bootstrap satisfies the rule: only another script would not",
+    ),
+    (
+        "BOOT-18",
+        "the canonical manifest misses it itself, and there is no other way",
+    ),
+    (
+        "OPS-12",
+        "one line of the bootstrap that reaches the container's log satisfies the rule: only another script would not",
+    ),
     ("AUTH-17", "it needs a deployment with no password at all"),
 ];
 
@@ -33,7 +45,9 @@ fn base(of: &str) -> Manifest {
 fn patched(control: &ManifestControl) -> Manifest {
     let mut manifest = base(&control.of);
     for patch in &control.patches {
-        manifest.apply(patch).unwrap_or_else(|error| panic!("{}: {error}", control.name));
+        manifest
+            .apply(patch)
+            .unwrap_or_else(|error| panic!("{}: {error}", control.name));
     }
     manifest
 }
@@ -43,7 +57,12 @@ fn findings(manifest: &Manifest) -> BTreeSet<(&'static str, &'static str, String
     let lint = Lint::of(std::slice::from_ref(manifest));
     let told = lint.findings.iter().map(|finding| {
         let flaw = &finding.flaw;
-        (finding.rule.row, finding.rule.name, flaw.object.clone(), flaw.found.clone())
+        (
+            finding.rule.row,
+            finding.rule.name,
+            flaw.object.clone(),
+            flaw.found.clone(),
+        )
     });
     told.collect()
 }
@@ -54,9 +73,20 @@ fn rows<'a>(found: impl Iterator<Item = &'a (&'static str, &'static str, String,
 
 #[test]
 fn every_file_is_a_control_of_the_program() {
-    let known: BTreeSet<String> = manifests::all().unwrap().into_iter().map(|control| control.name).collect();
+    let known: BTreeSet<String> = manifests::all()
+        .unwrap()
+        .into_iter()
+        .map(|control| control.name)
+        .collect();
     let files = std::fs::read_dir(root().join("manifests/controls")).unwrap();
-    let files = files.map(|file| Path::new(&file.unwrap().file_name()).file_stem().unwrap().to_str().unwrap().to_owned());
+    let files = files.map(|file| {
+        Path::new(&file.unwrap().file_name())
+            .file_stem()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    });
     assert_eq!(files.collect::<BTreeSet<_>>(), known);
 }
 
@@ -79,13 +109,21 @@ fn a_control_misses_the_rows_that_it_names_and_no_other() {
 
 #[test]
 fn every_row_of_a_rule_has_a_control_or_a_reason() {
-    let shown: BTreeSet<String> = manifests::all().unwrap().into_iter().flat_map(|control| control.fails).collect();
+    let shown: BTreeSet<String> = manifests::all()
+        .unwrap()
+        .into_iter()
+        .flat_map(|control| control.fails)
+        .collect();
     let without: Vec<&str> = lint::rules()
         .map(|rule| rule.row)
         .filter(|row| !shown.contains(*row) && !WITHOUT.iter().any(|(known, _)| known == row))
         .collect();
     assert_eq!(without, Vec::<&str>::new());
-    let needless: Vec<&&str> = WITHOUT.iter().map(|(row, _)| row).filter(|row| shown.contains(**row)).collect();
+    let needless: Vec<&&str> = WITHOUT
+        .iter()
+        .map(|(row, _)| row)
+        .filter(|row| shown.contains(**row))
+        .collect();
     assert_eq!(needless, Vec::<&&str>::new());
 }
 
@@ -95,13 +133,24 @@ fn failing(control: &ManifestControl) -> BTreeSet<String> {
     let before = findings(&base(&control.of));
     let is_new = |finding: &&lint::Finding| {
         let flaw = &finding.flaw;
-        !before.contains(&(finding.rule.row, finding.rule.name, flaw.object.clone(), flaw.found.clone()))
+        !before.contains(&(
+            finding.rule.row,
+            finding.rule.name,
+            flaw.object.clone(),
+            flaw.found.clone(),
+        ))
     };
     let counts = |row: &&String| {
         let level = cases::find(row).map_or(Level::Should, |case| case.level);
         lint.of_row(row, level).0.into_iter().any(|finding| is_new(&finding))
     };
-    control.fails.iter().filter(counts).chain(&control.shows).cloned().collect()
+    control
+        .fails
+        .iter()
+        .filter(counts)
+        .chain(&control.shows)
+        .cloned()
+        .collect()
 }
 
 #[test]
@@ -131,7 +180,11 @@ fn a_case_names_the_controls_that_make_it_fail_and_no_other() {
 
 /// Runs cases over a manifest on kind; each case with its verdict.
 fn run(manifest: &Manifest, ids: &[String], folder: &Path) -> BTreeMap<String, String> {
-    let text: Vec<String> = manifest.documents.iter().map(|document| document.value.to_string()).collect();
+    let text: Vec<String> = manifest
+        .documents
+        .iter()
+        .map(|document| document.value.to_string())
+        .collect();
     std::fs::write(folder.join("manifest.yaml"), text.join("\n---\n")).unwrap();
     let target = std::fs::read_to_string(root().join("manifests/targets/canonical.yaml")).unwrap();
     let target = target.replace("manifest: ../redis-cluster.yaml", "manifest: manifest.yaml");
@@ -165,9 +218,16 @@ fn ids(control: Option<&ManifestControl>) -> Vec<String> {
         case.profile == Profile::Kubernetes && case.impact == Impact::ReadOnly && chapters.contains(&case.id.chapter())
     });
     // It takes a minute, and says nothing of a manifest.
-    let mut ids: BTreeSet<String> = harmless.map(|case| case.id.0.to_owned()).filter(|id| id != "K8S-23").collect();
+    let mut ids: BTreeSet<String> = harmless
+        .map(|case| case.id.0.to_owned())
+        .filter(|id| id != "K8S-23")
+        .collect();
     let of_control = control.map(failing).unwrap_or_default();
-    ids.extend(of_control.into_iter().filter(|id| id.starts_with("K8S-") && cases::find(id).is_some()));
+    ids.extend(
+        of_control
+            .into_iter()
+            .filter(|id| id.starts_with("K8S-") && cases::find(id).is_some()),
+    );
     ids.into_iter().collect()
 }
 
@@ -177,7 +237,9 @@ fn on_kind_exactly_the_cases_of_a_control_fail() {
     let wanted = std::env::var("RCC_CONTROL").ok();
     let folder = tempfile::tempdir().unwrap();
     let controls = manifests::all().unwrap();
-    let chosen = controls.iter().filter(|control| control.forms && wanted.as_ref().is_none_or(|name| control.name == *name));
+    let chosen = controls
+        .iter()
+        .filter(|control| control.forms && wanted.as_ref().is_none_or(|name| control.name == *name));
     let base_fails = failed(&run(&base("redis-cluster"), &ids(None), folder.path()));
     let mut complaints = Vec::new();
     for control in chosen {
@@ -186,7 +248,10 @@ fn on_kind_exactly_the_cases_of_a_control_fail() {
         eprintln!("{}: {seen:?} fail", control.name);
         // Chapter K8S judges by the rules; the cases of others have their own ways, and may fail.
         let (may, must) = (&control.fails | &base_fails, &failing(control) | &base_fails);
-        let must: BTreeSet<&String> = must.iter().filter(|id| id.starts_with("K8S-") || base_fails.contains(*id)).collect();
+        let must: BTreeSet<&String> = must
+            .iter()
+            .filter(|id| id.starts_with("K8S-") || base_fails.contains(*id))
+            .collect();
         let may = &may | &control.shows;
         if !seen.is_subset(&may) || !must.iter().all(|id| seen.contains(*id)) {
             complaints.push(format!("{}: {seen:?} fail, and not {must:?}", control.name));

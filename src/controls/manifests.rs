@@ -110,5 +110,7 @@ pub fn all() -> Result<Vec<ManifestControl>, String> {
 pub fn what(name: &str) -> Option<String> {
     let name = name.strip_prefix(PREFIX)?;
     let all = all().unwrap_or_default();
-    all.into_iter().find(|control| control.name == name).map(|control| control.what)
+    all.into_iter()
+        .find(|control| control.name == name)
+        .map(|control| control.what)
 }

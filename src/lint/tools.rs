@@ -9,12 +9,72 @@ use std::sync::LazyLock;
 
 /// What is a program and nothing else where a command begins: no built-in of a shell, no word of a sentence.
 const KNOWN: &[&str] = &[
-    "awk", "base64", "bash", "cat", "chmod", "chown", "cp", "curl", "cut", "date", "dig", "egrep", "envsubst", "find", "gawk",
-    "getent", "gosu", "grep", "head", "host", "hostname", "id", "ifconfig", "install", "ip", "jq", "keydb-cli",
-    "keydb-server", "kubectl", "ln", "mkdir", "mktemp", "mv", "nc", "ncat", "nslookup", "od", "openssl", "perl", "pgrep",
-    "pkill", "python", "python3", "redis-cli", "redis-server", "rm", "sed", "seq", "setpriv", "sh", "sha256sum", "sleep",
-    "sort", "ss", "stat", "su-exec", "tail", "tee", "timeout", "touch", "tr", "uniq", "valkey-cli", "valkey-server", "wc",
-    "wget", "xargs", "xxd",
+    "awk",
+    "base64",
+    "bash",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "curl",
+    "cut",
+    "date",
+    "dig",
+    "egrep",
+    "envsubst",
+    "find",
+    "gawk",
+    "getent",
+    "gosu",
+    "grep",
+    "head",
+    "hostname",
+    "ifconfig",
+    "install",
+    "ip",
+    "jq",
+    "keydb-cli",
+    "keydb-server",
+    "kubectl",
+    "ln",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "nc",
+    "ncat",
+    "nslookup",
+    "od",
+    "openssl",
+    "perl",
+    "pgrep",
+    "pkill",
+    "python",
+    "python3",
+    "redis-cli",
+    "redis-server",
+    "rm",
+    "sed",
+    "seq",
+    "setpriv",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "ss",
+    "stat",
+    "su-exec",
+    "tail",
+    "tee",
+    "timeout",
+    "touch",
+    "tr",
+    "uniq",
+    "valkey-cli",
+    "valkey-server",
+    "wc",
+    "wget",
+    "xargs",
+    "xxd",
 ];
 
 /// What comes before a command and is not the command itself.
@@ -25,7 +85,13 @@ const BEFORE: &[&str] = &[
 /// The programs that a workload's hooks, its probes and its server's command call, each with where; a program that is
 /// asked for first (`command -v ip`) is not needed.
 pub fn tools(workload: &Workload<'_>) -> BTreeMap<String, String> {
-    let ways = ["lifecycle/postStart", "lifecycle/preStop", "startupProbe", "livenessProbe", "readinessProbe"];
+    let ways = [
+        "lifecycle/postStart",
+        "lifecycle/preStop",
+        "startupProbe",
+        "livenessProbe",
+        "readinessProbe",
+    ];
     let mut found = BTreeMap::new();
     let hooks = ways.iter().map(|way| (workload.program(way), (*way).to_owned()));
     let is_own_command = workload.container.at("command").is_there();
@@ -47,7 +113,11 @@ fn called(program: &Program<'_>) -> Vec<String> {
         tools.push(first.to_owned());
     }
     for (text, _, command) in program.commands() {
-        tools.extend(of_command(&command).into_iter().filter(|tool| !is_optional(text.text, tool)));
+        tools.extend(
+            of_command(&command)
+                .into_iter()
+                .filter(|tool| !is_optional(text.text, tool)),
+        );
     }
     tools
 }
@@ -55,7 +125,9 @@ fn called(program: &Program<'_>) -> Vec<String> {
 /// Whether a text asks for a program before it uses it, or has a function of that name.
 fn is_optional(text: &str, tool: &str) -> bool {
     let name = regex::escape(tool);
-    let asked = pattern(&format!("(command[ \\t]+-v|which|type|hash)[ \\t]+(-[a-z]+[ \\t]+)?{name}([ \\t;)&|>]|$)"));
+    let asked = pattern(&format!(
+        "(command[ \\t]+-v|which|type|hash)[ \\t]+(-[a-z]+[ \\t]+)?{name}([ \\t;)&|>]|$)"
+    ));
     let defined = pattern(&format!("(?m)(^|[ \\t;])(function[ \\t]+)?{name}[ \\t]*\\(\\)"));
     asked.is_match(text) || defined.is_match(text)
 }
@@ -80,7 +152,9 @@ fn of_command(line: &str) -> Vec<String> {
             }
             let name = word.rsplit('/').next().unwrap_or(word);
             let is_program = KNOWN.contains(&name) && (name == word || word.starts_with('/'));
-            if !is_program {
+            // `{ip = $1}` is awk's.
+            let is_assigned = words.peek().is_some_and(|next| next.starts_with('='));
+            if !is_program || is_assigned {
                 break;
             }
             found.push(word.to_owned());
@@ -110,6 +184,7 @@ mod tests {
     #[case("echo use dig or ip # then sed it", &[])]
     #[case("local ip=$1; ip=5; dig_again", &[])]
     #[case("echo \"${ip} ${host}\"; x=${id}", &[])]
+    #[case("$3 ~ /myself/ {ip = $1; role = $3}", &[])]
     #[case("while sleep 5; do hostname; done", &["sleep", "hostname"])]
     fn programs_are_told_from_words(#[case] line: &str, #[case] expected: &[&str]) {
         assert_eq!(of_command(line), expected);
@@ -129,7 +204,10 @@ mod tests {
         let deployment = recognise(&manifest);
         let tools = tools(&deployment.workloads[0]);
         for tool in ["bash", "awk", "dig", "redis-cli", "redis-server", "timeout", "od"] {
-            assert!(tools.keys().any(|known| known.rsplit('/').next() == Some(tool)), "{tool}: {tools:?}");
+            assert!(
+                tools.keys().any(|known| known.rsplit('/').next() == Some(tool)),
+                "{tool}: {tools:?}"
+            );
         }
     }
 }

@@ -155,10 +155,16 @@ mod tests {
     fn a_password_in_other_objects_is_taken_out_where_it_stands_alone() {
         let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {redis.conf: \"requirepass s3cret\\nmasterauth \\\"s3cret\\\"\"}\n";
         let text = of_one(map, "s3cret");
-        assert!(!text.contains("s3cret") && text.contains("requirepass redacted"), "{text}");
+        assert!(
+            !text.contains("s3cret") && text.contains("requirepass redacted"),
+            "{text}"
+        );
         let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: redis, command: [/opt/redis-server, redis], image: redis}]}\n";
         let text = of_one(pod, "redis");
-        assert!(text.contains("\"name\":\"redis\"") && text.contains("/opt/redis-server"), "{text}");
+        assert!(
+            text.contains("\"name\":\"redis\"") && text.contains("/opt/redis-server"),
+            "{text}"
+        );
         assert!(text.contains("\"redacted\"]"), "{text}");
     }
 }

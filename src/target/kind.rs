@@ -133,7 +133,9 @@ fn made_up() -> Result<Secret, TargetError> {
     let random = rustls::crypto::ring::default_provider().secure_random;
     let filled = random.fill(&mut bytes);
     filled.map_err(|_| TargetError::Surroundings("this machine gives no random bytes".to_owned()))?;
-    Ok(Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+    Ok(Secret::new(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+    ))
 }
 
 fn phase(name: &str, started: Instant) -> Phase {

@@ -181,7 +181,10 @@ async fn readiness(cx: &Context) -> Outcome {
     let probe = probe(&objects, "readinessProbe")?;
     able(cx, Capability::Pause, "that a frozen server is not Ready")?;
     let bound = probe.notices() + cx.patience();
-    let took = frozen(cx, "the frozen server is told not Ready, the pod", bound, |_, now| !now.ready).await?;
+    let took = frozen(cx, "the frozen server is told not Ready, the pod", bound, |_, now| {
+        !now.ready
+    })
+    .await?;
     cx.measure("until a frozen server was not Ready", took, None, Some(bound));
     Ok(())
 }
@@ -192,7 +195,13 @@ async fn liveness(cx: &Context) -> Outcome {
     able(cx, Capability::Pause, "that a frozen server is started again")?;
     let bound = probe.notices() + grace_of(&objects)? + cx.timing().scheduling();
     let again = |before: &Pod, now: &Pod| now.restarts > before.restarts;
-    let took = frozen(cx, "the frozen server's container is started again, the pod", bound, again).await?;
+    let took = frozen(
+        cx,
+        "the frozen server's container is started again, the pod",
+        bound,
+        again,
+    )
+    .await?;
     cx.measure("until a frozen server was started again", took, None, Some(bound));
     Ok(())
 }
@@ -250,7 +259,9 @@ fn judge_eviction(pod: &str, answer: &Result<(), String>, allowed: bool) -> Resu
         Ok(()) => format!("{pod} may be evicted"),
         Err(refusal) => format!("{pod}: {refusal}"),
     };
-    let by_budget = answer.as_ref().is_err_and(|refusal| refusal.contains("disruption budget"));
+    let by_budget = answer
+        .as_ref()
+        .is_err_and(|refusal| refusal.contains("disruption budget"));
     match allowed {
         true => expect(answer.is_ok(), "an eviction that is let through", seen),
         false => expect(by_budget, "an eviction that the disruption budget refuses", seen),
@@ -297,7 +308,10 @@ fn ended_by_itself(took: Duration, grace: Duration, code: Option<i32>) -> Result
     let told = code.map_or(String::new(), |code| format!(", with the exit code {code}"));
     expect(
         code != Some(137) && (took < grace || code == Some(0)),
-        format!("a server that ends by itself within the grace period of {} s", grace.as_secs()),
+        format!(
+            "a server that ends by itself within the grace period of {} s",
+            grace.as_secs()
+        ),
         format!("it ended after {:.1} s{told}", took.as_secs_f64()),
     )
 }
@@ -310,7 +324,12 @@ async fn handover(cx: &Context) -> Outcome {
     let ended = seen.gone.duration_since(seen.fault);
     let gap = seen.write_gap();
     cx.measure("until the replica was a master", promoted, None, Some(ended));
-    cx.measure("longest time without an acknowledged write", gap, None, Some(HANDED_OVER));
+    cx.measure(
+        "longest time without an acknowledged write",
+        gap,
+        None,
+        Some(HANDED_OVER),
+    );
     Ok(handed_over(promoted, ended, gap)?)
 }
 
@@ -357,8 +376,16 @@ mod tests {
     #[rstest]
     #[case(Ok(()), true, true)]
     #[case(Ok(()), false, false)]
-    #[case(Err("Cannot evict pod as it would violate the pod's disruption budget."), false, true)]
-    #[case(Err("Cannot evict pod as it would violate the pod's disruption budget."), true, false)]
+    #[case(
+        Err("Cannot evict pod as it would violate the pod's disruption budget."),
+        false,
+        true
+    )]
+    #[case(
+        Err("Cannot evict pod as it would violate the pod's disruption budget."),
+        true,
+        false
+    )]
     #[case(Err("pods \"x\" not found"), false, false)]
     fn an_eviction_is_answered_by_the_budget(
         #[case] answer: Result<(), &str>,
@@ -385,7 +412,12 @@ mod tests {
     #[case(60, 100, 60, true)]
     #[case(200, 100, 60, false)]
     #[case(60, 100, 1000, false)]
-    fn a_handover_comes_before_the_end(#[case] promoted: u64, #[case] ended: u64, #[case] gap: u64, #[case] fine: bool) {
+    fn a_handover_comes_before_the_end(
+        #[case] promoted: u64,
+        #[case] ended: u64,
+        #[case] gap: u64,
+        #[case] fine: bool,
+    ) {
         let [promoted, ended, gap] = [promoted, ended, gap].map(Duration::from_millis);
         assert_eq!(handed_over(promoted, ended, gap).is_ok(), fine);
     }

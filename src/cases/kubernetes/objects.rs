@@ -156,7 +156,9 @@ type Found = (Vec<(&'static str, String)>, Vec<String>);
 
 /// What the rules of a row find in the live objects. Where a kind that they need may not be looked at, nothing is said.
 pub(super) fn found(objects: &Objects, row: &str, level: Level) -> Result<Found, Stop> {
-    let missing = lint::kinds_of(row).into_iter().find_map(|kind| objects.refused.get(kind));
+    let missing = lint::kinds_of(row)
+        .into_iter()
+        .find_map(|kind| objects.refused.get(kind));
     if let Some(right) = missing {
         return Err(Stop::Unsupported(right.clone()));
     }
@@ -171,7 +173,9 @@ pub(super) fn found(objects: &Objects, row: &str, level: Level) -> Result<Found,
     let applied = applied.map(|manifest| Lint::of_workload(manifest, &objects.workload));
     let line = |finding: &Finding| placed(finding, applied.as_ref());
     let (failing, remarks) = live.of_row(row, level);
-    let failing = failing.into_iter().map(|finding| (finding.rule.requirement, line(finding)));
+    let failing = failing
+        .into_iter()
+        .map(|finding| (finding.rule.requirement, line(finding)));
     let remarks = remarks.into_iter().map(|finding| format!("should: {}", line(finding)));
     Ok((failing.collect(), remarks.collect()))
 }
@@ -229,21 +233,35 @@ async fn applies(cx: &Context) -> Outcome {
 async fn filled_in(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
     let deployment = cx.deployment()?;
-    let mounted: Vec<String> = deployment.pods().await?.into_iter().flat_map(|pod| pod.claims).collect();
+    let mounted: Vec<String> = deployment
+        .pods()
+        .await?
+        .into_iter()
+        .flat_map(|pod| pod.claims)
+        .collect();
     let mut claims = permitted(deployment.claims().await)?;
     claims.retain(|claim| mounted.contains(&claim.name));
     let classes = classes(&objects)?;
-    Ok(no_findings("every volume claim of the pods Bound", &unbound(&claims, &classes))?)
+    Ok(no_findings(
+        "every volume claim of the pods Bound",
+        &unbound(&claims, &classes),
+    )?)
 }
 
 /// The storage classes that the claim templates name, each with whether it exists, where that may be looked at.
 fn classes(objects: &Objects) -> Result<Vec<(String, Option<bool>)>, Stop> {
-    let known = objects.live.documents.iter().filter(|document| document.kind() == "StorageClass");
+    let known = objects
+        .live
+        .documents
+        .iter()
+        .filter(|document| document.kind() == "StorageClass");
     let known: Vec<&str> = known.map(|document| document.name()).collect();
     let is_known = |name: &str| (!objects.refused.contains_key("StorageClass")).then(|| known.contains(&name));
     with_workload(objects, |_, workload| {
         let templates = workload.object.at("spec/volumeClaimTemplates").items();
-        let named = templates.iter().filter_map(|claim| claim.at("spec/storageClassName").text());
+        let named = templates
+            .iter()
+            .filter_map(|claim| claim.at("spec/storageClassName").text());
         named.map(|name| (name.to_owned(), is_known(name))).collect()
     })
 }
@@ -251,7 +269,9 @@ fn classes(objects: &Objects) -> Result<Vec<(String, Option<bool>)>, Stop> {
 /// The claims that have no volume.
 fn unbound(claims: &[Claim], classes: &[(String, Option<bool>)]) -> Vec<String> {
     let absent = classes.iter().filter(|(_, exists)| *exists == Some(false));
-    let absent: Vec<String> = absent.map(|(name, _)| format!(", and there is no storage class {name}")).collect();
+    let absent: Vec<String> = absent
+        .map(|(name, _)| format!(", and there is no storage class {name}"))
+        .collect();
     let waiting = claims.iter().filter(|claim| claim.phase != "Bound");
     waiting
         .map(|claim| format!("volume claim {}: {}{}", claim.name, claim.phase, absent.concat()))
@@ -267,7 +287,9 @@ mod tests {
     const CANONICAL: &str = include_str!("../../../manifests/redis-cluster.yaml");
 
     fn objects_of(text: &str, refused: &[&str]) -> Objects {
-        let refused = refused.iter().map(|kind| ((*kind).to_owned(), format!("{kind} may not be listed")));
+        let refused = refused
+            .iter()
+            .map(|kind| ((*kind).to_owned(), format!("{kind} may not be listed")));
         Objects {
             live: Manifest::parse("namespace n", text).unwrap(),
             workload: "StatefulSet/redis-cluster".to_owned(),
@@ -284,7 +306,10 @@ mod tests {
     fn what_may_not_be_looked_at_is_never_judged(#[case] row: &str, #[case] kind: &str) {
         let objects = objects_of(CANONICAL, &[kind]);
         let judged = found(&objects, row, Level::Must);
-        assert!(matches!(&judged, Err(Stop::Unsupported(reason)) if reason.contains(kind)), "{judged:?}");
+        assert!(
+            matches!(&judged, Err(Stop::Unsupported(reason)) if reason.contains(kind)),
+            "{judged:?}"
+        );
         assert!(found(&objects_of(CANONICAL, &["StorageClass"]), row, Level::Must).is_ok());
     }
 
@@ -332,7 +357,11 @@ mod tests {
     #[rstest]
     #[case("Bound", Some(false), "")]
     #[case("Pending", Some(true), "volume claim data-0: Pending")]
-    #[case("Pending", Some(false), "volume claim data-0: Pending, and there is no storage class fast")]
+    #[case(
+        "Pending",
+        Some(false),
+        "volume claim data-0: Pending, and there is no storage class fast"
+    )]
     #[case("Lost", None, "volume claim data-0: Lost")]
     fn a_claim_without_a_volume_is_told(#[case] phase: &str, #[case] exists: Option<bool>, #[case] expected: &str) {
         let told = unbound(&[claim(phase)], &[("fast".to_owned(), exists)]);

@@ -71,7 +71,10 @@ async fn selected(cx: &Context) -> Outcome {
         named.map(|service| service.document.name().to_owned()).collect()
     })?;
     let deployment = cx.deployment()?;
-    let services: BTreeSet<String> = services.into_iter().chain(deployment.client_service().map(|(name, _)| name)).collect();
+    let services: BTreeSet<String> = services
+        .into_iter()
+        .chain(deployment.client_service().map(|(name, _)| name))
+        .collect();
     eventually(cx, "every Service leads to the pods", cx.timing().names(), async || {
         let pods = deployment.pods().await?;
         let mut astray = Vec::new();
@@ -93,7 +96,9 @@ fn misled(service: &str, pods: &[Pod], behind: &[String]) -> Vec<String> {
         .iter()
         .filter_map(|pod| Some((pod.address.as_deref()?, pod.name.as_str())))
         .collect();
-    let missing = of_pods.iter().filter(|(address, _)| !behind.iter().any(|other| other == *address));
+    let missing = of_pods
+        .iter()
+        .filter(|(address, _)| !behind.iter().any(|other| other == *address));
     let missing = missing.map(|(_, pod)| format!("Service/{service} does not lead to {pod}"));
     let foreign = behind.iter().filter(|address| !of_pods.contains_key(address.as_str()));
     let foreign = foreign.map(|address| format!("Service/{service} leads to {address}, which is no server's"));
@@ -112,7 +117,11 @@ async fn spread(cx: &Context) -> Outcome {
     }
     let pods = deployment.pods().await?;
     Ok(no_findings(
-        format!("at most {} of {} pods on each of {taking} nodes", pods.len().div_ceil(taking), pods.len()),
+        format!(
+            "at most {} of {} pods on each of {taking} nodes",
+            pods.len().div_ceil(taking),
+            pods.len()
+        ),
         &crowded(&pods, taking),
     )?)
 }
@@ -121,11 +130,14 @@ async fn spread(cx: &Context) -> Outcome {
 fn crowded(pods: &[Pod], hosts: usize) -> Vec<String> {
     let mut on: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for pod in pods {
-        on.entry(pod.host.as_deref().unwrap_or("no node")).or_default().push(&pod.name);
+        on.entry(pod.host.as_deref().unwrap_or("no node"))
+            .or_default()
+            .push(&pod.name);
     }
     let share = pods.len().div_ceil(hosts.max(1));
     let over = on.iter().filter(|(_, pods)| pods.len() > share);
-    over.map(|(host, pods)| format!("{host}: {} pods: {}", pods.len(), pods.join(", "))).collect()
+    over.map(|(host, pods)| format!("{host}: {} pods: {}", pods.len(), pods.join(", ")))
+        .collect()
 }
 
 async fn zones(cx: &Context) -> Outcome {
@@ -134,7 +146,10 @@ async fn zones(cx: &Context) -> Outcome {
     let hosts = permitted(deployment.hosts().await)?;
     let there: BTreeSet<&str> = hosts.iter().filter_map(|host| host.zone.as_deref()).collect();
     if there.len() < 2 {
-        return Err(Stop::Unsupported(format!("the nodes' labels tell {} zones", there.len())));
+        return Err(Stop::Unsupported(format!(
+            "the nodes' labels tell {} zones",
+            there.len()
+        )));
     }
     let pods = deployment.pods().await?;
     let view = cx.view().await?;
@@ -215,7 +230,11 @@ pub(super) mod tests {
     // Five nodes: two each at most, which leaves one free.
     #[case(&["a", "a", "b", "b", "c", "c"], 5, 0)]
     fn no_node_has_more_than_its_share(#[case] on: &[&str], #[case] hosts: usize, #[case] expected: usize) {
-        let pods: Vec<Pod> = on.iter().enumerate().map(|(number, host)| pod(&format!("r-{number}"), host, "x")).collect();
+        let pods: Vec<Pod> = on
+            .iter()
+            .enumerate()
+            .map(|(number, host)| pod(&format!("r-{number}"), host, "x"))
+            .collect();
         assert_eq!(crowded(&pods, hosts).len(), expected);
     }
 

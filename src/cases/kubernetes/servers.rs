@@ -131,10 +131,17 @@ async fn resources(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
     let limit = with_workload(&objects, |_, workload| memory_limit(workload))?;
     let said = cx.on_every_node(async |member, connection| {
-        let maxmemory = config(connection, "maxmemory").await?.and_then(|text| text.parse().ok());
-        Ok(maxmemory.and_then(|bytes| headroom(bytes, limit)).map(|found| format!("{}: {found}", member.name)))
+        let maxmemory = config(connection, "maxmemory")
+            .await?
+            .and_then(|text| text.parse().ok());
+        Ok(maxmemory
+            .and_then(|bytes| headroom(bytes, limit))
+            .map(|found| format!("{}: {found}", member.name)))
     });
-    said.await?.into_iter().flatten().for_each(|remark| cx.note(format!("should: {remark}")));
+    said.await?
+        .into_iter()
+        .flatten()
+        .for_each(|remark| cx.note(format!("should: {remark}")));
     Ok(())
 }
 
@@ -155,9 +162,15 @@ async fn image(cx: &Context) -> Outcome {
     cx.judge_every_node("a version that is supported", async |member, connection| {
         let reply = connection.call(&["INFO", "server"]).await?;
         let text = reply.text().unwrap_or_default();
-        let version = text.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("none");
+        let version = text
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"))
+            .unwrap_or("none");
         let old = !is_supported(version.trim());
-        Ok(old.then(|| format!("{}: redis_version {}", member.name, version.trim())).into_iter().collect())
+        Ok(old
+            .then(|| format!("{}: redis_version {}", member.name, version.trim()))
+            .into_iter()
+            .collect())
     })
     .await
 }
@@ -194,10 +207,15 @@ async fn user(cx: &Context) -> Outcome {
         return by_rules;
     }
     let as_root = seen.iter().filter(|(_, done)| users(&done.stdout).contains(&0));
-    let as_root: Vec<String> = as_root.map(|(pod, _)| format!("{pod}: the server's process has the user 0")).collect();
+    let as_root: Vec<String> = as_root
+        .map(|(pod, _)| format!("{pod}: the server's process has the user 0"))
+        .collect();
     match (as_root.is_empty(), by_rules) {
         (true, Err(Stop::Mismatch(mismatch))) => {
-            cx.note(format!("no server runs as root; nothing in the objects keeps it so: {}", mismatch.actual));
+            cx.note(format!(
+                "no server runs as root; nothing in the objects keeps it so: {}",
+                mismatch.actual
+            ));
             Ok(())
         }
         (true, other) => other,
@@ -234,7 +252,10 @@ async fn mounts(cx: &Context) -> Outcome {
         }
     }
     cx.count("files of ConfigMaps compared in every container", files.len(), "files");
-    Ok(no_findings("every file of a ConfigMap in the containers, as it is there", &findings)?)
+    Ok(no_findings(
+        "every file of a ConfigMap in the containers, as it is there",
+        &findings,
+    )?)
 }
 
 /// In what a file in a container is not the ConfigMap's.
@@ -247,12 +268,18 @@ fn differs(path: &str, text: &str, status: i32, there: &str) -> Option<String> {
 
 async fn announced(cx: &Context) -> Outcome {
     rules(cx, Level::Must).await?;
-    cx.judge_every_node("the pod's address as cluster-announce-ip", async |member, connection| {
-        let value = config(connection, "cluster-announce-ip").await?.unwrap_or_default();
-        let fine = value == member.address.host;
-        let found = format!("{}: cluster-announce-ip \"{value}\", its pod has {}", member.name, member.address.host);
-        Ok((!fine).then_some(found).into_iter().collect())
-    })
+    cx.judge_every_node(
+        "the pod's address as cluster-announce-ip",
+        async |member, connection| {
+            let value = config(connection, "cluster-announce-ip").await?.unwrap_or_default();
+            let fine = value == member.address.host;
+            let found = format!(
+                "{}: cluster-announce-ip \"{value}\", its pod has {}",
+                member.name, member.address.host
+            );
+            Ok((!fine).then_some(found).into_iter().collect())
+        },
+    )
     .await
 }
 
@@ -276,7 +303,10 @@ async fn tools_present(cx: &Context) -> Outcome {
         }));
     }
     cx.count("programs asked for in every container", wanted.len(), "programs");
-    Ok(no_findings("every program that hooks, probes and the command call", &findings)?)
+    Ok(no_findings(
+        "every program that hooks, probes and the command call",
+        &findings,
+    )?)
 }
 
 #[cfg(test)]

@@ -74,8 +74,15 @@ type Warnings = BTreeMap<(String, String, String), i32>;
 /// The warnings about the deployment: its workload, its pods, their claims.
 fn warnings(events: &[Event], about: &BTreeSet<String>) -> Warnings {
     let mut told = Warnings::new();
-    for event in events.iter().filter(|event| event.kind == "Warning" && about.contains(&event.object)) {
-        let key = (event.object.clone(), event.reason.clone(), event.message.trim().to_owned());
+    for event in events
+        .iter()
+        .filter(|event| event.kind == "Warning" && about.contains(&event.object))
+    {
+        let key = (
+            event.object.clone(),
+            event.reason.clone(),
+            event.message.trim().to_owned(),
+        );
         *told.entry(key).or_default() += event.count.max(1);
     }
     told
@@ -83,8 +90,11 @@ fn warnings(events: &[Event], about: &BTreeSet<String>) -> Warnings {
 
 /// What was told since, or told more often.
 fn new_warnings(before: &Warnings, now: &Warnings) -> Vec<String> {
-    let more = now.iter().filter(|(key, count)| before.get(*key).copied().unwrap_or(0) < **count);
-    more.map(|((object, reason, message), _)| format!("Warning {object} {reason}: {message}")).collect()
+    let more = now
+        .iter()
+        .filter(|(key, count)| before.get(*key).copied().unwrap_or(0) < **count);
+    more.map(|((object, reason, message), _)| format!("Warning {object} {reason}: {message}"))
+        .collect()
 }
 
 /// What is not as it was with the pods.
@@ -96,20 +106,34 @@ fn unsteady(before: &[Pod], now: &[Pod]) -> Vec<String> {
             Some(pod) if pod.uid != old.uid => found.push(format!("{} is another pod", old.name)),
             Some(pod) if pod.restarts > old.restarts => {
                 let trouble = pod.trouble.as_deref().unwrap_or("no reason is told");
-                found.push(format!("{}: {} restarts, {} before: {trouble}", pod.name, pod.restarts, old.restarts));
+                found.push(format!(
+                    "{}: {} restarts, {} before: {trouble}",
+                    pod.name, pod.restarts, old.restarts
+                ));
             }
             Some(_) => {}
         }
     }
-    let waits = |pod: &&Pod| pod.trouble.as_deref().is_some_and(|trouble| trouble.starts_with("CrashLoopBackOff"));
-    found.extend(now.iter().filter(waits).map(|pod| format!("{}: CrashLoopBackOff", pod.name)));
+    let waits = |pod: &&Pod| {
+        pod.trouble
+            .as_deref()
+            .is_some_and(|trouble| trouble.starts_with("CrashLoopBackOff"))
+    };
+    found.extend(
+        now.iter()
+            .filter(waits)
+            .map(|pod| format!("{}: CrashLoopBackOff", pod.name)),
+    );
     found
 }
 
 /// The objects whose warnings count.
 fn concerned(pods: &[Pod], workload: &str) -> BTreeSet<String> {
     let own = pods.iter().map(|pod| format!("Pod/{}", pod.name));
-    let claims = pods.iter().flat_map(|pod| &pod.claims).map(|claim| format!("PersistentVolumeClaim/{claim}"));
+    let claims = pods
+        .iter()
+        .flat_map(|pod| &pod.claims)
+        .map(|claim| format!("PersistentVolumeClaim/{claim}"));
     own.chain(claims).chain([workload.to_owned()]).collect()
 }
 
@@ -125,38 +149,57 @@ async fn steady(cx: &Context) -> Outcome {
     }
     let hold = cx.timing().soak();
     let (began, mut last) = (Instant::now(), None::<Instant>);
-    eventually(cx, "nothing restarts and nothing is warned of", hold + cx.patience(), async || {
-        if last.is_none_or(|last| last.elapsed() >= EVERY) {
-            last = Some(Instant::now());
-            let mut found = unsteady(&before, &deployment.pods().await?);
-            found.extend(new_warnings(&told, &warnings(&deployment.events().await?, &about)));
-            no_findings("no restart and no Warning event", &found)?;
-        }
-        Ok(match began.elapsed() >= hold {
-            true => Look::Reached(()),
-            false => Look::NotYet("all as it was".into()),
-        })
-    })
+    eventually(
+        cx,
+        "nothing restarts and nothing is warned of",
+        hold + cx.patience(),
+        async || {
+            if last.is_none_or(|last| last.elapsed() >= EVERY) {
+                last = Some(Instant::now());
+                let mut found = unsteady(&before, &deployment.pods().await?);
+                found.extend(new_warnings(&told, &warnings(&deployment.events().await?, &about)));
+                no_findings("no restart and no Warning event", &found)?;
+            }
+            Ok(match began.elapsed() >= hold {
+                true => Look::Reached(()),
+                false => Look::NotYet("all as it was".into()),
+            })
+        },
+    )
     .await
 }
 
 async fn any_namespace(cx: &Context) -> Outcome {
     rules(cx, Level::Must).await?;
     cx.with_variant(Variant::Unaltered, async |copy| {
-        eventually(cx, "all pods of the second one are Ready", cx.timing().deployment(), async || {
-            let waiting = not_ready(copy).await?;
-            Ok(match waiting.is_empty() {
-                true => Look::Reached(()),
-                false => Look::NotYet(waiting),
-            })
-        })
+        eventually(
+            cx,
+            "all pods of the second one are Ready",
+            cx.timing().deployment(),
+            async || {
+                let waiting = not_ready(copy).await?;
+                Ok(match waiting.is_empty() {
+                    true => Look::Reached(()),
+                    false => Look::NotYet(waiting),
+                })
+            },
+        )
         .await?;
         let bound = cx.timing().sync() + cx.timing().stable();
         eventually(cx, "both are whole, each of its own pods", bound, async || {
             let (ours, theirs) = (cx.look().await?, look_at(cx, copy).await?);
             let mut missing: Vec<String> = Vec::new();
-            missing.extend(ours.not_whole(cx.shape()).into_iter().map(|it| format!("the deployment: {it}")));
-            missing.extend(theirs.not_whole(cx.shape()).into_iter().map(|it| format!("the second one: {it}")));
+            missing.extend(
+                ours.not_whole(cx.shape())
+                    .into_iter()
+                    .map(|it| format!("the deployment: {it}")),
+            );
+            missing.extend(
+                theirs
+                    .not_whole(cx.shape())
+                    .into_iter()
+                    .map(|it| format!("the second one: {it}")),
+            );
             missing.extend(shared_nodes(&ours, &theirs));
             Ok(match missing.is_empty() {
                 true => Look::Reached(()),
@@ -171,9 +214,16 @@ async fn any_namespace(cx: &Context) -> Outcome {
 /// The nodes that both clusters know.
 fn shared_nodes(one: &ClusterView, other: &ClusterView) -> Vec<String> {
     let known = |view: &ClusterView| -> BTreeSet<String> {
-        view.nodes.iter().flat_map(|node| &node.nodes).map(|line| line.id.clone()).collect()
+        view.nodes
+            .iter()
+            .flat_map(|node| &node.nodes)
+            .map(|line| line.id.clone())
+            .collect()
     };
-    known(one).intersection(&known(other)).map(|id| format!("both know the node {id}")).collect()
+    known(one)
+        .intersection(&known(other))
+        .map(|id| format!("both know the node {id}"))
+        .collect()
 }
 
 async fn removed(cx: &Context) -> Outcome {
@@ -189,7 +239,10 @@ async fn removed(cx: &Context) -> Outcome {
 /// Expects every claim of before to be there still.
 fn kept(before: &[Claim], meanwhile: &[Claim]) -> Result<(), Mismatch> {
     let there = |claim: &&Claim| !meanwhile.iter().any(|other| other.uid == claim.uid && !other.leaving);
-    let lost = before.iter().filter(there).map(|claim| format!("volume claim {} is gone, or about to go", claim.name));
+    let lost = before
+        .iter()
+        .filter(there)
+        .map(|claim| format!("volume claim {} is gone, or about to go", claim.name));
     no_findings("every volume claim of before", &lost.collect::<Vec<_>>())
 }
 
@@ -217,7 +270,10 @@ mod tests {
     #[case(&[], &[event("Normal", "Pod/r-0", 1), event("Warning", "Pod/other", 1)], 0)]
     fn a_warning_that_is_new_is_told(#[case] before: &[Event], #[case] now: &[Event], #[case] expected: usize) {
         let about = concerned(&[pod("r-0", "a", "x")], "StatefulSet/r");
-        assert_eq!(new_warnings(&warnings(before, &about), &warnings(now, &about)).len(), expected);
+        assert_eq!(
+            new_warnings(&warnings(before, &about), &warnings(now, &about)).len(),
+            expected
+        );
     }
 
     #[rstest]

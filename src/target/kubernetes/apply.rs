@@ -379,7 +379,11 @@ impl Site {
             match tokio::time::timeout(Duration::from_secs(30), api.patch(&object.name, &how, &patch)).await {
                 Ok(Ok(then)) => {
                     let changed = super::objects::differences(&there, &then);
-                    findings.extend(changed.into_iter().map(|field| format!("{place}: {field} would change")));
+                    findings.extend(
+                        changed
+                            .into_iter()
+                            .map(|field| format!("{place}: {field} would change")),
+                    );
                 }
                 Ok(Err(kube::Error::Api(status))) if !matches!(status.code, 401 | 403) => {
                     findings.push(self.redact(&format!("{place}: refused: {}", status.message)));

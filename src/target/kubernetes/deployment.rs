@@ -1,8 +1,8 @@
 //! The Kubernetes side of a deployment, as cases see it.
 
+use super::client::failed;
 use super::copy::AlteredCopy;
 use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
-use super::client::failed;
 use crate::target::{
     Budget, Claim, DeployedVariant, Deployment, Event, Execution, Host, Objects, Pod, TargetError, Variant,
 };

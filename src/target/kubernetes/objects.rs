@@ -83,7 +83,10 @@ impl Site {
     pub(super) async fn live_objects(&self) -> Result<Objects, TargetError> {
         let mut documents = Vec::new();
         let mut refused = BTreeMap::new();
-        for (kind, listed) in KINDS.iter().zip(join_all(KINDS.iter().map(|kind| self.list(kind))).await) {
+        for (kind, listed) in KINDS
+            .iter()
+            .zip(join_all(KINDS.iter().map(|kind| self.list(kind))).await)
+        {
             match listed? {
                 Listed::Found(found) => documents.extend(found),
                 Listed::Refused(_) if kind.rare => {}
@@ -127,7 +130,10 @@ impl Site {
 
     /// The objects of a kind; none where the server does not know it.
     async fn list(&self, kind: &Kind) -> Result<Listed, TargetError> {
-        let what = format!("listing the objects of kind {} in namespace {}", kind.kind, self.namespace);
+        let what = format!(
+            "listing the objects of kind {} in namespace {}",
+            kind.kind, self.namespace
+        );
         for version in kind.versions {
             let api = self.dynamic_api(kind, version);
             match tokio::time::timeout(PATIENCE, api.list(&ListParams::default())).await {
@@ -149,7 +155,9 @@ impl Site {
     /// The Secrets that pods take something from, and no other: nobody needs the right to list them.
     async fn secrets(&self, documents: &[Document]) -> Result<Listed, TargetError> {
         let mut names = BTreeSet::new();
-        documents.iter().for_each(|document| secret_names(&document.value, &mut names));
+        documents
+            .iter()
+            .for_each(|document| secret_names(&document.value, &mut names));
         let api = self.dynamic_api(&SECRET, "v1");
         let mut found = Vec::new();
         for name in names {
@@ -192,7 +200,10 @@ impl Site {
         let space = bounded("looking at the namespace", spaces.get(&self.namespace)).await?;
         let is_ours = space.labels().get(RUN_LABEL) == Some(&fit(&self.run_id));
         let mut left = Vec::new();
-        let kinds = KINDS.iter().chain(MADE_BY_OTHERS).filter(|kind| kind.namespaced && !kind.rare);
+        let kinds = KINDS
+            .iter()
+            .chain(MADE_BY_OTHERS)
+            .filter(|kind| kind.namespaced && !kind.rare);
         for kind in kinds {
             let documents = match self.list(kind).await? {
                 Listed::Found(documents) => documents,
@@ -223,7 +234,8 @@ impl Site {
 /// What every namespace has of Kubernetes itself.
 fn is_the_platform_s(document: &Document) -> bool {
     let account = document.value["type"] == "kubernetes.io/service-account-token";
-    (document.kind() == "ConfigMap" && document.name() == "kube-root-ca.crt") || (document.kind() == "Secret" && account)
+    (document.kind() == "ConfigMap" && document.name() == "kube-root-ca.crt")
+        || (document.kind() == "Secret" && account)
 }
 
 fn document(kind: &Kind, version: &str, object: &DynamicObject) -> Document {
@@ -280,9 +292,18 @@ fn bare(value: &mut Value) {
 fn secret_names(value: &Value, names: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
-            let named = [("secretKeyRef", "name"), ("secretRef", "name"), ("secret", "secretName"), ("secret", "name")];
+            let named = [
+                ("secretKeyRef", "name"),
+                ("secretRef", "name"),
+                ("secret", "secretName"),
+                ("secret", "name"),
+            ];
             for (field, name) in named {
-                if let Some(name) = fields.get(field).and_then(|field| field.get(name)).and_then(Value::as_str) {
+                if let Some(name) = fields
+                    .get(field)
+                    .and_then(|field| field.get(name))
+                    .and_then(Value::as_str)
+                {
                     names.insert(name.to_owned());
                 }
             }
@@ -334,8 +355,15 @@ fn compare(one: &Value, other: &Value, at: &str, found: &mut Vec<String>) {
         (Value::Object(_), Value::Object(_)) => {
             let (one, other) = (one.as_object().unwrap_or(&empty), other.as_object().unwrap_or(&empty));
             for key in one.keys().chain(other.keys()).collect::<BTreeSet<_>>() {
-                let (before, after) = (one.get(key).unwrap_or(&Value::Null), other.get(key).unwrap_or(&Value::Null));
-                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                let (before, after) = (
+                    one.get(key).unwrap_or(&Value::Null),
+                    other.get(key).unwrap_or(&Value::Null),
+                );
+                let at = if at.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{at}.{key}")
+                };
                 compare(before, after, &at, found);
             }
         }
@@ -376,7 +404,10 @@ mod tests {
             "status": {"x": 1},
         });
         bare(&mut value);
-        assert_eq!(value, json!({"kind": "Secret", "metadata": {"name": "s", "annotations": {"kept": "1"}}}));
+        assert_eq!(
+            value,
+            json!({"kind": "Secret", "metadata": {"name": "s", "annotations": {"kept": "1"}}})
+        );
     }
 
     #[test]

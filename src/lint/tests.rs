@@ -191,6 +191,30 @@ fn several_files_are_one_deployment() {
     assert_eq!(names(&Lint::of(&both)), Vec::<&str>::new());
 }
 
+/// What a case compares with the files in the containers.
+#[test]
+fn the_files_of_config_maps_have_their_paths() {
+    let manifest = Manifest::parse("m.yaml", GOOD).unwrap();
+    let deployment = recognise(&manifest);
+    let files = deployment.workloads[0].mounts.files();
+    let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
+    for path in ["/scripts/ready.sh", "/scripts/leave.sh"] {
+        assert!(paths.contains(&path), "{path}: {paths:?}");
+    }
+}
+
+/// Where several workloads are in sight one alone may be judged, among the others.
+#[test]
+fn one_workload_of_several_is_judged() {
+    let manifest = Manifest::parse("m.yaml", &spoilt("maxUnavailable: 1", "maxUnavailable: 2")).unwrap();
+    assert_eq!(
+        names(&Lint::of_workload(&manifest, "StatefulSet/store")),
+        ["disruption-budget"]
+    );
+    let other = Lint::of_workload(&manifest, "StatefulSet/other");
+    assert!(other.workloads.is_empty() && other.findings.is_empty());
+}
+
 #[test]
 fn no_password_is_shown() {
     let text = GOOD

@@ -53,8 +53,12 @@ async fn look(cx: &Context) -> Result<Seen, Stop> {
     let mut doors: Vec<(Member, Address)> = Vec::new();
     for node in &view.nodes {
         let port = node.myself().and_then(|line| line.bus_port);
-        let port = port.ok_or_else(|| Mismatch::new("the bus port on every node's own line", node.member.to_string()))?;
-        doors.push((node.member.clone(), Address::new(node.member.address.host.clone(), port)));
+        let port =
+            port.ok_or_else(|| Mismatch::new("the bus port on every node's own line", node.member.to_string()))?;
+        doors.push((
+            node.member.clone(),
+            Address::new(node.member.address.host.clone(), port),
+        ));
     }
     let bus: Vec<Address> = doors.iter().map(|(_, door)| door.clone()).collect();
     let clients: Vec<Address> = doors.iter().map(|(member, _)| member.address.clone()).collect();
@@ -125,7 +129,10 @@ fn reached(knocks: Vec<Knock>, wanted: bool) -> Result<Look<()>, Stop> {
 }
 
 fn told(knocks: &[Knock]) -> Vec<String> {
-    knocks.iter().map(|knock| format!("{}: {}", knock.to, knock.said)).collect()
+    knocks
+        .iter()
+        .map(|knock| format!("{}: {}", knock.to, knock.said))
+        .collect()
 }
 
 /// Expects that no stranger reached a bus port, where members do.
@@ -133,7 +140,12 @@ fn told(knocks: &[Knock]) -> Vec<String> {
 /// # Errors
 /// A mismatch where one did, or where not even members reach it; an unsupported stop where what was seen says nothing.
 pub fn judge(seen: &Seen) -> Result<(), Stop> {
-    let shut: Vec<Knock> = seen.bus_from_inside.iter().filter(|knock| !knock.open).cloned().collect();
+    let shut: Vec<Knock> = seen
+        .bus_from_inside
+        .iter()
+        .filter(|knock| !knock.open)
+        .cloned()
+        .collect();
     if seen.bus_from_inside.is_empty() || !shut.is_empty() {
         return Err(Mismatch::new("a bus port that members reach", told(&shut).join("\n")).into());
     }

@@ -77,10 +77,7 @@ pub struct Knock {
 pub async fn knock(cx: &Context, from: &Member, to: &[Address]) -> Result<Vec<Knock>, Stop> {
     let limit = cx.timing().reply();
     let mut words = vec![limit.as_secs().max(1).to_string()];
-    words.extend(
-        to.iter()
-            .flat_map(|door| [door.host.clone(), door.port.to_string()]),
-    );
+    words.extend(to.iter().flat_map(|door| [door.host.clone(), door.port.to_string()]));
     let output = shell(cx, from, KNOCK, &words, None, limit).await?;
     Ok(read_knocks(&output, to))
 }
@@ -151,7 +148,10 @@ pub async fn service_domain(cx: &Context, from: &Member) -> Result<String, Stop>
     let namespace = cx.deployment()?.namespace();
     let output = shell(cx, from, "cat /etc/resolv.conf", &[], None, cx.timing().reply()).await?;
     read_domain(&output, &namespace).ok_or_else(|| {
-        let reason = format!("{}: no search domain of /etc/resolv.conf is that of its namespace", from.name);
+        let reason = format!(
+            "{}: no search domain of /etc/resolv.conf is that of its namespace",
+            from.name
+        );
         Stop::Unsupported(reason)
     })
 }
@@ -181,7 +181,12 @@ pub struct Call {
 impl Call {
     /// The lines that are not empty, in one.
     pub fn said(&self) -> String {
-        let lines: Vec<&str> = self.lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = self
+            .lines
+            .iter()
+            .map(|line| line.trim())
+            .filter(|line| !line.is_empty())
+            .collect();
         match lines.is_empty() {
             true => "no answer".to_owned(),
             false => lines.join(" "),
@@ -194,7 +199,11 @@ impl Call {
         let parts = self.lines.split(|line| line.trim() == mark);
         parts
             .map(|lines| {
-                let lines: Vec<&str> = lines.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+                let lines: Vec<&str> = lines
+                    .iter()
+                    .map(|line| line.trim())
+                    .filter(|line| !line.is_empty())
+                    .collect();
                 lines.join("\n")
             })
             .collect()
@@ -264,7 +273,10 @@ async fn shell(
     match done.status {
         NO_PROGRAM => {
             let missing = done.stderr.lines().next_back().unwrap_or_default().trim().to_owned();
-            Err(Stop::Unsupported(format!("the image of {} lacks a program: {missing}", from.name)))
+            Err(Stop::Unsupported(format!(
+                "the image of {} lacks a program: {missing}",
+                from.name
+            )))
         }
         0 => Ok(done.stdout),
         status => Err(anyhow::anyhow!(
@@ -295,7 +307,12 @@ pub async fn stranger(cx: &Context, which: Companion) -> Result<Member, Stop> {
 /// As [`stranger`].
 pub async fn client(cx: &Context) -> Result<Member, Stop> {
     let pod = stranger(cx, Companion::Client).await?;
-    let doors: Vec<Address> = cx.all_members().await?.into_iter().map(|member| member.address).collect();
+    let doors: Vec<Address> = cx
+        .all_members()
+        .await?
+        .into_iter()
+        .map(|member| member.address)
+        .collect();
     let knocks = knock(cx, &pod, &doors).await?;
     if knocks.iter().any(|knock| knock.open) {
         return Ok(pod);
@@ -322,7 +339,9 @@ pub async fn headless(cx: &Context) -> Result<String, Stop> {
         return Ok(name);
     }
     let workload = deployment.live(LiveKind::Workload).await?;
-    let name = workload.iter().find_map(|(_, workload)| workload["spec"]["serviceName"].as_str());
+    let name = workload
+        .iter()
+        .find_map(|(_, workload)| workload["spec"]["serviceName"].as_str());
     name.filter(|name| !name.is_empty()).map(str::to_owned).ok_or_else(|| {
         Stop::Unsupported("neither the target's description nor the workload names a headless Service".into())
     })
@@ -335,14 +354,21 @@ pub async fn headless(cx: &Context) -> Result<String, Stop> {
 pub async fn server_container(cx: &Context) -> Result<(Value, Value), Stop> {
     let deployment = cx.deployment()?;
     let workload = deployment.live(LiveKind::Workload).await?;
-    let pod = workload.first().map(|(_, workload)| workload["spec"]["template"]["spec"].clone());
+    let pod = workload
+        .first()
+        .map(|(_, workload)| workload["spec"]["template"]["spec"].clone());
     let pod = pod.unwrap_or_default();
     let name = deployment.server_container();
     let containers = pod["containers"].as_array().into_iter().flatten();
-    let container = containers.into_iter().find(|container| container["name"] == name.as_str()).cloned();
+    let container = containers
+        .into_iter()
+        .find(|container| container["name"] == name.as_str())
+        .cloned();
     match container {
         Some(container) => Ok((container, pod)),
-        None => Err(anyhow::anyhow!("the workload has no container {name}, which the target's description names").into()),
+        None => {
+            Err(anyhow::anyhow!("the workload has no container {name}, which the target's description names").into())
+        }
     }
 }
 
@@ -354,9 +380,10 @@ pub async fn policies(cx: &Context) -> Result<Vec<String>, Stop> {
     let deployment = cx.deployment()?;
     let pods = deployment.live(LiveKind::Pod).await?;
     let policies = deployment.live(LiveKind::NetworkPolicy).await?;
-    let fencing = policies
-        .iter()
-        .filter(|(_, policy)| pods.iter().any(|(_, pod)| limits_ingress(policy, &pod["metadata"]["labels"])));
+    let fencing = policies.iter().filter(|(_, policy)| {
+        pods.iter()
+            .any(|(_, pod)| limits_ingress(policy, &pod["metadata"]["labels"]))
+    });
     Ok(fencing.map(|(name, _)| name.clone()).collect())
 }
 
@@ -374,7 +401,11 @@ fn selects(selector: &Value, labels: &Value) -> bool {
     let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
     let holds = |expression: &Value| {
         let own = labels.get(expression["key"].as_str().unwrap_or_default());
-        let among = || expression["values"].as_array().is_some_and(|values| own.is_some_and(|own| values.contains(own)));
+        let among = || {
+            expression["values"]
+                .as_array()
+                .is_some_and(|values| own.is_some_and(|own| values.contains(own)))
+        };
         match expression["operator"].as_str() {
             Some("In") => among(),
             Some("NotIn") => !among(),
@@ -425,8 +456,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case::first("search live.svc.cluster.local svc.cluster.local cluster.local\n", Some("svc.cluster.local"))]
-    #[case::later("search corp.example live.svc.k8s.example. svc.k8s.example\n", Some("svc.k8s.example"))]
+    #[case::first(
+        "search live.svc.cluster.local svc.cluster.local cluster.local\n",
+        Some("svc.cluster.local")
+    )]
+    #[case::later(
+        "search corp.example live.svc.k8s.example. svc.k8s.example\n",
+        Some("svc.k8s.example")
+    )]
     #[case::another_namespace("search alive.svc.cluster.local\n", None)]
     #[case::none("nameserver 10.96.0.10\n", None)]
     fn the_domain_is_what_follows_the_namespace(#[case] text: &str, #[case] domain: Option<&str>) {

@@ -63,7 +63,9 @@ pub struct Unready {
 pub async fn observed(cx: &Context) -> Result<Arc<Unready>, Stop> {
     cx.note_observation("a server that takes another password");
     let shared = cx.shared().clone();
-    let seen = shared.unready.get_or_init(|| async { Ok(Arc::new(observe(cx).await?)) });
+    let seen = shared
+        .unready
+        .get_or_init(|| async { Ok(Arc::new(observe(cx).await?)) });
     Ok(seen.await.clone()?)
 }
 
@@ -71,7 +73,8 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
     let (container, _) = server_container(cx).await?;
     let Some(rhythm) = Rhythm::of_readiness(&container) else {
         return Err(Stop::Unsupported(
-            "the server's container has no readiness probe, so nothing is to be judged here (K8S-05 judges that)".into(),
+            "the server's container has no readiness probe, so nothing is to be judged here (K8S-05 judges that)"
+                .into(),
         ));
     };
     let right = cx.password()?;
@@ -79,18 +82,26 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
     cx.keep_secret([other.clone()]);
     let view = cx.view().await?;
     let node = view.replicas().next().or(view.nodes.first());
-    let member = node.map(|node| node.member.clone()).ok_or_else(|| Mismatch::new("servers", "none"))?;
+    let member = node
+        .map(|node| node.member.clone())
+        .ok_or_else(|| Mismatch::new("servers", "none"))?;
     ready(cx, &member, true, cx.timing().arrange()).await?;
     let work = async {
         set(cx, &member, &right, &other).await?;
         let changed = Instant::now();
         cx.note_time(format!("{member} takes another password"));
-        let reply = cx.connect_raw(&member.address).await?.call(&["AUTH", right.expose()]).await?;
+        let reply = cx
+            .connect_raw(&member.address)
+            .await?
+            .call(&["AUTH", right.expose()])
+            .await?;
         let refused = right.redact(&reply.to_string());
         if reply.is_ok() {
             return Err(anyhow::anyhow!("{member} takes the old password after CONFIG SET requirepass").into());
         }
-        let dropped = ready(cx, &member, false, rhythm.bound()).await.map(|()| changed.elapsed());
+        let dropped = ready(cx, &member, false, rhythm.bound())
+            .await
+            .map(|()| changed.elapsed());
         let dropped = kept(dropped)?;
         let named = match &dropped {
             Ok(_) => Some(kept(named(cx, &member).await)?),
@@ -120,7 +131,9 @@ async fn set(cx: &Context, member: &Member, old: &Secret, new: &Secret) -> Resul
     let reply = connection.call(&["CONFIG", "SET", "requirepass", new.expose()]).await?;
     match reply.is_ok() {
         true => Ok(()),
-        false => Err(Stop::Unsupported(format!("{member}: CONFIG SET requirepass -> {reply}"))),
+        false => Err(Stop::Unsupported(format!(
+            "{member}: CONFIG SET requirepass -> {reply}"
+        ))),
     }
 }
 

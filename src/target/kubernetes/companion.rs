@@ -75,7 +75,10 @@ fn name(site: &Site, which: Companion) -> String {
 }
 
 fn labels(site: &Site, which: Companion) -> BTreeMap<String, String> {
-    let own = [(RUN_LABEL, fit(&site.run_id)), (COMPANION_LABEL, role(which).to_owned())];
+    let own = [
+        (RUN_LABEL, fit(&site.run_id)),
+        (COMPANION_LABEL, role(which).to_owned()),
+    ];
     own.map(|(label, value)| (label.to_owned(), value)).into()
 }
 
@@ -101,7 +104,11 @@ async fn described(site: &Site, which: Companion) -> Result<Pod, TargetError> {
     };
     let amount = |processor: &str, memory: &str| {
         let amounts = [("cpu", processor), ("memory", memory)];
-        Some(amounts.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))).into())
+        Some(
+            amounts
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
+        )
     };
     let container = Container {
         name: server.name.clone(),
@@ -182,7 +189,10 @@ async fn make(site: &Site, which: Companion, limit: Duration) -> Result<Member, 
 
 /// The address of a pod that runs.
 fn address(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Running"))?;
+    let status = pod
+        .status
+        .as_ref()
+        .filter(|status| status.phase.as_deref() == Some("Running"))?;
     status.pod_ip.clone().filter(|ip| !ip.is_empty())
 }
 
@@ -202,7 +212,10 @@ pub(super) async fn fence_bait(site: &Site) -> Result<(), TargetError> {
         ..NetworkPolicySpec::default()
     });
     let what = format!("making NetworkPolicy {name} in namespace {}", site.namespace);
-    let made = site.api::<NetworkPolicy>().create(&PostParams::default(), &policy).await;
+    let made = site
+        .api::<NetworkPolicy>()
+        .create(&PostParams::default(), &policy)
+        .await;
     made.map(drop).map_err(|error| refused(&what, error))
 }
 
@@ -243,7 +256,10 @@ where
         Err(error) => return Err(error),
     };
     for object in &list.items {
-        match api.delete(&object.name_any(), &DeleteParams::default().grace_period(0)).await {
+        match api
+            .delete(&object.name_any(), &DeleteParams::default().grace_period(0))
+            .await
+        {
             Err(error) if !is_missing(&error) => return Err(failed(&what, &error)),
             Ok(_) | Err(_) => {}
         }

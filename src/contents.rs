@@ -281,11 +281,11 @@ fn controls_of(case: &Case) -> String {
     }
     text.push('\n');
     for name in case.controls {
-        let what = known.iter().find(|control| control.name == *name);
-        text.push_str(&format!(
-            "  {name}: {}\n",
-            what.map_or("unknown", |control| control.what)
-        ));
+        let run = known.iter().find(|control| control.name == *name);
+        let what = run
+            .map(|control| control.what.to_owned())
+            .or_else(|| controls::manifests::what(name));
+        text.push_str(&format!("  {name}: {}\n", what.as_deref().unwrap_or("unknown")));
     }
     text
 }

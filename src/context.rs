@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Claim, Companion, Cut, DeployedVariant, Deployment, Event, Execution, Fault, LiveKind, Pod, Scratch,
-    Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
+    Alteration, Budget, Claim, Companion, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, LiveKind,
+    Objects, Pod, Scratch, Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -67,6 +67,8 @@ pub struct Shared {
     pub unready: tokio::sync::OnceCell<Result<Arc<crate::unready::Unready>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
+    /// The deployment's objects, which several cases look at: asked for once, by the first that wants them.
+    pub objects: tokio::sync::OnceCell<Result<Arc<Objects>, String>>,
     /// The config epoch of every master when the cluster was last whole, and when a shard was last seen to have got a
     /// new one: there was an election then, or little before.
     pub votes: Mutex<(BTreeMap<NodeId, u64>, BTreeMap<NodeId, Instant>)>,
@@ -107,6 +109,7 @@ impl Shared {
             hook: tokio::sync::OnceCell::new(),
             unready: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
+            objects: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),
             pool: Mutex::default(),
             settled: Mutex::default(),

@@ -108,7 +108,7 @@ async fn try_policy(cx: &Context, from: &Member) -> Result<Enforcement, Stop> {
     open?;
     match cx.deployment()?.fence_bait().await {
         Ok(()) => {}
-        Err(TargetError::Usage(reason)) => return Ok(Enforcement::Untried(reason)),
+        Err(TargetError::Usage(reason) | TargetError::NotAllowed(reason)) => return Ok(Enforcement::Untried(reason)),
         Err(error) => return Err(error.into()),
     }
     let what = "the suite's own server is reached no more";

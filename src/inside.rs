@@ -295,7 +295,7 @@ async fn shell(
 pub async fn stranger(cx: &Context, which: Companion) -> Result<Member, Stop> {
     let made = cx.deployment()?.companion(which, cx.timing().scheduling()).await;
     made.map_err(|error| match error {
-        TargetError::Usage(reason) => Stop::Unsupported(reason),
+        TargetError::Usage(reason) | TargetError::NotAllowed(reason) => Stop::Unsupported(reason),
         error => error.into(),
     })
 }

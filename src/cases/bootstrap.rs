@@ -1,7 +1,7 @@
 //! Chapter BOOT: from `apply` to a formed cluster, unattended, once, and loudly when it fails.
 
 mod client;
-mod copies;
+pub(in crate::cases) mod copies;
 mod emptied;
 mod hook;
 

@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod consistency;
 pub mod failover;
 pub mod hash;
+pub mod kubernetes;
 pub mod multi;
 pub mod networking;
 pub mod omissions;
@@ -36,6 +37,7 @@ pub static CHAPTERS: &[&[Case]] = &[
     topology::CASES,
     persistence::CASES,
     workload::CASES,
+    kubernetes::CASES,
     networking::CASES,
     operations::CASES,
 ];

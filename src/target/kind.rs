@@ -68,10 +68,15 @@ impl KindTarget {
     /// When the manifest cannot be used, or there is no place for the cluster's files.
     pub fn new(options: KindOptions) -> Result<Self, TargetError> {
         let nodes = Arc::new(DockerNodes::new(&cluster_name()));
+        let mut parameters = options.parameters.clone();
+        if parameters.password.is_none() && options.descriptor.places().secret.is_some() {
+            // What stands in a manifest is known to everybody, and may be a placeholder.
+            parameters.password = Some(made_up()?);
+        }
         let inner = KubernetesTarget::with_nodes(
             KubernetesOptions {
                 descriptor: options.descriptor.clone(),
-                parameters: options.parameters.clone(),
+                parameters,
                 kubeconfig: Some(kubeconfig()?),
                 context: None,
                 // The cluster is the suite's own: a namespace of its own keeps runs apart.
@@ -120,6 +125,17 @@ impl KindTarget {
         phases.push(phase("images loaded", started));
         Ok(phases)
     }
+}
+
+/// A password that nobody can guess, of letters and digits.
+fn made_up() -> Result<Secret, TargetError> {
+    let mut bytes = [0; 18];
+    let random = rustls::crypto::ring::default_provider().secure_random;
+    let filled = random.fill(&mut bytes);
+    filled.map_err(|_| TargetError::Surroundings("this machine gives no random bytes".to_owned()))?;
+    Ok(Secret::new(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+    ))
 }
 
 fn phase(name: &str, started: Instant) -> Phase {

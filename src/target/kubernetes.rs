@@ -12,6 +12,7 @@ mod evidence;
 mod faults;
 mod forward;
 mod links;
+mod objects;
 mod ownership;
 mod site;
 mod upheaval;
@@ -303,7 +304,7 @@ impl KubernetesTarget {
                 found.insert(Capability::Companion);
             }
         }
-        if site.copies && !self.descriptor.variants.is_empty() {
+        if site.copies {
             found.insert(Capability::Variant);
         }
         if self.nodes.is_some() {
@@ -412,7 +413,7 @@ impl Target for KubernetesTarget {
         if self.is_ours() {
             hoped.extend([Capability::LoseVolume, Capability::Reapply]);
         }
-        if self.manifest.is_some() && !self.descriptor.variants.is_empty() {
+        if self.manifest.is_some() {
             hoped.insert(Capability::Variant);
         }
         if self.nodes.is_some() {

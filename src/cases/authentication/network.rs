@@ -1,6 +1,7 @@
 //! The cases of chapter AUTH that look at Kubernetes: Services, the bus, where the password stands, and probes.
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
+use crate::cases::kubernetes::rules;
 use crate::check::no_findings;
 use crate::context::{Context, LiveKind, Secret};
 use crate::inside::{self, Call};
@@ -61,7 +62,7 @@ pub(super) const IN_A_SECRET: Case = Case {
     features: &[],
     bound: "-",
     controls: &[],
-    method: "Looks for the password, as a word of its own, in the ConfigMaps of the namespace, in the workload and its pods, in the \
+    method: "Applies the rules of `lint` for this row to the live objects. Then looks for the password, as a word of its own, in the ConfigMaps of the namespace, in the workload and its pods, in the \
              arguments of every process in every server's container (`/proc/*/cmdline`) as they are now, in the containers' logs and \
              in the bootstrap's. It is compared here and shown nowhere.",
     run: |cx| Box::pin(in_a_secret(cx)),
@@ -80,7 +81,8 @@ pub(super) const PROBES_AUTHENTICATE: Case = Case {
     features: &[Feature::Config],
     bound: "(period + timeout) x failure threshold of the readiness probe, and 10 s",
     controls: &[],
-    method: "Changes the password that one replica takes (`CONFIG SET requirepass`): its pod must lose Ready in the time in which the \
+    method: "Applies the rules of `lint` for this row to the live objects: a probe that asks with the client must authenticate and read \
+             the reply. Then changes the password that one replica takes (`CONFIG SET requirepass`): its pod must lose Ready in the time in which the \
              probe has failed as often as it may. Then the password is put back, and the pod must be Ready again. With no readiness probe \
              there is nothing to judge here.",
     run: |cx| Box::pin(probes_authenticate(cx)),
@@ -153,6 +155,7 @@ fn servers(host: &str, calls: &[Call]) -> usize {
 
 async fn in_a_secret(cx: &Context) -> Outcome {
     let password = cx.password()?;
+    rules(cx, Level::Should).await?;
     let deployment = cx.deployment()?;
     let mut findings = Vec::new();
     for kind in [LiveKind::ConfigMap, LiveKind::Workload, LiveKind::Pod] {
@@ -226,6 +229,7 @@ fn texts_with(value: &Value, password: &Secret, place: String, places: &mut Vec<
 }
 
 async fn probes_authenticate(cx: &Context) -> Outcome {
+    rules(cx, Level::Must).await?;
     let seen = unready::observed(cx).await?;
     cx.note(format!(
         "{} answered to its platform's password: {}",

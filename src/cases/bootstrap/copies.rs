@@ -234,7 +234,7 @@ fn brief(message: &str) -> String {
 }
 
 /// Which pods of the copy are not ready, or missing.
-async fn not_ready(copy: &dyn DeployedVariant) -> Result<String, Stop> {
+pub(in crate::cases) async fn not_ready(copy: &dyn DeployedVariant) -> Result<String, Stop> {
     let (declared, _) = copy.deployment().replicas().await?;
     let pods = copy.deployment().pods().await?;
     let mut waiting: Vec<String> = pods
@@ -249,7 +249,7 @@ async fn not_ready(copy: &dyn DeployedVariant) -> Result<String, Stop> {
 }
 
 /// Every server's view in the copy.
-async fn look_at(cx: &Context, copy: &dyn DeployedVariant) -> Result<ClusterView, Stop> {
+pub(in crate::cases) async fn look_at(cx: &Context, copy: &dyn DeployedVariant) -> Result<ClusterView, Stop> {
     let mut view = ClusterView::default();
     for member in copy.members().await? {
         let asked = async {

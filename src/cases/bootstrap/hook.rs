@@ -1,6 +1,7 @@
 //! The cases of chapter BOOT about the hook that runs the bootstrap: what it may not ask, and how long it may take.
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::cases::kubernetes::rules;
 use crate::context::{Context, LiveKind};
 use crate::hook;
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -20,10 +21,10 @@ pub(super) const OWN_NAME: Case = Case {
     features: &[],
     bound: "T_sched + T_hook",
     controls: &[],
-    method: "Deletes the bootstrap pod and looks at its successor, as NET-04 does: while it has no address, and so no name, the hook must \
-             come to its end, in time and at once. A hook that waits for its own name never does; one that asks and goes on without an \
-             answer does not show here, but `lint` finds it in the script.",
-    run: |cx| Box::pin(async move { hook::judge(&*hook::observed(cx).await?) }),
+    method: "Applies the rules of `lint` for this row to the live objects: no script that the hook runs may look up its own pod. Then \
+             deletes the bootstrap pod and looks at its successor, as NET-04 does: while it has no address, and so no name, the hook must \
+             come to its end, in time and at once.",
+    run: |cx| Box::pin(own_name(cx)),
 };
 
 pub(super) const ENDS_SOON: Case = Case {
@@ -44,6 +45,12 @@ pub(super) const ENDS_SOON: Case = Case {
              come back since, a longer time says nothing.",
     run: |cx| Box::pin(ends_soon(cx)),
 };
+
+async fn own_name(cx: &Context) -> Outcome {
+    hook::needed(cx).await?;
+    rules(cx, Level::Must).await?;
+    hook::judge(&*hook::observed(cx).await?)
+}
 
 /// How long the hook may take.
 const SECONDS: Duration = Duration::from_secs(30);

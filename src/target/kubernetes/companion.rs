@@ -48,7 +48,7 @@ impl Companions {
         };
         let made = cell.get_or_init(|| async {
             make(site, which, limit).await.map_err(|error| match error {
-                TargetError::Usage(text) => (true, text),
+                TargetError::Usage(text) | TargetError::NotAllowed(text) => (true, text),
                 other => (false, other.to_string()),
             })
         });
@@ -252,7 +252,7 @@ where
     let list = match list {
         Ok(list) => list,
         // Who may not list them could not have made them.
-        Err(error) if error.to_string().contains("not allowed") => return Ok(()),
+        Err(TargetError::NotAllowed(_)) => return Ok(()),
         Err(error) => return Err(error),
     };
     for object in &list.items {

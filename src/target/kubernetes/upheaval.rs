@@ -2,7 +2,7 @@
 
 use super::apply::{Made, lock};
 use super::faults::{Lasting, allow_pods, ended, longest, refuse_pods, stop, strike};
-use super::site::{Site, bounded};
+use super::site::{Site, bounded, condition_of_node};
 use crate::cluster::node::Member;
 use crate::progress::Progress;
 use crate::target::{TargetError, Upheaval};
@@ -249,11 +249,7 @@ async fn not_back(site: &Site, since: jiff::Timestamp) -> Result<Option<String>,
     let all = ListParams::default();
     let nodes: Api<Node> = Api::all(site.client.clone());
     for node in bounded("listing the nodes", nodes.list(&all)).await? {
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let ready = conditions
-            .into_iter()
-            .any(|it| it.type_ == "Ready" && it.status == "True");
-        if !ready {
+        if !condition_of_node(&node, "Ready") {
             return Ok(Some(format!("node {} is not Ready", node.name_any())));
         }
     }

@@ -92,8 +92,7 @@ pub enum Impact {
     ReadOnly,
     /// It writes keys of its own, and removes them.
     Writes,
-    /// It leaves the deployment alone: it makes servers of its own beside it, from the same configuration, and does with
-    /// them what it likes.
+    /// It leaves the deployment alone: it makes servers or pods of its own beside it, and does with them what it likes.
     Apart,
     /// It breaks nodes or links, or changes the topology, and puts all back.
     Disruptive,
@@ -137,6 +136,8 @@ pub enum Capability {
     Scratch,
     /// Run a program where a server runs: the deployment's own command-line client, for example.
     Exec,
+    /// Make pods of its own in the deployment's namespace, which are no members of it, and run programs in them.
+    Companion,
     /// Read and change the files of a server that is stopped.
     Files,
     /// Something of the deployment's own looks after its servers, a script or an operator: it is more than its servers,

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Budget, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, Objects, Pod, Scratch,
-    Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
+    Alteration, Budget, Claim, Companion, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, LiveKind,
+    Objects, Pod, Scratch, Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -59,6 +59,12 @@ pub struct Shared {
     pub rolling: tokio::sync::OnceCell<Result<Result<Arc<crate::rolling::Rolling>, Mismatch>, String>>,
     /// The deployment deleted and applied again, which several cases look at: done once, by the first that asks.
     pub reapplied: tokio::sync::OnceCell<Result<Arc<crate::away::Away>, crate::moving::Unobserved>>,
+    /// Who reaches the bus, which several cases look at: seen once, by the first that asks.
+    pub fence: tokio::sync::OnceCell<Result<Arc<crate::fence::Seen>, crate::moving::Unobserved>>,
+    /// The bootstrap pod made again, which several cases look at: done once, by the first that asks.
+    pub hook: tokio::sync::OnceCell<Result<Arc<crate::hook::Hook>, crate::moving::Unobserved>>,
+    /// A server that takes another password than its platform knows, which several cases look at: done once.
+    pub unready: tokio::sync::OnceCell<Result<Arc<crate::unready::Unready>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
     /// The deployment's objects, which several cases look at: asked for once, by the first that wants them.
@@ -99,6 +105,9 @@ impl Shared {
             full_crash: tokio::sync::OnceCell::new(),
             rolling: tokio::sync::OnceCell::new(),
             reapplied: tokio::sync::OnceCell::new(),
+            fence: tokio::sync::OnceCell::new(),
+            hook: tokio::sync::OnceCell::new(),
+            unready: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
             objects: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),

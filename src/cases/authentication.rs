@@ -5,9 +5,11 @@ use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, See
 mod apart;
 mod checks;
 mod forms;
+mod network;
 use apart::*;
 use checks::*;
 use forms::*;
+pub(super) use network::service;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -137,6 +139,7 @@ pub static CASES: &[Case] = &[
         method: "Asks every node for `CONFIG GET masterauth`: the value must be the password. Neither is shown.",
         run: |cx| Box::pin(masterauth_everywhere(cx)),
     },
+    network::THROUGH_SERVICES,
     Case {
         id: CaseId("AUTH-09"),
         title: "a key is moved to no node without its password",
@@ -153,6 +156,8 @@ pub static CASES: &[Case] = &[
         method: "Has a master send a key of this case to every other node by MIGRATE: without AUTH the reply must name NOAUTH, with another password WRONGPASS, with the password neither (`-MOVED` of the target, since the slot is not being moved). The port is written with noughts before it, so that no connection kept from another MIGRATE is used.",
         run: |cx| Box::pin(migration_authenticates(cx)),
     },
+    network::BUS_FENCED,
+    network::IN_A_SECRET,
     Case {
         id: CaseId("AUTH-12"),
         title: "a password of any characters is the same to server, bootstrap and client",
@@ -220,6 +225,7 @@ pub static CASES: &[Case] = &[
         method: "On a cluster beside the deployment, with data: CONFIG SET masterauth on every node, then requirepass, then CONFIG REWRITE. The old password -> `-WRONGPASS`, the new one -> `+OK`; replicas that are cut off link again; every key is there. Where the configuration can be written, the same after a master and a replica were restarted.",
         run: |cx| Box::pin(rotation(cx)),
     },
+    network::PROBES_AUTHENTICATE,
     Case {
         id: CaseId("AUTH-17"),
         title: "protected-mode is off only where a password protects",

@@ -3,6 +3,7 @@
 mod client;
 pub(in crate::cases) mod copies;
 mod emptied;
+mod hook;
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
@@ -157,6 +158,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(idempotent(cx)),
     },
     copies::FAILURE_IS_VISIBLE,
+    hook::OWN_NAME,
     copies::ANY_SEARCH_PATH,
     Case {
         id: CaseId("BOOT-13"),
@@ -205,6 +207,7 @@ pub static CASES: &[Case] = &[
     copies::WRONG_PASSWORD,
     client::NOT_EMPTY,
     emptied::LEFT_ALONE,
+    hook::ENDS_SOON,
     client::CHECKED,
 ];
 

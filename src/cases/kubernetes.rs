@@ -9,6 +9,8 @@ mod placement;
 mod servers;
 mod whole;
 
+pub(super) use objects::rules;
+
 use crate::case::Case;
 
 /// The cases of this chapter.

@@ -1,7 +1,9 @@
 //! Chapter NET: names and addresses: what happens when they change, and what they may be.
 
 mod changing;
+mod inside;
 mod names;
+mod platform;
 mod tls;
 mod together;
 
@@ -11,6 +13,11 @@ use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, See
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
+    inside::POD_NAMES,
+    inside::ALL_PODS,
+    platform::UNREADY_PODS_HAVE_NAMES,
+    platform::OWN_NAME_UNUSED,
+    inside::CLIENTS_SERVICE,
     Case {
         id: CaseId("NET-06"),
         title: "a node that comes back under another address is known there to all",
@@ -66,6 +73,8 @@ pub static CASES: &[Case] = &[
                  without an acknowledged write for longer than a lost election takes.",
         run: |cx| Box::pin(changing::every_address(cx)),
     },
+    platform::BUS_ISOLATED,
+    inside::NO_TRANSLATION,
     Case {
         id: CaseId("NET-12"),
         title: "servers bound to IPv6 meet, announce and redirect by IPv6 addresses",

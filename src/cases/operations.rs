@@ -1,6 +1,7 @@
 //! Chapter OPS: the deployment over its life.
 
 mod backup;
+mod diagnosis;
 mod platform;
 
 use super::failover::swapping::swap;
@@ -90,6 +91,7 @@ pub static CASES: &[Case] = &[
                  address and the id of before, and the cluster be whole: one view, `cluster_state:ok` and every link up.",
         run: |cx| Box::pin(restarted_in_place(cx)),
     },
+    diagnosis::REACHABLE,
     Case {
         id: CaseId("OPS-13"),
         title: "a long time under load brings no error, no change of role, no restart",

@@ -4,6 +4,7 @@ use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, See
 
 mod checks;
 mod endpoints;
+mod inside;
 mod migrating;
 use checks::*;
 use endpoints::*;
@@ -66,6 +67,7 @@ pub static CASES: &[Case] = &[
                  the same `GET` is executed.",
         run: |cx| Box::pin(one_hop(cx)),
     },
+    inside::REACHABLE,
     Case {
         id: CaseId("REDIR-04"),
         title: "errors come in their order: arity, password, slot, then the key's kind",
@@ -359,6 +361,7 @@ pub static CASES: &[Case] = &[
                  for the others, the marks between them.",
         run: |cx| Box::pin(in_order(cx)),
     },
+    inside::SEEDS_OWN,
     Case {
         id: CaseId("REDIR-19"),
         title: "no reply carries an empty host or port 0",

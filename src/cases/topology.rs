@@ -2,6 +2,7 @@
 
 mod bus;
 mod identity;
+mod inside;
 mod joining;
 mod lines;
 mod separate;
@@ -53,6 +54,7 @@ pub static CASES: &[Case] = &[
                  refuse. It is not opened where only addresses are known, since a firewall may well stand before it.",
         run: |cx| Box::pin(bus::bus_port(cx)),
     },
+    inside::PODS_REACH_EACH_OTHER,
     Case {
         id: CaseId("TOPO-04"),
         title: "the bus port answers no command of a client",
@@ -140,6 +142,7 @@ pub static CASES: &[Case] = &[
                  failure that has just healed takes so long to be forgotten.",
         run: |cx| Box::pin(lines::no_leftovers(cx)),
     },
+    inside::POD_ADDRESSES,
     Case {
         id: CaseId("TOPO-10"),
         title: "every line of CLUSTER NODES has the documented form",

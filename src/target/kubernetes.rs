@@ -5,6 +5,7 @@ mod apply;
 mod assess;
 mod bootstrap;
 mod client;
+mod companion;
 mod copy;
 mod deployment;
 mod evidence;
@@ -303,6 +304,9 @@ impl KubernetesTarget {
         }
         if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
             found.insert(Capability::Exec);
+            if may("create", "pods").await && may("delete", "pods").await {
+                found.insert(Capability::Companion);
+            }
         }
         if site.copies {
             found.insert(Capability::Variant);
@@ -368,6 +372,7 @@ impl KubernetesTarget {
         let started = Instant::now();
         site.workload().await?;
         take_back_leftovers(site).await?;
+        companion::dismiss_leftovers(site).await?;
         if site.members().await?.is_empty() {
             return Err(TargetError::NotDeployed(format!(
                 "no pod in namespace {} has the labels {} and runs",
@@ -407,6 +412,7 @@ impl Target for KubernetesTarget {
             Capability::ForceDelete,
             Capability::Scale,
             Capability::Exec,
+            Capability::Companion,
         ]);
         if self.is_ours() {
             hoped.extend([Capability::LoseVolume, Capability::Reapply]);
@@ -524,6 +530,7 @@ impl Target for KubernetesTarget {
         if let Some(shared) = self.site.get() {
             shared.0.listeners.close().await;
             outcome = self.lasting.undo(&shared.0).await;
+            outcome = outcome.and(companion::dismiss(&shared.0).await);
         }
         let made = lock(&self.made_namespace).take();
         let applied = std::mem::take(&mut *lock(&self.made));

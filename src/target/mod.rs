@@ -545,6 +545,31 @@ pub enum Variant {
     Unaltered,
 }
 
+/// The kinds of objects of a deployment that cases look at as they are in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveKind {
+    /// What makes the servers' pods.
+    Workload,
+    /// The servers' pods.
+    Pod,
+    /// The ConfigMaps of the namespace.
+    ConfigMap,
+    /// The Services of the namespace.
+    Service,
+    /// The NetworkPolicies of the namespace.
+    NetworkPolicy,
+}
+
+/// A pod that the suite makes in the deployment's namespace, from the deployment's own image. It has none of the labels
+/// by which the servers are found, so it is a stranger to Services and policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Companion {
+    /// It does nothing by itself: programs are run in it, as a client would run them.
+    Client,
+    /// It runs an empty server that nobody uses: whether connections to it can be forbidden is tried on it.
+    Bait,
+}
+
 /// The Kubernetes side of a deployment: what the API shows of it.
 #[async_trait]
 pub trait Deployment: Send + Sync {
@@ -609,6 +634,34 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When the API cannot be asked.
     async fn behind(&self, service: &str) -> Result<Vec<String>, TargetError>;
+
+    /// The namespace that the deployment is in.
+    fn namespace(&self) -> String;
+
+    /// The headless Service, which gives the pods their names, where the deployment has one.
+    fn headless_service(&self) -> Option<String>;
+
+    /// The container of a pod that runs the server, by name.
+    fn server_container(&self) -> String;
+
+    /// Objects as the API has them, each with `Kind/name`. Nothing is taken out of them: they are to be judged, never shown.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn live(&self, kind: LiveKind) -> Result<Vec<(String, serde_json::Value)>, TargetError>;
+
+    /// A pod of the suite's own, made by the first that asks, and there until the run ends. Programs are run in it as in
+    /// a server's ([`Target::exec`]).
+    ///
+    /// # Errors
+    /// A usage error when the platform refuses the pod; another when it does not run within `limit`.
+    async fn companion(&self, which: Companion, limit: Duration) -> Result<Member, TargetError>;
+
+    /// Makes a NetworkPolicy by which nobody may reach [`Companion::Bait`], nor it anybody.
+    ///
+    /// # Errors
+    /// A usage error when the platform refuses the policy.
+    async fn fence_bait(&self) -> Result<(), TargetError>;
 
     /// The objects that the deployment is made of. A kind that may not be looked at is told in what is given, and is no error.
     ///

@@ -133,7 +133,7 @@ pub(super) async fn objects(cx: &Context) -> Result<Arc<Objects>, Stop> {
 
 /// Has the rules of the case's row look at the live objects, and expects nothing of those that are as binding as the case;
 /// what the others find is remarked.
-pub(super) async fn rules(cx: &Context, level: Level) -> Result<Arc<Objects>, Stop> {
+pub(in crate::cases) async fn rules(cx: &Context, level: Level) -> Result<Arc<Objects>, Stop> {
     let objects = objects(cx).await?;
     let (failing, remarks) = found(&objects, cx.case_id().0, level)?;
     remarks.into_iter().for_each(|remark| cx.note(remark));

@@ -1,14 +1,20 @@
 //! The Kubernetes side of a deployment, as cases see it.
 
 use super::client::failed;
+use super::companion;
 use super::copy::AlteredCopy;
 use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
+use crate::cluster::node::Member;
 use crate::target::{
-    Budget, Claim, DeployedVariant, Deployment, Event, Execution, Host, Objects, Pod, TargetError, Variant,
+    Budget, Claim, Companion, DeployedVariant, Deployment, Event, Execution, Host, LiveKind, Objects, Pod, TargetError,
+    Variant,
 };
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Endpoints, PersistentVolumeClaim, Pod as RawPod};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, PersistentVolumeClaim, Pod as RawPod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
 use kube::api::{EvictParams, ListParams, PostParams};
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +116,39 @@ impl Deployment for SharedSite {
         Ok(ready.map(|address| address.ip).collect())
     }
 
+    fn namespace(&self) -> String {
+        self.0.namespace.clone()
+    }
+
+    fn headless_service(&self) -> Option<String> {
+        self.0.descriptor.services.headless.clone()
+    }
+
+    fn server_container(&self) -> String {
+        self.0.descriptor.container.clone()
+    }
+
+    async fn live(&self, kind: LiveKind) -> Result<Vec<(String, serde_json::Value)>, TargetError> {
+        match kind {
+            LiveKind::Workload => named("StatefulSet", &[self.0.workload().await?]),
+            LiveKind::Pod => named("Pod", &self.0.raw_pods().await?),
+            LiveKind::ConfigMap => named("ConfigMap", &self.0.listed::<ConfigMap>("ConfigMaps").await?),
+            LiveKind::Service => named("Service", &self.0.listed::<Service>("Services").await?),
+            LiveKind::NetworkPolicy => named(
+                "NetworkPolicy",
+                &self.0.listed::<NetworkPolicy>("NetworkPolicies").await?,
+            ),
+        }
+    }
+
+    async fn companion(&self, which: Companion, limit: Duration) -> Result<Member, TargetError> {
+        self.0.companions.get(&self.0, which, limit).await
+    }
+
+    async fn fence_bait(&self) -> Result<(), TargetError> {
+        companion::fence_bait(&self.0).await
+    }
+
     async fn objects(&self) -> Result<Objects, TargetError> {
         self.0.live_objects().await
     }
@@ -181,6 +220,19 @@ impl Deployment for SharedSite {
     async fn deploy_variant(&self, variant: Variant) -> Result<Box<dyn DeployedVariant>, TargetError> {
         Ok(Box::new(AlteredCopy::deploy(&self.0, variant).await?))
     }
+}
+
+/// Objects with their names, as JSON.
+fn named<K: ResourceExt + Serialize>(
+    kind: &str,
+    objects: &[K],
+) -> Result<Vec<(String, serde_json::Value)>, TargetError> {
+    let unwritable = |error| TargetError::Surroundings(format!("{kind} objects cannot be written as JSON: {error}"));
+    let each = objects.iter().map(|object| {
+        let value = serde_json::to_value(object).map_err(unwritable)?;
+        Ok((format!("{kind}/{}", object.name_any()), value))
+    });
+    each.collect()
 }
 
 fn status<'a>(pod: &'a RawPod, container: &str) -> Option<&'a k8s_openapi::api::core::v1::ContainerStatus> {

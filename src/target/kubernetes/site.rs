@@ -37,6 +37,7 @@ pub(super) struct Site {
     pub(super) copies: bool,
     /// Whether this program runs in a pod of the same cluster, from where pods' addresses are reached without the API.
     pub(super) inside: bool,
+    pub(super) companions: super::companion::Companions,
     addresses: Mutex<Option<(Instant, Vec<Member>)>>,
     /// The pods as they were when the API was made to answer nobody; none while it answers.
     remembered: Mutex<Option<Vec<core::Pod>>>,
@@ -62,6 +63,7 @@ impl Site {
             listeners: Listeners::default(),
             copies: false,
             inside: false,
+            companions: super::companion::Companions::default(),
             addresses: Mutex::default(),
             remembered: Mutex::default(),
         }
@@ -164,6 +166,18 @@ impl Site {
         let mut events = list.items;
         events.sort_by_key(happened);
         Ok(events)
+    }
+
+    /// All objects of a kind in the namespace.
+    pub(super) async fn listed<K>(&self, kinds: &str) -> Result<Vec<K>, TargetError>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug,
+        K: serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let what = format!("listing the {kinds} of namespace {}", self.namespace);
+        let list = bounded(&what, self.api::<K>().list(&ListParams::default())).await?;
+        Ok(list.items)
     }
 
     /// Asks the API for the password where the description says that it is there; else takes it from where it is.

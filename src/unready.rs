@@ -1,0 +1,228 @@
+//! A server that takes another password than its platform knows, for a while: done once in a run, and judged by several
+//! cases. Its readiness must go, and its name must not.
+
+use crate::check::{Look, eventually};
+use crate::cluster::node::Member;
+use crate::context::{Context, Secret, with_cleanup};
+use crate::failover::kept;
+use crate::inside::{headless, server_container};
+use crate::verdict::{Mismatch, Stop};
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the kubelet and the API may take beside the probe's own arithmetic.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// How often a probe asks, and how often it may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rhythm {
+    /// From one question to the next.
+    pub period: Duration,
+    /// How many failures in a row count.
+    pub threshold: u32,
+    /// How long an answer may take.
+    pub patience: Duration,
+}
+
+impl Rhythm {
+    /// The readiness probe's of a container; none where it has no such probe. The defaults are those of Kubernetes.
+    pub fn of_readiness(container: &Value) -> Option<Self> {
+        let probe = container.get("readinessProbe").filter(|probe| !probe.is_null())?;
+        let number = |field: &str, default: u64| probe[field].as_u64().filter(|value| *value > 0).unwrap_or(default);
+        Some(Self {
+            period: Duration::from_secs(number("periodSeconds", 10)),
+            threshold: u32::try_from(number("failureThreshold", 3)).unwrap_or(u32::MAX),
+            patience: Duration::from_secs(number("timeoutSeconds", 1)),
+        })
+    }
+
+    /// How long a server that fails may be called ready.
+    pub fn bound(&self) -> Duration {
+        (self.period + self.patience) * self.threshold + TOLD
+    }
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Unready {
+    /// The server.
+    pub member: Member,
+    /// What the server said to the password that it no longer takes.
+    pub refused: String,
+    /// How long its pod was still called ready.
+    pub dropped: Result<Duration, Mismatch>,
+    /// Whether the headless Service led to it once it was not ready; none where it never was.
+    pub named: Option<Result<(), Mismatch>>,
+}
+
+/// What was seen in this run; the first case that asks makes it happen.
+///
+/// # Errors
+/// When it could not be observed at all: the same for every case that asks.
+pub async fn observed(cx: &Context) -> Result<Arc<Unready>, Stop> {
+    cx.note_observation("a server that takes another password");
+    let shared = cx.shared().clone();
+    let seen = shared
+        .unready
+        .get_or_init(|| async { Ok(Arc::new(observe(cx).await?)) });
+    Ok(seen.await.clone()?)
+}
+
+async fn observe(cx: &Context) -> Result<Unready, Stop> {
+    let (container, _) = server_container(cx).await?;
+    let Some(rhythm) = Rhythm::of_readiness(&container) else {
+        return Err(Stop::Unsupported(
+            "the server's container has no readiness probe, so nothing is to be judged here (K8S-05 judges that)"
+                .into(),
+        ));
+    };
+    let right = cx.password()?;
+    let other = Secret::new(format!("another-password-{}", cx.shared().run_id));
+    cx.keep_secret([other.clone()]);
+    let view = cx.view().await?;
+    let node = view.replicas().next().or(view.nodes.first());
+    let member = node
+        .map(|node| node.member.clone())
+        .ok_or_else(|| Mismatch::new("servers", "none"))?;
+    ready(cx, &member, true, cx.timing().arrange()).await?;
+    let work = async {
+        set(cx, &member, &right, &other).await?;
+        let changed = Instant::now();
+        cx.note_time(format!("{member} takes another password"));
+        let reply = cx
+            .connect_raw(&member.address)
+            .await?
+            .call(&["AUTH", right.expose()])
+            .await?;
+        let refused = right.redact(&reply.to_string());
+        if reply.is_ok() {
+            return Err(anyhow::anyhow!("{member} takes the old password after CONFIG SET requirepass").into());
+        }
+        let dropped = ready(cx, &member, false, rhythm.bound())
+            .await
+            .map(|()| changed.elapsed());
+        let dropped = kept(dropped)?;
+        let named = match &dropped {
+            Ok(_) => Some(kept(named(cx, &member).await)?),
+            Err(_) => None,
+        };
+        Ok(Unready {
+            member: member.clone(),
+            refused,
+            dropped,
+            named,
+        })
+    };
+    let back = async {
+        set_back(cx, &member, &other, &right).await?;
+        ready(cx, &member, true, cx.timing().arrange() + rhythm.bound()).await
+    };
+    with_cleanup(work, back).await
+}
+
+/// Changes the password that a server takes.
+async fn set(cx: &Context, member: &Member, old: &Secret, new: &Secret) -> Result<(), Stop> {
+    let mut connection = cx.connect_raw(&member.address).await?;
+    let reply = connection.call(&["AUTH", old.expose()]).await?;
+    if !reply.is_ok() {
+        return Err(anyhow::anyhow!("{member}: AUTH -> {reply}").into());
+    }
+    let reply = connection.call(&["CONFIG", "SET", "requirepass", new.expose()]).await?;
+    match reply.is_ok() {
+        true => Ok(()),
+        false => Err(Stop::Unsupported(format!(
+            "{member}: CONFIG SET requirepass -> {reply}"
+        ))),
+    }
+}
+
+/// Gives a server its password back. One that was started again meanwhile, or was never changed, has it already.
+async fn set_back(cx: &Context, member: &Member, other: &Secret, right: &Secret) -> Result<(), Stop> {
+    let what = format!("{member} takes the deployment's password again");
+    eventually(cx, &what, cx.timing().arrange(), async || {
+        let mut connection = cx.connect_raw(&member.address).await?;
+        let reply = connection.call(&["AUTH", right.expose()]).await?;
+        if reply.is_ok() {
+            return Ok(Look::Reached(()));
+        }
+        match set(cx, member, other, right).await {
+            Ok(()) => Ok(Look::Reached(())),
+            Err(Stop::Error(error)) => Ok(Look::NotYet(format!("{error:#}"))),
+            Err(stop) => Err(stop),
+        }
+    })
+    .await
+}
+
+/// Waits until a server's pod is called ready, or not.
+async fn ready(cx: &Context, member: &Member, wanted: bool, bound: Duration) -> Result<(), Stop> {
+    let what = format!("{} is {}", member.name, if wanted { "Ready" } else { "not Ready" });
+    let deployment = cx.deployment()?;
+    eventually(cx, &what, bound, async || {
+        let pods = deployment.pods().await?;
+        let pod = pods.iter().find(|pod| pod.name == member.name);
+        Ok(match pod {
+            Some(pod) if pod.ready == wanted => Look::Reached(()),
+            Some(pod) => Look::NotYet(format!("{}, ready {}", pod.phase, pod.ready)),
+            None => Look::NotYet("there is no such pod".into()),
+        })
+    })
+    .await
+}
+
+/// Expects the headless Service to lead to a server that is not ready. The clients' Service is waited for first: once it
+/// leads there no more, Kubernetes has taken the change in.
+async fn named(cx: &Context, member: &Member) -> Result<(), Stop> {
+    let deployment = cx.deployment()?;
+    let (host, bound) = (&member.address.host, cx.timing().gossip() + TOLD);
+    if let Some((service, _)) = deployment.client_service() {
+        let what = format!("Service {service} leads to {} no more", member.name);
+        let left = eventually(cx, &what, bound, async || {
+            Ok(match deployment.behind(&service).await?.contains(host) {
+                true => Look::NotYet("it does".into()),
+                false => Look::Reached(()),
+            })
+        });
+        // That is not what is judged: it may lead to pods that are not ready too.
+        let _ = kept(left.await)?;
+    }
+    let service = headless(cx).await?;
+    let behind = deployment.behind(&service).await?;
+    match behind.contains(host) {
+        true => Ok(()),
+        false => Err(Mismatch::new(
+            format!("Service {service} leads to {member}, which is not ready"),
+            format!("it leads to {}", behind.join(", ")),
+        )
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    #[rstest]
+    #[case::none(json!({"name": "redis"}), None)]
+    #[case::null(json!({"readinessProbe": null}), None)]
+    #[case::defaults(json!({"readinessProbe": {"exec": {}}}), Some((10, 3, 1)))]
+    #[case::own(
+        json!({"readinessProbe": {"periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 4}}),
+        Some((5, 2, 4))
+    )]
+    #[case::noughts_are_defaults(json!({"readinessProbe": {"periodSeconds": 0, "failureThreshold": 0}}), Some((10, 3, 1)))]
+    fn a_probe_has_its_rhythm(#[case] container: Value, #[case] expected: Option<(u64, u32, u64)>) {
+        let rhythm = Rhythm::of_readiness(&container);
+        let seen = rhythm.map(|it| (it.period.as_secs(), it.threshold, it.patience.as_secs()));
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_server_that_fails_may_be_called_ready_until_the_probe_has_asked_so_often() {
+        let rhythm = Rhythm::of_readiness(&json!({"readinessProbe": {"periodSeconds": 5, "timeoutSeconds": 2}}));
+        assert_eq!(rhythm.map(|it| it.bound()), Some(Duration::from_secs(31)));
+    }
+}

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT,
-    Target, TargetError, Traffic, Upheaval, Variant, Way,
+    Alteration, Change, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scaling, Scratch,
+    Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -59,6 +59,8 @@ pub struct Shared {
     pub rolling: tokio::sync::OnceCell<Result<Result<Arc<crate::rolling::Rolling>, Mismatch>, String>>,
     /// The deployment deleted and applied again, which several cases look at: done once, by the first that asks.
     pub reapplied: tokio::sync::OnceCell<Result<Arc<crate::away::Away>, crate::moving::Unobserved>>,
+    /// The scale-out that several cases look at: done once, by the first that asks.
+    pub scaled_out: tokio::sync::OnceCell<Result<Arc<crate::scaling::ScaledOut>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
     /// The config epoch of every master when the cluster was last whole, and when a shard was last seen to have got a
@@ -97,6 +99,7 @@ impl Shared {
             full_crash: tokio::sync::OnceCell::new(),
             rolling: tokio::sync::OnceCell::new(),
             reapplied: tokio::sync::OnceCell::new(),
+            scaled_out: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),
             pool: Mutex::default(),

@@ -47,6 +47,7 @@ pub mod report;
 pub mod request;
 pub mod rolling;
 pub mod runner;
+pub mod scaling;
 pub mod selection;
 pub mod settle;
 pub mod soak;

@@ -1,8 +1,11 @@
 //! Chapter BOOT: from `apply` to a formed cluster, unattended, once, and loudly when it fails.
 
 mod client;
-mod copies;
+pub(in crate::cases) mod copies;
 mod emptied;
+mod stress;
+#[cfg(test)]
+pub(in crate::cases) use stress::made_up;
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
@@ -157,6 +160,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(idempotent(cx)),
     },
     copies::FAILURE_IS_VISIBLE,
+    stress::SLOW_PEER,
     copies::ANY_SEARCH_PATH,
     Case {
         id: CaseId("BOOT-13"),
@@ -202,6 +206,8 @@ pub static CASES: &[Case] = &[
                  ranges together every replica there is; where `CLUSTER SHARDS` is known, every node in it must be `online`.",
         run: |cx| Box::pin(replicas_listed(cx)),
     },
+    stress::ANY_IDENTITY,
+    stress::PARALLEL,
     copies::WRONG_PASSWORD,
     client::NOT_EMPTY,
     emptied::LEFT_ALONE,

@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod consistency;
 pub mod failover;
 pub mod hash;
+pub mod kubernetes;
 pub mod multi;
 pub mod networking;
 pub mod omissions;
@@ -35,6 +36,7 @@ pub static CHAPTERS: &[&[Case]] = &[
     sharding::CASES,
     topology::CASES,
     persistence::CASES,
+    kubernetes::CASES,
     workload::CASES,
     networking::CASES,
     operations::CASES,

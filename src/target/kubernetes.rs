@@ -291,7 +291,7 @@ impl KubernetesTarget {
             found.insert(Capability::Evict);
         }
         if may("patch", "statefulsets").await {
-            found.insert(Capability::Scale);
+            found.extend([Capability::Scale, Capability::RollOut]);
         }
         if ours && may("delete", "statefulsets").await {
             found.insert(Capability::Reapply);
@@ -401,6 +401,7 @@ impl Target for KubernetesTarget {
             Capability::Evict,
             Capability::ForceDelete,
             Capability::Scale,
+            Capability::RollOut,
             Capability::Exec,
         ]);
         if self.is_ours() {

@@ -10,7 +10,7 @@ use crate::cluster::node::{NodeId, NodeLine};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::slot;
 use crate::cluster::view::ClusterView;
-use crate::context::{Claim, Context, Upheaval, with_cleanup};
+use crate::context::{Claim, Context, TargetError, Upheaval, with_cleanup};
 use crate::crash::{read_all, write_all};
 use crate::failover::kept;
 use crate::rolling::slot_of_every_shard;
@@ -44,6 +44,9 @@ pub struct Away {
     pub different: Vec<String>,
     /// The keys written before, read after: how many there were.
     pub data: Result<usize, Mismatch>,
+    /// How long it took, from the deletion, until nothing was left but claims; none where nothing was deleted, or where the
+    /// platform does not let the suite look.
+    pub emptied: Option<Result<Duration, Mismatch>>,
     /// The volume claims before, meanwhile and after; none where the target has no claims.
     pub claims: [Vec<Claim>; 3],
 }
@@ -92,9 +95,13 @@ pub async fn away_and_back(cx: &Context, way: Way) -> Result<Away, Stop> {
                 cx.upheave(&Upheaval::Delete).await?;
             }
         }
-        claims(cx).await
+        let emptied = match way {
+            Way::Reapplied => emptied(cx).await?,
+            Way::Recreated | Way::Scaled => None,
+        };
+        Ok((emptied, claims(cx).await?))
     };
-    let claims_meanwhile = with_cleanup(gone, cx.undo_faults()).await?;
+    let (emptied, claims_meanwhile) = with_cleanup(gone, cx.undo_faults()).await?;
     let since = Instant::now();
     let nodes = cx.shape().nodes();
     let back = eventually(cx, "every server is there again", back_within(cx), async || {
@@ -127,8 +134,29 @@ pub async fn away_and_back(cx: &Context, way: Way) -> Result<Away, Stop> {
         known,
         different: different(&before, &after),
         data,
+        emptied,
         claims: [claims_before, claims_meanwhile, claims(cx).await?],
     })
+}
+
+/// The limit for everything but claims to be gone after it was deleted.
+pub const EMPTIED: Duration = Duration::from_secs(60);
+
+/// Waits until nothing is left of the deployment but its claims.
+async fn emptied(cx: &Context) -> Result<Option<Result<Duration, Mismatch>>, Stop> {
+    let Some(deployment) = cx.shared().target.deployment() else {
+        return Ok(None);
+    };
+    let since = Instant::now();
+    let gone = eventually(cx, "nothing is left but volume claims", EMPTIED, async || {
+        Ok(match deployment.remains().await {
+            Ok(left) if left.is_empty() => Look::Reached(Some(since.elapsed())),
+            Ok(left) => Look::NotYet(left.join(", ")),
+            Err(TargetError::NotAllowed(_)) => Look::Reached(None),
+            Err(error) => return Err(error.into()),
+        })
+    });
+    Ok(kept(gone.await)?.transpose())
 }
 
 async fn claims(cx: &Context) -> Result<Vec<Claim>, Stop> {

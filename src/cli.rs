@@ -574,7 +574,10 @@ fn broken(error: &TargetError) -> u8 {
     anstream::eprintln!("error: {error}");
     match error {
         TargetError::Usage(_) => exit::USAGE,
-        TargetError::NotDeployed(_) | TargetError::Surroundings(_) | TargetError::Link(_) => exit::BROKEN,
+        TargetError::NotDeployed(_)
+        | TargetError::NotAllowed(_)
+        | TargetError::Surroundings(_)
+        | TargetError::Link(_) => exit::BROKEN,
     }
 }
 

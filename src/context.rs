@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Change, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scaling, Scratch,
-    Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
+    Alteration, Budget, Change, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, Objects, Pod,
+    Scaling, Scratch, Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -63,6 +63,8 @@ pub struct Shared {
     pub scaled_out: tokio::sync::OnceCell<Result<Arc<crate::scaling::ScaledOut>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
+    /// The deployment's objects, which several cases look at: asked for once, by the first that wants them.
+    pub objects: tokio::sync::OnceCell<Result<Arc<Objects>, String>>,
     /// The config epoch of every master when the cluster was last whole, and when a shard was last seen to have got a
     /// new one: there was an election then, or little before.
     pub votes: Mutex<(BTreeMap<NodeId, u64>, BTreeMap<NodeId, Instant>)>,
@@ -101,6 +103,7 @@ impl Shared {
             reapplied: tokio::sync::OnceCell::new(),
             scaled_out: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
+            objects: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),
             pool: Mutex::default(),
             settled: Mutex::default(),

@@ -13,11 +13,12 @@ pub mod configuration;
 pub mod field;
 mod network;
 mod password;
-mod pod;
+pub mod pod;
 mod probes;
 pub mod program;
 pub mod report;
 mod server;
+pub mod tools;
 mod words;
 pub mod workload;
 
@@ -125,6 +126,25 @@ pub struct Judged {
     pub evidence: String,
 }
 
+/// The servers among the objects of a manifest, and all that is around them.
+pub fn recognise(manifest: &Manifest) -> Deployment<'_> {
+    let file = manifest.file.as_str();
+    let objects = manifest.documents.iter().map(|document| Object { file, document });
+    Deployment::recognise(objects.collect())
+}
+
+/// The kinds of objects without which nothing can be said of a row.
+pub fn kinds_of(row: &str) -> Vec<&'static str> {
+    let own = match row {
+        "K8S-02" => "Secret",
+        "K8S-03" | "K8S-04" | "NET-03" => "Service",
+        "K8S-08" => "PodDisruptionBudget",
+        "K8S-19" | "AUTH-10" | "NET-09" => "NetworkPolicy",
+        _ => "ConfigMap",
+    };
+    vec!["StatefulSet", "ConfigMap", own]
+}
+
 /// What linting gave.
 #[derive(Clone, Debug)]
 pub struct Lint {
@@ -146,13 +166,25 @@ impl Lint {
         Self::of_objects(objects.collect())
     }
 
+    /// The same for one workload of several, `StatefulSet/redis-cluster`. Nothing is judged where it is not recognised.
+    pub fn of_workload(manifest: &Manifest, name: &str) -> Self {
+        let mut deployment = recognise(manifest);
+        deployment
+            .workloads
+            .retain(|workload| workload.object.document.to_string() == name);
+        Self::of_deployment(&deployment)
+    }
+
     fn of_objects(objects: Vec<Object<'_>>) -> Self {
-        let deployment = Deployment::recognise(objects);
+        Self::of_deployment(&Deployment::recognise(objects))
+    }
+
+    fn of_deployment(deployment: &Deployment<'_>) -> Self {
         let mut seen = BTreeSet::new();
         let mut findings = Vec::new();
         for workload in &deployment.workloads {
             for rule in rules() {
-                for flaw in (rule.check)(&deployment, workload) {
+                for flaw in (rule.check)(deployment, workload) {
                     // Several workloads may read one ConfigMap.
                     if seen.insert((rule.name, flaw.clone())) {
                         findings.push(Finding { rule, flaw });
@@ -177,6 +209,12 @@ impl Lint {
                 .collect(),
             findings,
         }
+    }
+
+    /// What was found for a row: first what makes a case of that level fail, then what only should be otherwise.
+    pub fn of_row(&self, row: &str, level: Level) -> (Vec<&Finding>, Vec<&Finding>) {
+        let own = self.findings.iter().filter(|finding| finding.rule.row == row);
+        own.partition(|finding| level == Level::Should || finding.rule.level == Level::Must)
     }
 
     /// How many findings there are of a level.

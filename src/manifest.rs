@@ -7,6 +7,7 @@ mod lines;
 mod normalise;
 pub mod parameters;
 pub mod patch;
+pub mod redact;
 
 pub use lines::Lines;
 use normalise::normalise;

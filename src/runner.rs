@@ -581,7 +581,10 @@ impl Recorder<'_> {
     async fn abort(&self, error: &TargetError) {
         let kind = match error {
             TargetError::Usage(_) => AbortKind::Usage,
-            TargetError::NotDeployed(_) | TargetError::Surroundings(_) | TargetError::Link(_) => AbortKind::Target,
+            TargetError::NotDeployed(_)
+            | TargetError::NotAllowed(_)
+            | TargetError::Surroundings(_)
+            | TargetError::Link(_) => AbortKind::Target,
         };
         let message = self.redact(&error.to_string());
         self.state().aborted = Some(Abort { kind, message });

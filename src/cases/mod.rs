@@ -38,6 +38,7 @@ pub static CHAPTERS: &[&[Case]] = &[
     persistence::CASES,
     kubernetes::CASES,
     workload::CASES,
+    kubernetes::CASES,
     networking::CASES,
     operations::CASES,
 ];

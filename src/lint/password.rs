@@ -6,6 +6,7 @@ use super::words::{REDIS_CLI, pattern};
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
 use crate::case::Level;
+use crate::manifest::redact::is_placeholder;
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -39,16 +40,6 @@ pub(super) static RULES: &[Rule] = &[
         check: unquoted,
     },
 ];
-
-/// Whether a value is one that somebody was meant to replace.
-fn is_placeholder(value: &str) -> bool {
-    static PLACEHOLDER: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            "^(PASSWORD|PASSWD|YOURS?[-_ ].*|YOU-.*|your[-_].*|<.*>|\\[.*\\]|\\.\\.\\.|(?i:change[-_ ]?(me|it|this)!?)|(?i:replace[-_ ]?(me|this|with.*))|(?i:insert[-_ ].*)|TODO.*|FIXME.*|[xX]{3,})$",
-        )
-    });
-    PLACEHOLDER.is_match(value.trim())
-}
 
 /// Whether a value is a template that nothing has filled in.
 fn is_template(value: &str) -> bool {

@@ -162,18 +162,27 @@ fn maxmemory<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     if maxmemory == 0.0 {
         return at("maxmemory 0: the data may grow until the kernel kills the server".to_owned());
     }
-    let limit = workload.container.at("resources/limits/memory");
-    let text = match limit.value() {
-        serde_json::Value::Number(number) => number.to_string(),
-        _ => limit.text().unwrap_or_default().to_owned(),
-    };
-    match bytes(&text, &QUANTITIES) {
+    let text = limit_text(workload);
+    match memory_limit(workload) {
         Some(limit) if maxmemory > 0.75 * limit => at(format!(
             "maxmemory {value} is {:.0} % of the limit {text}",
             100.0 * maxmemory / limit
         )),
         _ => Vec::new(),
     }
+}
+
+fn limit_text(workload: &Workload<'_>) -> String {
+    let limit = workload.container.at("resources/limits/memory");
+    match limit.value() {
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => limit.text().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The memory limit of the server's container in bytes, where there is one.
+pub fn memory_limit(workload: &Workload<'_>) -> Option<f64> {
+    bytes(&limit_text(workload), &QUANTITIES)
 }
 
 /// The repository and the tag of an image, and whether a digest pins it.

@@ -254,6 +254,35 @@ impl<'a> Mounts<'a> {
         self.all.iter().filter(holds).max_by_key(|mount| mount.path.len())
     }
 
+    /// The files that ConfigMaps put into the container, each with its path.
+    pub fn files(&self) -> Vec<(String, Text<'a>)> {
+        let mut found = Vec::new();
+        for mount in &self.all {
+            for (object, source) in &mount.config_maps {
+                let items = source.at("items").items();
+                for (key, field) in object.at("data").entries() {
+                    let item = items.iter().find(|item| item.at("key").is(key));
+                    let below = match item {
+                        Some(item) => item.at("path").text(),
+                        None => Some(key).filter(|_| items.is_empty()),
+                    };
+                    let path = match (mount.field.at("subPath").text(), below) {
+                        (None, Some(below)) => format!("{}/{below}", mount.path),
+                        (Some(sub_path), Some(below)) if sub_path == below => mount.path.to_owned(),
+                        (_, None) | (Some(_), Some(_)) => continue,
+                    };
+                    // Another mount, or another source of this one, may be before it.
+                    if let (File::Found(seen), Some(text)) = (self.file(&path), Text::of(&field))
+                        && std::ptr::eq(seen.text, text.text)
+                    {
+                        found.push((path, text));
+                    }
+                }
+            }
+        }
+        found
+    }
+
     /// The file at a path.
     pub fn file(&self, path: &str) -> File<'a> {
         let Some(mount) = self.around(path) else {

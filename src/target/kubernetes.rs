@@ -11,6 +11,7 @@ mod evidence;
 mod faults;
 mod forward;
 mod links;
+mod objects;
 mod ownership;
 mod site;
 mod upheaval;
@@ -299,7 +300,7 @@ impl KubernetesTarget {
         if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
             found.insert(Capability::Exec);
         }
-        if site.copies && !self.descriptor.variants.is_empty() {
+        if site.copies {
             found.insert(Capability::Variant);
         }
         if self.nodes.is_some() {
@@ -407,7 +408,7 @@ impl Target for KubernetesTarget {
         if self.is_ours() {
             hoped.extend([Capability::LoseVolume, Capability::Reapply]);
         }
-        if self.manifest.is_some() && !self.descriptor.variants.is_empty() {
+        if self.manifest.is_some() {
             hoped.insert(Capability::Variant);
         }
         if self.nodes.is_some() {

@@ -11,11 +11,13 @@ mod kept;
 pub mod kind;
 pub mod kubernetes;
 mod netns;
+mod objects;
 pub mod processes;
 mod redis_conf;
 mod volume;
 
 pub use self::cut::{Cut, Traffic, Way};
+pub use self::objects::{Budget, Host, Objects};
 
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
@@ -104,6 +106,9 @@ pub enum TargetError {
     /// The deployment did not come up. The text names the first thing that went wrong, in Kubernetes' or Redis's words.
     #[error("{0}")]
     NotDeployed(String),
+    /// The platform does not let the suite do it: the text names the right that is missing.
+    #[error("{0}")]
+    NotAllowed(String),
     /// The surroundings broke: no Docker, an API that does not answer, a child process that failed.
     #[error("{0}")]
     Surroundings(String),
@@ -561,8 +566,8 @@ pub enum Variant {
     FailingHook,
     /// A server with a file `stuck` in its data folder ends at once.
     StuckPod,
-    /// Nothing is different but what the platform is asked for.
-    Alike,
+    /// Nothing is changed but the namespace. Every description can make it, whether it says how or not.
+    Unaltered,
 }
 
 /// How servers are added to a deployment.
@@ -659,6 +664,51 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When the platform cannot be asked.
     async fn configure(&self, line: &str) -> Result<Option<Change>, TargetError>;
+
+    /// The objects that the deployment is made of. A kind that may not be looked at is told in what is given, and is no error.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn objects(&self) -> Result<Objects, TargetError>;
+
+    /// What would change, or be refused, if the manifest that this run has applied were applied once more, strictly
+    /// validated: one line each. Nothing is changed. `None` where the run has applied none.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn rehearse_apply(&self) -> Result<Option<Vec<String>>, TargetError>;
+
+    /// The machines on which pods run.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError>;
+
+    /// The limits on evictions that there are in the namespace.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn budgets(&self) -> Result<Vec<Budget>, TargetError>;
+
+    /// Whether a pod might be evicted now, else why not, in the platform's words. It is not evicted.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn may_evict(&self, pod: &str) -> Result<Result<(), String>, TargetError>;
+
+    /// Waits until a pod's server has ended and gives its exit code; `None` where the pod has gone without telling it.
+    /// The caller sets the limit.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn exit_code(&self, pod: &Pod) -> Result<Option<i32>, TargetError>;
+
+    /// What is there of the deployment but its volume claims, `StatefulSet/redis-cluster`: in a namespace that the run has
+    /// made everything, else the manifest's objects and the pods.
+    ///
+    /// # Errors
+    /// When the API cannot be asked.
+    async fn remains(&self) -> Result<Vec<String>, TargetError>;
 
     /// The variants that can be made.
     fn variants(&self) -> BTreeSet<Variant>;

@@ -76,7 +76,7 @@ const MAXMEMORY: (&str, &str) = ("299mb", "313524224");
 const FAILURES: i32 = 2;
 
 async fn configuration_reaches(cx: &Context) -> Outcome {
-    cx.with_variant(Variant::Alike, async |copy| {
+    cx.with_variant(Variant::Unaltered, async |copy| {
         formed(cx, copy).await?;
         let line = format!("maxmemory {}", MAXMEMORY.0);
         match copy.deployment().configure(&line).await? {
@@ -210,7 +210,9 @@ async fn failing_hook(cx: &Context) -> Outcome {
         let members = copy.members().await?;
         let hooked = members.iter().find(|member| member.name == name);
         let hooked = hooked.ok_or_else(|| Mismatch::new(format!("the server {name}"), "none"))?;
-        shell(cx, copy, hooked, &format!("echo {FAILURES} > hook-fails && kill 1")).await?;
+        // The command's own end must not be lost with the container that it stops.
+        let stop = "(sleep 1; while kill 1; do sleep 1; done) >/dev/null 2>&1 </dev/null &";
+        shell(cx, copy, hooked, &format!("echo {FAILURES} > hook-fails; {stop}")).await?;
         let mut disturbed = BTreeSet::new();
         let bound = cx.timing().scheduling() + cx.timing().hook();
         eventually(cx, "the hook's failures are shown, and over", bound, async || {

@@ -7,7 +7,9 @@ use crate::progress::Progress;
 use crate::target::TargetError;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
-use kube::api::{DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams, ValidationDirective,
+};
 use kube::core::ApiResource;
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt};
@@ -312,7 +314,8 @@ impl Site {
         }
     }
 
-    async fn apply_one(&self, document: &Document, object: &Applied, file: &str) -> Result<(), TargetError> {
+    /// What is sent for a document: it is of this run, and in its namespace.
+    fn labelled(&self, document: &Document, object: &Applied) -> serde_json::Value {
         let mut value = document.value.clone();
         value["apiVersion"] = object.resource.api_version.as_str().into();
         if let Some(metadata) = value.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
@@ -324,6 +327,11 @@ impl Site {
                 labels.insert(RUN_LABEL.to_owned(), fit(&self.run_id).into());
             }
         }
+        value
+    }
+
+    async fn apply_one(&self, document: &Document, object: &Applied, file: &str) -> Result<(), TargetError> {
+        let value = self.labelled(document, object);
         let how = PatchParams::apply(MANAGER).force();
         let what = format!("applying {document} ({file}:{})", document.line);
         let api = self.dynamic(object);
@@ -338,6 +346,53 @@ impl Site {
             Ok(Err(error)) => Err(failed(&what, &error)),
             Err(_) => Err(super::site::timed_out(&what, Duration::from_secs(30))),
         }
+    }
+
+    /// Applies the manifest once more without changing anything, strictly validated: what is refused or would change.
+    pub(super) async fn rehearse(&self) -> Result<Option<Vec<String>>, TargetError> {
+        let Some(manifest) = &self.manifest else {
+            return Ok(None);
+        };
+        let how = PatchParams {
+            dry_run: true,
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::apply(MANAGER).force()
+        };
+        let mut findings = Vec::new();
+        for document in manifest.documents.iter().filter(|it| it.kind() != "Namespace") {
+            let (resource, namespaced) = self.discover(document, &manifest.file, &Progress::silent()).await?;
+            let object = Applied {
+                resource,
+                namespaced,
+                name: document.name().to_owned(),
+            };
+            let place = format!("{}:{}: {document}", manifest.file, document.line);
+            let api = self.dynamic(&object);
+            let what = format!("looking at {document}");
+            let Some(there) = bounded(&what, api.get_opt(&object.name)).await? else {
+                findings.push(format!("{place}: it is not there any more"));
+                continue;
+            };
+            let value = self.labelled(document, &object);
+            let patch = Patch::Apply(&value);
+            let what = format!("applying {document} without any change");
+            match tokio::time::timeout(Duration::from_secs(30), api.patch(&object.name, &how, &patch)).await {
+                Ok(Ok(then)) => {
+                    let changed = super::objects::differences(&there, &then);
+                    findings.extend(
+                        changed
+                            .into_iter()
+                            .map(|field| format!("{place}: {field} would change")),
+                    );
+                }
+                Ok(Err(kube::Error::Api(status))) if !matches!(status.code, 401 | 403) => {
+                    findings.push(self.redact(&format!("{place}: refused: {}", status.message)));
+                }
+                Ok(Err(error)) => return Err(failed(&what, &error)),
+                Err(_) => return Err(super::site::timed_out(&what, Duration::from_secs(30))),
+            }
+        }
+        Ok(Some(findings))
     }
 
     pub(super) async fn claims(&self) -> Result<BTreeSet<String>, TargetError> {

@@ -93,7 +93,7 @@ pub(super) async fn reach(kubeconfig: Option<&Path>, context: Option<&str>) -> R
 /// An error of the API while `what` was being done.
 pub(super) fn failed(what: &str, error: &kube::Error) -> TargetError {
     match error {
-        kube::Error::Api(status) if matches!(status.code, 401 | 403) => TargetError::Surroundings(format!(
+        kube::Error::Api(status) if matches!(status.code, 401 | 403) => TargetError::NotAllowed(format!(
             "{what}: not allowed: {}\nThe context's user needs that right.",
             status.message
         )),

@@ -6,8 +6,9 @@ use super::site::{Site, unusable};
 use super::upheaval::stop_all;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Parameters};
 use crate::progress::Progress;
+use crate::target::descriptor::VariantRecipe;
 use crate::target::{DeployedVariant, Deployment, TargetError, Variant};
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -42,7 +43,11 @@ impl AlteredCopy {
                 "the description does not say how to make the variant {variant:?}"
             ))
         };
-        let recipe = original.descriptor.variants.get(&variant).ok_or_else(missing)?;
+        let recipe = match (original.descriptor.variants.get(&variant), variant) {
+            (Some(recipe), _) => recipe.clone(),
+            (None, Variant::Unaltered) => unaltered(),
+            (None, _) => return Err(missing()),
+        };
         let mut manifest = original.manifest.clone().ok_or_else(missing)?;
         manifest
             .set(&recipe.parameters, original.descriptor.places())
@@ -106,6 +111,17 @@ impl AlteredCopy {
                 Err(error)
             }
         }
+    }
+}
+
+/// It asks for little processor time, so that it fits beside the deployment.
+fn unaltered() -> VariantRecipe {
+    VariantRecipe {
+        parameters: Parameters {
+            cpu_request: Some("10m".to_owned()),
+            ..Parameters::default()
+        },
+        ..VariantRecipe::default()
     }
 }
 

@@ -3,10 +3,13 @@
 use super::client::failed;
 use super::copy::AlteredCopy;
 use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
-use crate::target::{Change, Claim, DeployedVariant, Deployment, Event, Execution, Pod, Scaling, TargetError, Variant};
+use crate::target::{
+    Budget, Change, Claim, DeployedVariant, Deployment, Event, Execution, Host, Objects, Pod, Scaling, TargetError,
+    Variant,
+};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, PersistentVolumeClaim, Pod as RawPod};
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +136,62 @@ impl Deployment for SharedSite {
         }
     }
 
+    async fn objects(&self) -> Result<Objects, TargetError> {
+        self.0.live_objects().await
+    }
+
+    async fn rehearse_apply(&self) -> Result<Option<Vec<String>>, TargetError> {
+        self.0.rehearse().await
+    }
+
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError> {
+        self.0.hosts().await
+    }
+
+    async fn budgets(&self) -> Result<Vec<Budget>, TargetError> {
+        self.0.budgets().await
+    }
+
+    async fn may_evict(&self, pod: &str) -> Result<Result<(), String>, TargetError> {
+        let how = EvictParams {
+            post_options: PostParams {
+                dry_run: true,
+                ..PostParams::default()
+            },
+            ..EvictParams::default()
+        };
+        let what = format!("asking whether pod {pod} might be evicted");
+        match self.0.api::<RawPod>().evict(pod, &how).await {
+            Ok(_) => Ok(Ok(())),
+            Err(kube::Error::Api(status)) if status.code == 429 => Ok(Err(status.message.clone())),
+            // Several budgets over one pod.
+            Err(kube::Error::Api(status)) if status.code == 500 => Ok(Err(status.message.clone())),
+            Err(error) => Err(failed(&what, &error)),
+        }
+    }
+
+    async fn exit_code(&self, pod: &Pod) -> Result<Option<i32>, TargetError> {
+        let name = &self.0.descriptor.container;
+        let code = std::sync::Mutex::new(None);
+        let gone = |seen: Option<&RawPod>| {
+            let same = seen.filter(|seen| seen.metadata.uid.as_deref() == Some(&pod.uid));
+            let Some(seen) = same else { return true };
+            let ended = status(seen, name).and_then(|status| status.state.as_ref()?.terminated.as_ref());
+            if let Some(ended) = ended {
+                *super::apply::lock(&code) = Some(ended.exit_code);
+            }
+            ended.is_some()
+        };
+        let watched = kube::runtime::wait::await_condition(self.0.api::<RawPod>(), &pod.name, gone).await;
+        watched.map_err(|error| TargetError::Surroundings(format!("watching pod {}: {error}", pod.name)))?;
+        let code = *super::apply::lock(&code);
+        Ok(code)
+    }
+
+    async fn remains(&self) -> Result<Vec<String>, TargetError> {
+        self.0.remains().await
+    }
+
     fn variants(&self) -> BTreeSet<Variant> {
         if !self.0.copies {
             return BTreeSet::new();
@@ -141,6 +200,7 @@ impl Deployment for SharedSite {
         makeable
             .filter(|(_, recipe)| recipe.blocked_port.is_none() || self.0.nodes.is_some())
             .map(|(variant, _)| *variant)
+            .chain([Variant::Unaltered])
             .collect()
     }
 

@@ -437,6 +437,15 @@ pub(super) fn condition(pod: &core::Pod, name: &str) -> bool {
         .any(|condition| condition.type_ == name && condition.status == "True")
 }
 
+/// Whether a condition of a node is true.
+pub(super) fn condition_of_node(node: &core::Node, name: &str) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == name && condition.status == "True")
+}
+
 /// The statuses of a pod's containers.
 pub(super) fn containers(pod: &core::Pod) -> &[core::ContainerStatus] {
     pod.status

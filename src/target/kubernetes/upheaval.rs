@@ -2,7 +2,7 @@
 
 use super::apply::{Made, lock};
 use super::faults::{Lasting, allow_pods, ended, longest, refuse_pods, stop, strike};
-use super::site::{Site, bounded};
+use super::site::{Site, bounded, condition_of_node};
 use crate::cluster::node::Member;
 use crate::progress::Progress;
 use crate::target::{TargetError, Upheaval};
@@ -94,11 +94,11 @@ impl Lasting {
         }
         let before = lock(&self.upheavals.scaled).take();
         if let Some(replicas) = before {
-            first = first.and(set_replicas(site, replicas, None).await);
             let claims = lock(&self.upheavals.grown).take();
-            if let Some(claims) = claims {
-                first = first.and(shrink(site, replicas, &claims).await);
-            }
+            first = first.and(match claims {
+                Some(claims) => shrink(site, replicas, &claims).await,
+                None => set_replicas(site, replicas, None).await,
+            });
         }
         first
     }
@@ -181,7 +181,8 @@ pub(super) async fn stop_all(site: &Site) -> Result<(), TargetError> {
     ended
 }
 
-/// Waits until the pods beyond a number have ended, and removes the volume claims that came with them: nobody else does.
+/// Has so many pods again, waits until those that are too many have ended, and removes the volume claims that came with
+/// them: nobody else does.
 async fn shrink(site: &Site, replicas: i32, before: &BTreeSet<String>) -> Result<(), TargetError> {
     let mut pods = site.raw_pods().await?;
     pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(replicas)));
@@ -190,6 +191,7 @@ async fn shrink(site: &Site, replicas: i32, before: &BTreeSet<String>) -> Result
         claims.extend(super::volumes::claims(site, pod).await?);
     }
     claims.retain(|(name, _)| !before.contains(name));
+    set_replicas(site, replicas, None).await?;
     all_end(site, &pods).await?;
     super::volumes::remove(site, &claims).await
 }
@@ -301,11 +303,7 @@ async fn not_back(site: &Site, since: jiff::Timestamp) -> Result<Option<String>,
     let all = ListParams::default();
     let nodes: Api<Node> = Api::all(site.client.clone());
     for node in bounded("listing the nodes", nodes.list(&all)).await? {
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let ready = conditions
-            .into_iter()
-            .any(|it| it.type_ == "Ready" && it.status == "True");
-        if !ready {
+        if !condition_of_node(&node, "Ready") {
             return Ok(Some(format!("node {} is not Ready", node.name_any())));
         }
     }

@@ -1,0 +1,424 @@
+//! What shows only when something is done to a pod: probes, evictions, the end of a server.
+
+use super::objects::{able, permitted, rules, with_workload};
+use super::placement::a_replica;
+use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::check::{Look, eventually, expect};
+use crate::cluster::node::Member;
+use crate::context::{Context, Fault, Objects, Pod, with_cleanup};
+use crate::failover::{observe, pick_shard};
+use crate::lint::field::selects;
+use crate::verdict::{Mismatch, Outcome, Stop};
+use std::time::{Duration, Instant};
+
+pub(super) const READINESS: Case = Case {
+    id: CaseId("K8S-05"),
+    title: "a frozen server's pod is not Ready",
+    requirement: "A readiness probe MUST exist and ask the server: an authenticated PING that a loading server does not pass.",
+    source: "Kubernetes documentation, Configure Liveness, Readiness and Startup Probes; spotahome/redis-operator#205",
+    level: Level::Must,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A6],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes],
+    features: &[],
+    bound: "periodSeconds · failureThreshold + timeoutSeconds + T_reply",
+    controls: &["manifest:no-readiness-probe", "manifest:readiness-of-the-port"],
+    method: "Applies the rules of `lint` for this row to the live objects; that the probe needs `cluster_state:ok` before the bootstrap is only \
+             a remark. Then freezes a replica's server: its pod must be told not Ready within the probe's own arithmetic.",
+    run: |cx| Box::pin(readiness(cx)),
+};
+
+pub(super) const LIVENESS: Case = Case {
+    id: CaseId("K8S-06"),
+    title: "a frozen server's container is started again",
+    requirement: "A liveness probe SHOULD exist and ask the server with the password: a frozen server still accepts connections.",
+    source: "Kubernetes documentation, Configure Liveness, Readiness and Startup Probes; the seed has none",
+    level: Level::Should,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes],
+    features: &[],
+    bound: "periodSeconds · failureThreshold + timeoutSeconds + terminationGracePeriodSeconds + T_sched",
+    controls: &[],
+    method: "Applies the rules of `lint` for this row to the live objects. Then freezes a replica's server: its container must be started again \
+             within the probe's own arithmetic, the pod's grace period (a frozen process ends by SIGKILL only) and a start.",
+    run: |cx| Box::pin(liveness(cx)),
+};
+
+pub(super) const BUDGET: Case = Case {
+    id: CaseId("K8S-08"),
+    title: "a PodDisruptionBudget lets one pod go at a time, and refuses a second",
+    requirement: "A PodDisruptionBudget that lets one pod go at a time MUST select the servers' pods.",
+    source: "Kubernetes documentation, Disruptions and Specifying a Disruption Budget; the seed has none",
+    level: Level::Must,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes],
+    features: &[],
+    bound: "T_names for each count",
+    controls: &["manifest:no-disruption-budget", "manifest:disruption-budget-of-three"],
+    method: "Applies the rules of `lint` for this row to the live objects (policy/v1, or v1beta1). `status.disruptionsAllowed` must be 1 and an \
+             eviction (`dryRun=All`) be let through; with a replica kept away it must be 0, and an eviction of another pod be refused by \
+             HTTP 429.",
+    run: |cx| Box::pin(budget(cx)),
+};
+
+pub(super) const GRACE: Case = Case {
+    id: CaseId("K8S-12"),
+    title: "a master that waits for a frozen replica ends before SIGKILL",
+    requirement: "terminationGracePeriodSeconds MUST exceed the preStop hook and the server's shutdown-timeout together.",
+    source: "seed line 115 of its listing; Redis documentation, SIGTERM handling; measured on 7.0.15: 10.11 s with a replica that \
+             does not answer",
+    level: Level::Must,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes],
+    features: &[],
+    bound: "terminationGracePeriodSeconds",
+    controls: &["manifest:grace-period-of-a-second"],
+    method: "Applies the rules of `lint` for this row to the live objects. Then freezes a replica, writes to its master, and deletes the \
+             master's pod: the server waits for the replica and must have ended within the grace period; exit code 137 is SIGKILL's.",
+    run: |cx| Box::pin(grace(cx)),
+};
+
+pub(super) const HANDOVER: Case = Case {
+    id: CaseId("K8S-13"),
+    title: "a master is handed over before it is stopped",
+    requirement: "A preStop hook SHOULD fail a master over before it gets SIGTERM.",
+    source: "Kubernetes documentation, Container Lifecycle Hooks; measured: a gap of 50-60 ms instead of 8.7-9.4 s; Valkey 9, \
+             `shutdown-on-sigterm failover`",
+    level: Level::Should,
+    profile: Profile::Kubernetes,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes],
+    features: &[],
+    bound: "1 s",
+    controls: &[],
+    method: "Applies the rules of `lint` for this row to the live objects. Then looks at the failover of FAIL-04, a master's pod that is \
+             deleted: its replica must be a master before the server has ended, and no write to the shard be missing for 1 s.",
+    run: |cx| Box::pin(handover(cx)),
+};
+
+/// The longest time without writes that a handover before the stop leaves.
+const HANDED_OVER: Duration = Duration::from_secs(1);
+
+/// When a probe takes a server for lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Probe {
+    period: Duration,
+    timeout: Duration,
+    failures: u32,
+}
+
+impl Probe {
+    /// From the moment at which a server stops answering until the probe has failed often enough.
+    fn notices(&self) -> Duration {
+        self.period * self.failures + self.timeout
+    }
+}
+
+/// A probe of the server's container, with Kubernetes' defaults.
+fn probe(objects: &Objects, kind: &str) -> Result<Probe, Stop> {
+    with_workload(objects, |_, workload| {
+        let field = workload.container.at(kind);
+        let number = |name: &str, default: u64| {
+            let written = field.at(name).integer().and_then(|number| u64::try_from(number).ok());
+            written.unwrap_or(default)
+        };
+        Probe {
+            period: Duration::from_secs(number("periodSeconds", 10)),
+            timeout: Duration::from_secs(number("timeoutSeconds", 1)),
+            failures: u32::try_from(number("failureThreshold", 3)).unwrap_or(u32::MAX),
+        }
+    })
+}
+
+/// `terminationGracePeriodSeconds` of the pods.
+fn grace_of(objects: &Objects) -> Result<Duration, Stop> {
+    let seconds = with_workload(objects, |_, workload| {
+        workload.pod.at("terminationGracePeriodSeconds").integer().unwrap_or(30)
+    })?;
+    Ok(Duration::from_secs(seconds.unsigned_abs()))
+}
+
+async fn pod_of(cx: &Context, member: &Member) -> Result<Option<Pod>, Stop> {
+    let pods = cx.deployment()?.pods().await?;
+    Ok(pods.into_iter().find(|pod| pod.name == member.name))
+}
+
+/// Freezes a replica's server until its pod is as it must be; then has it go on.
+async fn frozen(
+    cx: &Context,
+    what: &str,
+    bound: Duration,
+    reached: impl Fn(&Pod, &Pod) -> bool,
+) -> Result<Duration, Stop> {
+    let replica = a_replica(cx).await?;
+    let before = pod_of(cx, &replica).await?;
+    let before = before.ok_or_else(|| anyhow::anyhow!("{replica} has no pod"))?;
+    let work = async {
+        let since = cx.inject(Fault::Pause, &replica).await?;
+        eventually(cx, &format!("{what} of {}", replica.name), bound, async || {
+            let now = pod_of(cx, &replica).await?;
+            Ok(match now {
+                Some(now) if reached(&before, &now) => Look::Reached(since.elapsed()),
+                Some(now) => Look::NotYet(format!("{}: ready {}, restarts {}", now.name, now.ready, now.restarts)),
+                None => Look::NotYet("there is no such pod".into()),
+            })
+        })
+        .await
+    };
+    with_cleanup(work, cx.undo_faults()).await
+}
+
+async fn readiness(cx: &Context) -> Outcome {
+    let objects = rules(cx, Level::Must).await?;
+    let probe = probe(&objects, "readinessProbe")?;
+    able(cx, Capability::Pause, "that a frozen server is not Ready")?;
+    let bound = probe.notices() + cx.patience();
+    let took = frozen(cx, "the frozen server is told not Ready, the pod", bound, |_, now| {
+        !now.ready
+    })
+    .await?;
+    cx.measure("until a frozen server was not Ready", took, None, Some(bound));
+    Ok(())
+}
+
+async fn liveness(cx: &Context) -> Outcome {
+    let objects = rules(cx, Level::Should).await?;
+    let probe = probe(&objects, "livenessProbe")?;
+    able(cx, Capability::Pause, "that a frozen server is started again")?;
+    let bound = probe.notices() + grace_of(&objects)? + cx.timing().scheduling();
+    let again = |before: &Pod, now: &Pod| now.restarts > before.restarts;
+    let took = frozen(
+        cx,
+        "the frozen server's container is started again, the pod",
+        bound,
+        again,
+    )
+    .await?;
+    cx.measure("until a frozen server was started again", took, None, Some(bound));
+    Ok(())
+}
+
+/// The name of the budget that selects the servers.
+fn budget_of(objects: &Objects) -> Result<String, Stop> {
+    let name = with_workload(objects, |deployment, workload| {
+        let labels = workload.labels();
+        let mut budgets = deployment.of_kind("PodDisruptionBudget", workload);
+        let own = budgets.find(|object| selects(&object.at("spec/selector"), &labels));
+        own.map(|object| object.document.name().to_owned())
+    })?;
+    name.ok_or_else(|| Mismatch::new("a PodDisruptionBudget that selects the pods", "none").into())
+}
+
+/// Waits until the platform counts that so many pods may be evicted.
+async fn until_allowed(cx: &Context, name: &str, allowed: i64) -> Outcome {
+    let what = format!("disruptionsAllowed of PodDisruptionBudget/{name} is {allowed}");
+    eventually(cx, &what, cx.timing().names(), async || {
+        let budgets = permitted(cx.deployment()?.budgets().await)?;
+        let own = budgets.into_iter().find(|budget| budget.name == name);
+        Ok(match own {
+            Some(own) if own.allowed == allowed => Look::Reached(()),
+            Some(own) => Look::NotYet(format!("{} of {} pods may go", own.allowed, own.pods)),
+            None => Look::NotYet("it is not there".into()),
+        })
+    })
+    .await
+}
+
+async fn budget(cx: &Context) -> Outcome {
+    let objects = rules(cx, Level::Must).await?;
+    let name = budget_of(&objects)?;
+    until_allowed(cx, &name, 1).await?;
+    let away = a_replica(cx).await?;
+    let deployment = cx.deployment()?;
+    let first = permitted(deployment.may_evict(&away.name).await)?;
+    judge_eviction(&away.name, &first, true)?;
+    able(cx, Capability::KeepAway, "a second eviction")?;
+    let others = cx.members().await?;
+    let other = others.into_iter().find(|member| member.name != away.name);
+    let other = other.ok_or_else(|| anyhow::anyhow!("there is one server alone"))?;
+    let work = async {
+        cx.inject(Fault::KeepAway, &away).await?;
+        until_allowed(cx, &name, 0).await?;
+        let second = permitted(deployment.may_evict(&other.name).await)?;
+        Ok(judge_eviction(&other.name, &second, false)?)
+    };
+    with_cleanup(work, cx.undo_faults()).await
+}
+
+/// Whether an eviction was answered as it must be.
+fn judge_eviction(pod: &str, answer: &Result<(), String>, allowed: bool) -> Result<(), Mismatch> {
+    let seen = match answer {
+        Ok(()) => format!("{pod} may be evicted"),
+        Err(refusal) => format!("{pod}: {refusal}"),
+    };
+    let by_budget = answer
+        .as_ref()
+        .is_err_and(|refusal| refusal.contains("disruption budget"));
+    match allowed {
+        true => expect(answer.is_ok(), "an eviction that is let through", seen),
+        false => expect(by_budget, "an eviction that the disruption budget refuses", seen),
+    }
+}
+
+async fn grace(cx: &Context) -> Outcome {
+    let objects = rules(cx, Level::Must).await?;
+    let grace = grace_of(&objects)?;
+    able(cx, Capability::Pause, "how a server ends that waits for its replica")?;
+    able(cx, Capability::Restart, "how a server ends that waits for its replica")?;
+    let shard = pick_shard(cx, &cx.view().await?).await?;
+    let pod = pod_of(cx, &shard.master).await?;
+    let pod = pod.ok_or_else(|| anyhow::anyhow!("{} has no pod", shard.master))?;
+    let key = cx.key_in(shard.slot, "unseen");
+    let work = async {
+        cx.inject(Fault::Pause, &shard.replica).await?;
+        // What the replica has not seen is what the master waits for; it vanishes by itself.
+        let mut connection = cx.connect(&shard.master.address).await?;
+        let written = connection.call(&["SET", &key, "1", "PX", "120000"]).await?;
+        expect(written.is_ok(), "OK to a write", written.to_string())?;
+        let deployment = cx.deployment()?;
+        let patience = grace + cx.timing().scheduling();
+        let code = tokio::time::timeout(patience, deployment.exit_code(&pod));
+        let began = Instant::now();
+        let stopped = async {
+            cx.inject(Fault::Restart, &shard.master).await?;
+            Ok::<_, Stop>(began.elapsed())
+        };
+        let (stopped, code) = tokio::join!(stopped, code);
+        // Where nobody tells it the time alone is judged.
+        let code = code.ok().transpose()?.flatten();
+        Ok((stopped?, code))
+    };
+    let (took, code) = with_cleanup(work, cx.undo_faults()).await?;
+    cx.measure("until the server had ended", took, None, Some(grace));
+    let told = code.map_or("was not told".to_owned(), |code| format!("was {code}"));
+    cx.note(format!("the exit code of {} {told}", shard.master.name));
+    Ok(ended_by_itself(took, grace, code)?)
+}
+
+/// Expects that a server ended before it was killed.
+fn ended_by_itself(took: Duration, grace: Duration, code: Option<i32>) -> Result<(), Mismatch> {
+    let told = code.map_or(String::new(), |code| format!(", with the exit code {code}"));
+    expect(
+        code != Some(137) && (took < grace || code == Some(0)),
+        format!(
+            "a server that ends by itself within the grace period of {} s",
+            grace.as_secs()
+        ),
+        format!("it ended after {:.1} s{told}", took.as_secs_f64()),
+    )
+}
+
+async fn handover(cx: &Context) -> Outcome {
+    rules(cx, Level::Should).await?;
+    able(cx, Capability::KeepAway, "that a master is handed over")?;
+    let seen = observe(cx).await?;
+    let promoted = seen.promotion.clone()?;
+    let ended = seen.gone.duration_since(seen.fault);
+    let gap = seen.write_gap();
+    cx.measure("until the replica was a master", promoted, None, Some(ended));
+    cx.measure(
+        "longest time without an acknowledged write",
+        gap,
+        None,
+        Some(HANDED_OVER),
+    );
+    Ok(handed_over(promoted, ended, gap)?)
+}
+
+/// Expects a handover before the end, with no gap to speak of.
+fn handed_over(promoted: Duration, ended: Duration, gap: Duration) -> Result<(), Mismatch> {
+    expect(
+        promoted <= ended && gap < HANDED_OVER,
+        "a replica that is a master before the server has ended, and less than 1 s without an acknowledged write",
+        format!(
+            "a master after {:.1} s, the server's end after {:.1} s, {:.1} s without a write",
+            promoted.as_secs_f64(),
+            ended.as_secs_f64(),
+            gap.as_secs_f64()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Manifest;
+    use rstest::rstest;
+    use std::collections::BTreeMap;
+
+    fn objects() -> Objects {
+        let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: r}\nspec: {template: {spec: {containers: [{name: c, image: redis:7, args: [redis-server, --cluster-enabled, 'yes'], readinessProbe: {periodSeconds: 3, failureThreshold: 2}}]}}}\n";
+        Objects {
+            live: Manifest::parse("m.yaml", text).unwrap(),
+            workload: "StatefulSet/r".into(),
+            applied: None,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_probe_s_arithmetic_has_kubernetes_defaults() {
+        let readiness = probe(&objects(), "readinessProbe").unwrap();
+        assert_eq!(readiness.notices(), Duration::from_secs(7));
+        let defaults = probe(&objects(), "livenessProbe").unwrap();
+        assert_eq!(defaults.notices(), Duration::from_secs(31));
+        assert_eq!(grace_of(&objects()).unwrap(), Duration::from_secs(30));
+    }
+
+    #[rstest]
+    #[case(Ok(()), true, true)]
+    #[case(Ok(()), false, false)]
+    #[case(
+        Err("Cannot evict pod as it would violate the pod's disruption budget."),
+        false,
+        true
+    )]
+    #[case(
+        Err("Cannot evict pod as it would violate the pod's disruption budget."),
+        true,
+        false
+    )]
+    #[case(Err("pods \"x\" not found"), false, false)]
+    fn an_eviction_is_answered_by_the_budget(
+        #[case] answer: Result<(), &str>,
+        #[case] allowed: bool,
+        #[case] fine: bool,
+    ) {
+        let answer = answer.map_err(str::to_owned);
+        assert_eq!(judge_eviction("r-0", &answer, allowed).is_ok(), fine);
+    }
+
+    #[rstest]
+    #[case(10, Some(0), true)]
+    #[case(10, None, true)]
+    #[case(20, None, false)]
+    #[case(19, Some(137), false)]
+    // The end was seen late, and yet the server ended by itself.
+    #[case(25, Some(0), true)]
+    fn sigkill_is_no_end_of_its_own(#[case] seconds: u64, #[case] code: Option<i32>, #[case] fine: bool) {
+        let judged = ended_by_itself(Duration::from_secs(seconds), Duration::from_secs(20), code);
+        assert_eq!(judged.is_ok(), fine);
+    }
+
+    #[rstest]
+    #[case(60, 100, 60, true)]
+    #[case(200, 100, 60, false)]
+    #[case(60, 100, 1000, false)]
+    fn a_handover_comes_before_the_end(
+        #[case] promoted: u64,
+        #[case] ended: u64,
+        #[case] gap: u64,
+        #[case] fine: bool,
+    ) {
+        let [promoted, ended, gap] = [promoted, ended, gap].map(Duration::from_millis);
+        assert_eq!(handed_over(promoted, ended, gap).is_ok(), fine);
+    }
+}

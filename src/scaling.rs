@@ -176,7 +176,7 @@ fn is_stranger(node: &NodeView, before: usize) -> bool {
 /// Arguments: the Service's name, its port, how many connections, a key that nobody has.
 const KNOCK: &str = r#"
 client=$(command -v redis-cli || command -v valkey-cli) || exit 127
-for number in $(seq "$3"); do echo "[$(timeout 2 "$client" -h "$1" -p "$2" GET "$4" 2>&1 || echo no answer)]"; done
+for number in $(seq "$3"); do echo "[$(timeout 5 "$client" -h "$1" -p "$2" GET "$4" 2>&1 || echo no answer)]"; done
 "#;
 
 /// What new connections by the Service's name got. None where there is no Service or no client.
@@ -191,7 +191,7 @@ async fn knock(cx: &Context, from: &Member) -> Result<Option<String>, Stop> {
         .collect();
     let (port, count, key) = (port.to_string(), CONNECTIONS.to_string(), cx.key("nobody-s"));
     let command = ["sh", "-c", KNOCK, "sh", &service, &port, &count, &key];
-    let limit = Duration::from_secs(2 * CONNECTIONS as u64) + cx.patience();
+    let limit = Duration::from_secs(5 * CONNECTIONS as u64) + cx.patience();
     let done = cx.exec(from, &command, &environment, limit).await?;
     Ok((done.status != 127).then_some(done.stdout))
 }

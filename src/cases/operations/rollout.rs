@@ -4,7 +4,7 @@ use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, no_findings};
 use crate::cluster::node::{NodeView, Role};
 use crate::context::{Context, Pod, Upheaval};
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,9 @@ pub(super) const ONE_AT_A_TIME: Case = Case {
     run: |cx| Box::pin(one_at_a_time(cx)),
 };
 
+/// How long a look may take that still tells what came first: less than a server needs to come back into step.
+const SHARP: Duration = Duration::from_secs(1);
+
 async fn one_at_a_time(cx: &Context) -> Outcome {
     let deployment = cx.deployment()?;
     let nodes = cx.shape().nodes();
@@ -49,7 +52,8 @@ async fn one_at_a_time(cx: &Context) -> Outcome {
             .filter_map(|node| Some((node.member.name.as_str(), out_of_step(node, nodes)?)))
             .collect();
         let answering: BTreeSet<&str> = view.nodes.iter().map(|node| node.member.name.as_str()).collect();
-        for stopped in rollout.see(&pods, &answering, &missing) {
+        let slow = looked.elapsed() > SHARP;
+        for stopped in rollout.see(&pods, &answering, &missing, slow) {
             cx.note_time(format!("the platform has told {stopped} to end"));
         }
         Ok(match rollout.waiting() {
@@ -65,7 +69,14 @@ async fn one_at_a_time(cx: &Context) -> Outcome {
         "each server stopped only when those before it were in step",
         &rollout.findings,
     )?;
-    over
+    over?;
+    match rollout.undecided.first() {
+        None => Ok(()),
+        Some(undecided) => Err(Stop::Unsupported(format!(
+            "looks took up to {:.1} s, too long to tell what came first: {undecided}",
+            longest_look.as_secs_f64()
+        ))),
+    }
 }
 
 /// What keeps a server from being a member in step, if anything.
@@ -93,6 +104,8 @@ struct Rollout {
     last: BTreeMap<String, String>,
     /// Stops that came too early.
     findings: Vec<String>,
+    /// Stops of which a slow look does not tell.
+    undecided: Vec<String>,
 }
 
 impl Rollout {
@@ -108,8 +121,15 @@ impl Rollout {
     /// that are seen for the first time to have been stopped.
     ///
     /// What a server says in the look that shows the next stop still counts for it: a stop is never blamed that the look
-    /// itself was too slow for.
-    fn see(&mut self, pods: &[Pod], answering: &BTreeSet<&str>, missing: &BTreeMap<&str, String>) -> Vec<String> {
+    /// itself was too late for. Where the look was slow, that is told: the server may have come into step after the stop.
+    fn see(
+        &mut self,
+        pods: &[Pod],
+        answering: &BTreeSet<&str>,
+        missing: &BTreeMap<&str, String>,
+        slow: bool,
+    ) -> Vec<String> {
+        let before = self.in_step.clone();
         for name in &self.stopped {
             let anew = pods
                 .iter()
@@ -141,6 +161,12 @@ impl Rollout {
             });
             let early: Vec<String> = early.collect();
             self.findings.extend(early);
+            let just = self.stopped.iter().filter(|other| !before.contains(*other));
+            let just = just.filter(|other| slow && self.in_step.contains(*other));
+            let just: Vec<String> = just
+                .map(|other| format!("{other} in step, {name} told to end"))
+                .collect();
+            self.undecided.extend(just);
             self.stopped.push(name.clone());
         }
         fresh
@@ -178,7 +204,7 @@ mod tests {
 
     /// A look at three pods. For each: `o` the old one, `l` it is leaving, `-` none, `n` a new one that is out of step, `s` a
     /// new one that is in step, `x` a new one that does not answer.
-    fn looks(looks: &[&str]) -> Rollout {
+    fn looks(looks: &[&str], slow: bool) -> Rollout {
         let names = ["r-0", "r-1", "r-2"];
         let mut rollout = Rollout::of(&names.map(|name| pod(name, true, None)));
         for look in looks {
@@ -199,7 +225,7 @@ mod tests {
                     pods.push(here);
                 }
             }
-            rollout.see(&pods, &answering, &missing);
+            rollout.see(&pods, &answering, &missing, slow);
         }
         rollout
     }
@@ -215,8 +241,16 @@ mod tests {
     #[case::never_ends(&["ool", "oon"], 0, false)]
     #[case::never_begins(&["ooo", "ooo"], 0, false)]
     fn a_stop_that_comes_too_early_is_told(#[case] seen: &[&str], #[case] count: usize, #[case] over: bool) {
-        let rollout = looks(seen);
+        let rollout = looks(seen, false);
+        assert!(rollout.undecided.is_empty(), "{:?}", rollout.undecided);
         assert_eq!(rollout.findings.len(), count, "{:?}", rollout.findings);
         assert_eq!(rollout.waiting().is_empty(), over, "{}", rollout.waiting());
+    }
+
+    #[rstest]
+    #[case::in_step_long_before(&["ool", "oos", "oos", "ols", "oss", "lss", "lss"], 0)]
+    #[case::with_the_next_stop(&["ool", "oon", "ols", "oss", "oss"], 1)]
+    fn a_slow_look_that_shows_both_decides_nothing(#[case] seen: &[&str], #[case] count: usize) {
+        assert_eq!(looks(seen, true).undecided.len(), count);
     }
 }

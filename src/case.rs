@@ -145,6 +145,8 @@ pub enum Capability {
     Tended,
     /// Change how many servers there are to be, down to none, and take that back.
     Scale,
+    /// Have the platform make every server anew, as it does for a change of what they are made from.
+    RollOut,
     /// Delete what makes the servers, all but their volumes, and apply it again.
     Reapply,
     /// Stop two servers and bring each back, with its data, under the address of the other.

@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Budget, Claim, Companion, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, LiveKind,
-    Objects, Pod, Scratch, Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
+    Alteration, Budget, Change, Claim, Companion, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host,
+    LiveKind, Objects, Pod, Scaling, Scratch, Secret, TLS_PORT, Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 
 /// What all cases of a run share.
@@ -65,6 +65,8 @@ pub struct Shared {
     pub hook: tokio::sync::OnceCell<Result<Arc<crate::hook::Hook>, crate::moving::Unobserved>>,
     /// A server that takes another password than its platform knows, which several cases look at: done once.
     pub unready: tokio::sync::OnceCell<Result<Arc<crate::unready::Unready>, crate::moving::Unobserved>>,
+    /// The scale-out that several cases look at: done once, by the first that asks.
+    pub scaled_out: tokio::sync::OnceCell<Result<Arc<crate::scaling::ScaledOut>, crate::moving::Unobserved>>,
     /// The soak that several cases look at: done once, by the first that asks.
     pub soak: tokio::sync::OnceCell<Result<Result<Arc<crate::soak::Soak>, Mismatch>, String>>,
     /// The deployment's objects, which several cases look at: asked for once, by the first that wants them.
@@ -108,6 +110,7 @@ impl Shared {
             fence: tokio::sync::OnceCell::new(),
             hook: tokio::sync::OnceCell::new(),
             unready: tokio::sync::OnceCell::new(),
+            scaled_out: tokio::sync::OnceCell::new(),
             soak: tokio::sync::OnceCell::new(),
             objects: tokio::sync::OnceCell::new(),
             votes: Mutex::default(),

@@ -50,6 +50,7 @@ pub mod report;
 pub mod request;
 pub mod rolling;
 pub mod runner;
+pub mod scaling;
 pub mod selection;
 pub mod settle;
 pub mod soak;

@@ -197,7 +197,7 @@ async fn every_variant_can_be_made_beside_the_deployment() {
 async fn variants(target: &dyn Target, progress: &Progress) -> Result<(), TargetError> {
     target.prepare(progress).await?;
     let deployment = target.deployment().unwrap();
-    assert_eq!(deployment.variants().len(), 5);
+    assert_eq!(deployment.variants().len(), 13);
     for variant in [
         Variant::BlockedBus,
         Variant::WrongBootstrapPassword,

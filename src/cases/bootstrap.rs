@@ -4,6 +4,9 @@ mod client;
 pub(in crate::cases) mod copies;
 mod emptied;
 mod hook;
+mod stress;
+#[cfg(test)]
+pub(in crate::cases) use stress::made_up;
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
@@ -158,6 +161,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(idempotent(cx)),
     },
     copies::FAILURE_IS_VISIBLE,
+    stress::SLOW_PEER,
     hook::OWN_NAME,
     copies::ANY_SEARCH_PATH,
     Case {
@@ -204,6 +208,8 @@ pub static CASES: &[Case] = &[
                  ranges together every replica there is; where `CLUSTER SHARDS` is known, every node in it must be `online`.",
         run: |cx| Box::pin(replicas_listed(cx)),
     },
+    stress::ANY_IDENTITY,
+    stress::PARALLEL,
     copies::WRONG_PASSWORD,
     client::NOT_EMPTY,
     emptied::LEFT_ALONE,

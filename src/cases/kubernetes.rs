@@ -6,6 +6,7 @@
 mod faults;
 mod objects;
 mod placement;
+mod rollout;
 mod servers;
 mod whole;
 
@@ -31,8 +32,11 @@ pub static CASES: &[Case] = &[
     servers::IMAGE,
     servers::USER,
     servers::MOUNTS,
+    rollout::CONFIGURATION_REACHES,
     servers::ANNOUNCED,
     objects::PORTS,
+    rollout::STUCK_POD,
+    rollout::FAILING_HOOK,
     servers::TOOLS,
     whole::STEADY,
     whole::ANY_NAMESPACE,

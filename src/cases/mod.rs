@@ -36,6 +36,7 @@ pub static CHAPTERS: &[&[Case]] = &[
     sharding::CASES,
     topology::CASES,
     persistence::CASES,
+    kubernetes::CASES,
     workload::CASES,
     kubernetes::CASES,
     networking::CASES,

@@ -3,6 +3,8 @@
 mod backup;
 mod diagnosis;
 mod platform;
+mod rollout;
+mod scaling;
 
 use super::failover::swapping::swap;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
@@ -53,7 +55,10 @@ pub static CASES: &[Case] = &[
                  report says each, and whether they show that the deployment hands its slots over before it stops a master.",
         run: |cx| Box::pin(rolling_restart_gaps(cx)),
     },
+    rollout::ONE_AT_A_TIME,
+    scaling::SCALED_OUT,
     platform::SCALED_IN,
+    scaling::MEMBERS_ONLY,
     platform::ALL_GONE,
     platform::APPLIED_AGAIN,
     Case {

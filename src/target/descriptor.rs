@@ -1,7 +1,7 @@
 //! The description of a deployment (`--target-file`): what to apply, and where in it the things stand that the suite must
 //! know. The canonical deployment is such a file too; it is part of the program, so that a bare binary can use it.
 
-use super::{Secret, Variant};
+use super::{Scaling, Secret, Variant};
 use crate::cluster::view::Shape;
 use crate::manifest::parameters::Places;
 use crate::manifest::{Manifest, ManifestError, Parameters, Patch};
@@ -58,6 +58,10 @@ pub struct Descriptor {
     pub shape: ExpectedShape,
     /// How the cluster is formed.
     pub bootstrap: Bootstrap,
+    /// How servers are added: `automatic`, where nothing else is said, or `manual`, where the deployment's documentation
+    /// says how its people do it.
+    #[serde(default)]
+    pub scaling: Scaling,
     /// What is set in the manifest; the command line's parameters win.
     #[serde(default)]
     pub parameters: Parameters,
@@ -152,6 +156,24 @@ pub struct VariantRecipe {
     pub parameters: Parameters,
     /// A port of every pod to which no packet gets through. Needs a target that can cut links.
     pub blocked_port: Option<u16>,
+    /// The name that the patches give the StatefulSet.
+    pub workload: Option<String>,
+    /// The pod whose hook forms the cluster, where it has another name in the copy.
+    pub bootstrap_pod: Option<String>,
+    /// An object that is made late.
+    pub late: Option<Late>,
+}
+
+/// An object of a copy that is made some time after the bootstrap's pod.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Late {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// How many seconds after the bootstrap's pod has an address.
+    pub seconds: u64,
 }
 
 fn redis_port() -> u16 {

@@ -297,7 +297,7 @@ impl KubernetesTarget {
             found.insert(Capability::Evict);
         }
         if may("patch", "statefulsets").await {
-            found.insert(Capability::Scale);
+            found.extend([Capability::Scale, Capability::RollOut]);
         }
         if ours && may("delete", "statefulsets").await {
             found.insert(Capability::Reapply);
@@ -411,6 +411,7 @@ impl Target for KubernetesTarget {
             Capability::Evict,
             Capability::ForceDelete,
             Capability::Scale,
+            Capability::RollOut,
             Capability::Exec,
             Capability::Companion,
         ]);

@@ -191,6 +191,12 @@ pub enum Upheaval {
     ScaleIn(Member),
     /// There is to be no server at all, until the upheaval is undone.
     ScaleToNothing,
+    /// There are to be so many servers more. Returns when the platform has been told. Undone, they are gone again, with
+    /// their volumes; that the others forget them is not the platform's matter.
+    ScaleOut(usize),
+    /// The platform is to make every server anew, by its own way of rolling out a change. Returns when it has been told.
+    /// There is nothing to undo.
+    RollOut,
     /// All that makes the servers is deleted, but what holds their data; it is applied again when the upheaval is undone.
     Delete,
     /// Two servers are stopped gracefully, and each comes back under the address of the other, where it stays.
@@ -204,7 +210,8 @@ impl Upheaval {
     pub fn capability(&self) -> Capability {
         match self {
             Self::Recreate => Capability::NewAddress,
-            Self::ScaleIn(_) | Self::ScaleToNothing => Capability::Scale,
+            Self::ScaleIn(_) | Self::ScaleToNothing | Self::ScaleOut(_) => Capability::Scale,
+            Self::RollOut => Capability::RollOut,
             Self::Delete => Capability::Reapply,
             Self::SwapAddresses(..) => Capability::SwapAddresses,
             Self::LoseApi => Capability::LoseApi,
@@ -219,6 +226,8 @@ impl fmt::Display for Upheaval {
             Self::Recreate => write!(f, "every server was stopped gracefully, to be made again"),
             Self::ScaleIn(member) => write!(f, "scaled in by {member}"),
             Self::ScaleToNothing => write!(f, "scaled to no server at all"),
+            Self::ScaleOut(more) => write!(f, "scaled out by {more}"),
+            Self::RollOut => write!(f, "the platform was told to roll out a change to every server"),
             Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),
             Self::SwapAddresses(one, other) => write!(f, "{one} and {other} got the address of each other"),
             Self::LoseApi => write!(f, "the platform's API answers nobody"),
@@ -465,6 +474,8 @@ pub struct Pod {
     pub host: Option<String>,
     /// The volume claims that it mounts, by name.
     pub claims: Vec<String>,
+    /// Whether it has been told to end.
+    pub leaving: bool,
 }
 
 /// A volume claim as cases see it.
@@ -541,6 +552,20 @@ pub enum Variant {
     SilentPeer,
     /// No node's bus port can be reached.
     BlockedBus,
+    /// One server begins to listen 10 s after its container was started.
+    SlowPeer,
+    /// The Service that gives the pods their names is made 15 s after the bootstrap's pod.
+    LateNames,
+    /// The bootstrap's pod has its hook and its server killed once, when it first hears of assigned slots.
+    KilledBootstrap,
+    /// The workload and its headless Service have other names, and there are two pods more.
+    OtherIdentity,
+    /// All pods are started at once.
+    Parallel,
+    /// The hook of the bootstrap's pod fails as many times as the file `hook-fails` in the server's data folder says.
+    FailingHook,
+    /// A server with a file `stuck` in its data folder ends at once.
+    StuckPod,
     /// Nothing is changed but the namespace. Every description can make it, whether it says how or not.
     Unaltered,
 }
@@ -568,6 +593,26 @@ pub enum Companion {
     Client,
     /// It runs an empty server that nobody uses: whether connections to it can be forbidden is tried on it.
     Bait,
+}
+
+/// How servers are added to a deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scaling {
+    /// The deployment does it itself, once the platform is told how many there are to be.
+    #[default]
+    Automatic,
+    /// Its people do it, as its documentation says.
+    Manual,
+}
+
+/// What became of a change that the platform was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made.
+    Made,
+    /// It was refused, for this reason.
+    Refused(String),
 }
 
 /// The Kubernetes side of a deployment: what the API shows of it.
@@ -663,6 +708,16 @@ pub trait Deployment: Send + Sync {
     /// A usage error when the platform refuses the policy.
     async fn fence_bait(&self) -> Result<(), TargetError>;
 
+    /// How servers are added to it, by the target's description.
+    fn scaling(&self) -> Scaling;
+
+    /// Adds a line to the servers' redis.conf where the platform keeps it; `None` where the target's description does not
+    /// name the place. Nothing takes it back.
+    ///
+    /// # Errors
+    /// When the platform cannot be asked.
+    async fn configure(&self, line: &str) -> Result<Option<Change>, TargetError>;
+
     /// The objects that the deployment is made of. A kind that may not be looked at is told in what is given, and is no error.
     ///
     /// # Errors
@@ -735,6 +790,12 @@ pub trait DeployedVariant: Send + Sync {
     /// # Errors
     /// As [`Target::connect`].
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError>;
+
+    /// Stops every server gracefully, all at once; the platform makes them again. Returns when they have ended.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    async fn stop_all(&self) -> Result<(), TargetError>;
 
     /// Writes what the platform knows of it below `folder`.
     async fn collect_evidence(&self, folder: &Path);

@@ -1,8 +1,9 @@
 //! The cases of chapter BOOT that need a deployment with something wrong: each makes an altered copy beside the real one.
 
+use super::stress;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect};
-use crate::cluster::connection::Connection;
+use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::node::NodeView;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, DeployedVariant, Variant, authenticate};
@@ -23,7 +24,8 @@ pub(super) const FAILURE_IS_VISIBLE: Case = Case {
     bound: "T_deploy + T_hook",
     controls: &[],
     method: "Makes a copy in which one server never listens. A warning event of the hook, a container that fails, or a pod that does not \
-             become ready must show it; all pods Ready without a cluster is the failure.",
+             become ready must show it; all pods Ready without a cluster is the failure. In another copy, where the description says \
+             how, the bootstrap's pod is killed in the middle of the creation: it must end in a whole cluster, or show its failure so.",
     run: |cx| Box::pin(failure_is_visible(cx)),
 };
 
@@ -81,7 +83,7 @@ pub(super) const WRONG_PASSWORD: Case = Case {
 };
 
 /// How long a copy may take from its apply to the end of its bootstrap.
-fn patience(cx: &Context) -> Duration {
+pub(super) fn patience(cx: &Context) -> Duration {
     cx.timing().deployment() + cx.timing().hook()
 }
 
@@ -92,6 +94,13 @@ async fn failure_is_visible(cx: &Context) -> Outcome {
         })
         .await?;
     cx.note(format!("seen: {shown}"));
+    if !cx.deployment()?.variants().contains(&Variant::KilledBootstrap) {
+        cx.note("the target's description does not say how to kill a bootstrap in the middle");
+        return Ok(());
+    }
+    let end = cx.with_variant(Variant::KilledBootstrap, async |copy| stress::cut_short(cx, copy).await);
+    let end = end.await?;
+    cx.note(format!("killed in the middle of the creation: {end}"));
     Ok(())
 }
 
@@ -150,31 +159,34 @@ async fn wrong_password(cx: &Context) -> Outcome {
 }
 
 async fn any_search_path(cx: &Context) -> Outcome {
-    cx.with_variant(Variant::ExtraSearchDomain, async |copy| {
-        eventually(
-            cx,
-            "all pods of the copy are Ready",
-            cx.timing().deployment(),
-            async || {
-                let waiting = not_ready(copy).await?;
-                Ok(if waiting.is_empty() {
-                    Look::Reached(())
-                } else {
-                    Look::NotYet(waiting)
-                })
-            },
-        )
-        .await?;
-        let bound = cx.timing().sync() + cx.timing().stable();
-        eventually(cx, "the copy is a whole cluster", bound, async || {
-            let missing = look_at(cx, copy).await?.not_whole(cx.shape());
-            Ok(if missing.is_empty() {
-                Look::Reached(())
-            } else {
-                Look::NotYet(missing.join("\n"))
-            })
-        })
+    cx.with_variant(Variant::ExtraSearchDomain, async |copy| formed(cx, copy).await)
         .await
+}
+
+/// Waits until the copy's pods are Ready, and it is a whole cluster.
+pub(in crate::cases) async fn formed(cx: &Context, copy: &dyn DeployedVariant) -> Outcome {
+    let what = "all pods of the copy are Ready";
+    eventually(cx, what, cx.timing().deployment(), async || {
+        let waiting = not_ready(copy).await?;
+        Ok(if waiting.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(waiting)
+        })
+    })
+    .await?;
+    whole_within(cx, copy, cx.timing().sync() + cx.timing().stable()).await
+}
+
+/// Waits until the copy is a whole cluster.
+pub(in crate::cases) async fn whole_within(cx: &Context, copy: &dyn DeployedVariant, bound: Duration) -> Outcome {
+    eventually(cx, "the copy is a whole cluster", bound, async || {
+        let missing = look_at(cx, copy).await?.not_whole(cx.shape());
+        Ok(if missing.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(missing.join("\n"))
+        })
     })
     .await
 }
@@ -253,9 +265,7 @@ pub(in crate::cases) async fn look_at(cx: &Context, copy: &dyn DeployedVariant) 
     let mut view = ClusterView::default();
     for member in copy.members().await? {
         let asked = async {
-            let stream = copy.connect(&member.address).await?;
-            let mut connection = Connection::new(stream, member.address.clone(), cx.patience());
-            authenticate(&mut connection, cx.shared().target.password().as_ref()).await?;
+            let mut connection = connected(cx, copy, &member.address).await?;
             NodeView::ask(&mut connection, member.clone()).await
         };
         match asked.await {
@@ -264,6 +274,18 @@ pub(in crate::cases) async fn look_at(cx: &Context, copy: &dyn DeployedVariant) 
         }
     }
     Ok(view)
+}
+
+/// An authenticated connection to a server of the copy.
+pub(in crate::cases) async fn connected(
+    cx: &Context,
+    copy: &dyn DeployedVariant,
+    address: &Address,
+) -> Result<Connection, LinkError> {
+    let stream = copy.connect(address).await?;
+    let mut connection = Connection::new(stream, address.clone(), cx.patience());
+    authenticate(&mut connection, cx.shared().target.password().as_ref()).await?;
+    Ok(connection)
 }
 
 #[cfg(test)]

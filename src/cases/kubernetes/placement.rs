@@ -209,6 +209,7 @@ pub(super) mod tests {
             trouble: None,
             host: Some(host.into()),
             claims: Vec::new(),
+            leaving: false,
         }
     }
 

@@ -189,6 +189,7 @@ mod tests {
             trouble: None,
             host: None,
             claims: claims.iter().map(|claim| (*claim).to_owned()).collect(),
+            leaving: false,
         }
     }
 

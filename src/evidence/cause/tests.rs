@@ -161,6 +161,7 @@ fn pod(at: usize) -> Pod {
         trouble: None,
         host: None,
         claims: Vec::new(),
+        leaving: false,
     }
 }
 

@@ -395,7 +395,7 @@ impl Site {
         Ok(Some(findings))
     }
 
-    async fn claims(&self) -> Result<BTreeSet<String>, TargetError> {
+    pub(super) async fn claims(&self) -> Result<BTreeSet<String>, TargetError> {
         let what = format!("listing the volume claims of namespace {}", self.namespace);
         let claims = bounded(&what, self.api::<PersistentVolumeClaim>().list(&ListParams::default())).await?;
         Ok(claims.iter().map(ResourceExt::name_any).collect())

@@ -3,9 +3,10 @@
 use super::apply::{Made, fit, lock, make_namespace, remove_namespaces};
 use super::deployment::SharedSite;
 use super::site::{Site, unusable};
+use super::upheaval::stop_all;
 use crate::cluster::connection::{Address, BoxedStream, LinkError};
 use crate::cluster::node::Member;
-use crate::manifest::Parameters;
+use crate::manifest::{Manifest, Parameters};
 use crate::progress::Progress;
 use crate::target::descriptor::VariantRecipe;
 use crate::target::{DeployedVariant, Deployment, TargetError, Variant};
@@ -18,15 +19,20 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// Copies made by this process: two of one kind must not share a namespace.
 static COPIES: AtomicU32 = AtomicU32::new(1);
 
+/// How soon is tried again what the API did not do.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// An altered copy.
 pub(super) struct AlteredCopy {
     site: SharedSite,
-    blocker: Mutex<Option<JoinHandle<()>>>,
+    /// What goes on beside it: a port blocked of every pod, an object made late.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl AlteredCopy {
@@ -49,21 +55,47 @@ impl AlteredCopy {
         for patch in &recipe.patches {
             manifest.apply(patch).map_err(|error| unusable(error.into()))?;
         }
+        let (late, on_time): (Vec<_>, Vec<_>) = manifest.documents.drain(..).partition(|document| {
+            let late = recipe.late.as_ref();
+            late.is_some_and(|late| document.kind() == late.kind && document.name() == late.name)
+        });
+        if recipe.late.is_some() && late.is_empty() {
+            return Err(TargetError::Usage(format!(
+                "the description of the variant {variant:?} names an object to be made late that is not there"
+            )));
+        }
+        let of_late = Manifest {
+            documents: late,
+            ..manifest.clone()
+        };
+        manifest.documents = on_time;
+        let mut descriptor = (*original.descriptor).clone();
+        descriptor.workload = recipe.workload.clone().unwrap_or(descriptor.workload);
+        descriptor.bootstrap.pod = recipe.bootstrap_pod.clone().unwrap_or(descriptor.bootstrap.pod);
+        let descriptor = Arc::new(descriptor);
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("rcc-{}-copy-{number}", fit(&original.run_id));
         make_namespace(&original.client, &namespace, &original.run_id).await?;
-        let site = Arc::new(Site::new(
-            original.client.clone(),
-            namespace,
-            original.descriptor.clone(),
-            Some(manifest),
-            original.run_id.clone(),
-            original.nodes.clone(),
-        ));
+        let site = |manifest| {
+            Arc::new(Site::new(
+                original.client.clone(),
+                namespace.clone(),
+                descriptor.clone(),
+                Some(manifest),
+                original.run_id.clone(),
+                original.nodes.clone(),
+            ))
+        };
+        let (site, late_site) = (site(manifest), site(of_late));
         let password = original.password.get().cloned().flatten();
         let _ = site.password.set(password);
+        let blocker = recipe.blocked_port.map(|port| tokio::spawn(block(site.clone(), port)));
+        let late = recipe
+            .late
+            .as_ref()
+            .map(|late| tokio::spawn(make_late(late_site, Duration::from_secs(late.seconds))));
         let copy = Self {
-            blocker: Mutex::new(recipe.blocked_port.map(|port| tokio::spawn(block(site.clone(), port)))),
+            tasks: Mutex::new(blocker.into_iter().chain(late).collect()),
             site: SharedSite(site),
         };
         let applied = copy
@@ -95,8 +127,8 @@ fn unaltered() -> VariantRecipe {
 
 impl Drop for AlteredCopy {
     fn drop(&mut self) {
-        if let Some(blocker) = lock(&self.blocker).take() {
-            blocker.abort();
+        for task in lock(&self.tasks).drain(..) {
+            task.abort();
         }
     }
 }
@@ -120,6 +152,24 @@ async fn block(site: Arc<Site>, port: u16) {
     }
 }
 
+/// Applies what is to be made late, once the bootstrap's pod has had an address for so long. Tries until it is made.
+async fn make_late(site: Arc<Site>, delay: Duration) {
+    let addressed = |pod: Option<&Pod>| {
+        let status = pod.and_then(|pod| pod.status.as_ref());
+        status.is_some_and(|status| status.pod_ip.as_ref().is_some_and(|ip| !ip.is_empty()))
+    };
+    let pod = &site.descriptor.bootstrap.pod;
+    while let Err(error) = kube::runtime::wait::await_condition(site.api::<Pod>(), pod, addressed).await {
+        tracing::warn!(%error, "the bootstrap's pod cannot be watched");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    tokio::time::sleep(delay).await;
+    while let Err(error) = site.apply(true, &Mutex::default(), &Progress::silent()).await {
+        tracing::warn!(%error, "what is to be made late is not made yet");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 #[async_trait]
 impl DeployedVariant for AlteredCopy {
     fn deployment(&self) -> &dyn Deployment {
@@ -134,15 +184,19 @@ impl DeployedVariant for AlteredCopy {
         self.site.0.forward(address).await
     }
 
+    async fn stop_all(&self) -> Result<(), TargetError> {
+        stop_all(&self.site.0).await
+    }
+
     async fn collect_evidence(&self, folder: &Path) {
         self.site.0.collect_evidence(folder).await;
     }
 
     async fn remove(&self) -> Result<(), TargetError> {
-        let blocker = lock(&self.blocker).take();
-        if let Some(blocker) = blocker {
-            blocker.abort();
-            let _ = blocker.await;
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
         }
         let site = &self.site.0;
         let unblocked = match &site.nodes {

@@ -6,14 +6,14 @@ use super::copy::AlteredCopy;
 use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
 use crate::cluster::node::Member;
 use crate::target::{
-    Budget, Claim, Companion, DeployedVariant, Deployment, Event, Execution, Host, LiveKind, Objects, Pod, TargetError,
-    Variant,
+    Budget, Change, Claim, Companion, DeployedVariant, Deployment, Event, Execution, Host, LiveKind, Objects, Pod,
+    Scaling, TargetError, Variant,
 };
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, PersistentVolumeClaim, Pod as RawPod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use kube::api::{EvictParams, ListParams, PostParams};
+use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -149,6 +149,31 @@ impl Deployment for SharedSite {
         companion::fence_bait(&self.0).await
     }
 
+    fn scaling(&self) -> Scaling {
+        self.0.descriptor.scaling
+    }
+
+    async fn configure(&self, line: &str) -> Result<Option<Change>, TargetError> {
+        let Some(place) = &self.0.descriptor.redis_conf else {
+            return Ok(None);
+        };
+        let text = self.0.config_map(&place.config_map, &place.key).await?;
+        let changed = format!("{}\n{line}\n", text.trim_end_matches('\n'));
+        let change = serde_json::json!({"data": {place.key.as_str(): changed}});
+        let what = format!("changing ConfigMap {}", place.config_map);
+        let api = self.0.api::<ConfigMap>();
+        let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+        let patched = api.patch(&place.config_map, &how, &patch);
+        match tokio::time::timeout(Duration::from_secs(20), patched).await {
+            Ok(Ok(_)) => Ok(Some(Change::Made)),
+            Ok(Err(kube::Error::Api(status))) if is_refusal(status.code, &status.message) => {
+                Ok(Some(Change::Refused(status.message)))
+            }
+            Ok(Err(error)) => Err(failed(&what, &error)),
+            Err(_) => Err(timed_out(&what, Duration::from_secs(20))),
+        }
+    }
+
     async fn objects(&self) -> Result<Objects, TargetError> {
         self.0.live_objects().await
     }
@@ -235,6 +260,32 @@ fn named<K: ResourceExt + Serialize>(
     each.collect()
 }
 
+/// Whether the API says that an object may not be changed so: its own rules, or an admission controller. That whoever asks
+/// may not change such objects says nothing of the object.
+fn is_refusal(code: u16, message: &str) -> bool {
+    match code {
+        422 => true,
+        400 | 403 => message.contains("admission"),
+        _ => false,
+    }
+}
+
 fn status<'a>(pod: &'a RawPod, container: &str) -> Option<&'a k8s_openapi::api::core::v1::ContainerStatus> {
     containers(pod).iter().find(|status| status.name == container)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_refusal;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::immutable(422, "data: Forbidden: field is immutable when `immutable` is set", true)]
+    #[case::policy(403, "admission webhook \"guard\" denied the request: no", true)]
+    #[case::not_permitted(403, "configmaps is forbidden: User \"x\" cannot patch resource", false)]
+    #[case::broken(500, "etcdserver: request timed out", false)]
+    #[case::conflict(409, "the object has been modified", false)]
+    fn only_a_rule_about_the_object_refuses_a_change(#[case] code: u16, #[case] message: &str, #[case] refused: bool) {
+        assert_eq!(is_refusal(code, message), refused);
+    }
 }

@@ -498,6 +498,7 @@ pub(super) fn summary(pod: &core::Pod) -> Pod {
         trouble: containers(pod).iter().find_map(trouble),
         host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         claims: claims_of(pod),
+        leaving: pod.metadata.deletion_timestamp.is_some(),
     }
 }
 

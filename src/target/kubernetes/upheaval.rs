@@ -11,11 +11,15 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The annotation that says how many pods there were before the suite scaled: what a killed run leaves is put right by it.
 const REPLICAS: &str = "redis-cluster-conformance/replicas";
+
+/// The annotation of the pods' template that is changed to have all pods made anew.
+const ROLLED_OUT: &str = "redis-cluster-conformance/rolled-out";
 
 /// What a pod of a StatefulSet may take to be made, once its predecessor is Ready.
 const POD_MADE: Duration = Duration::from_secs(60);
@@ -35,6 +39,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct Upheavals {
     /// How many pods there were before.
     scaled: Mutex<Option<i32>>,
+    /// The volume claims that there were before there were more pods.
+    grown: Mutex<Option<BTreeSet<String>>>,
     deleted: Mutex<bool>,
     held: Mutex<bool>,
     muted: Mutex<bool>,
@@ -44,15 +50,11 @@ impl Lasting {
     pub(super) async fn upheave(&self, site: &Site, upheaval: &Upheaval, made: &Made) -> Result<(), TargetError> {
         site.forget_addresses();
         let done = match upheaval {
-            Upheaval::Recreate => {
-                let pods = site.raw_pods().await?;
-                let stops = pods.iter().map(|pod| stop(site, pod));
-                let stopped = futures::future::join_all(stops).await;
-                stopped.into_iter().collect::<Result<(), _>>()?;
-                all_end(site, &pods).await
-            }
+            Upheaval::Recreate => stop_all(site).await,
             Upheaval::ScaleIn(member) => self.scale_in(site, member).await,
             Upheaval::ScaleToNothing => self.scale(site, |_| 0).await,
+            Upheaval::ScaleOut(more) => self.scale_out(site, *more).await,
+            Upheaval::RollOut => roll_out(site).await,
             Upheaval::Delete => {
                 let pods = site.raw_pods().await?;
                 *lock(&self.upheavals.deleted) = true;
@@ -92,9 +94,23 @@ impl Lasting {
         }
         let before = lock(&self.upheavals.scaled).take();
         if let Some(replicas) = before {
-            first = first.and(set_replicas(site, replicas, None).await);
+            let claims = lock(&self.upheavals.grown).take();
+            first = first.and(match claims {
+                Some(claims) => shrink(site, replicas, &claims).await,
+                None => set_replicas(site, replicas, None).await,
+            });
         }
         first
+    }
+
+    /// Has more pods made than there are.
+    async fn scale_out(&self, site: &Site, more: usize) -> Result<(), TargetError> {
+        let before = site.workload().await?.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let wanted = before + i32::try_from(more).unwrap_or(1);
+        let claims = site.claims().await?;
+        *lock(&self.upheavals.scaled) = Some(before);
+        *lock(&self.upheavals.grown) = Some(claims);
+        set_replicas(site, wanted, Some(before)).await
     }
 
     async fn scale_in(&self, site: &Site, member: &Member) -> Result<(), TargetError> {
@@ -177,6 +193,44 @@ async fn addressed(site: &Site, member: &Member) -> Result<(), TargetError> {
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Stops every server of a site gracefully, all at once; returns when they have ended.
+pub(super) async fn stop_all(site: &Site) -> Result<(), TargetError> {
+    let pods = site.raw_pods().await?;
+    let stops = pods.iter().map(|pod| stop(site, pod));
+    let stopped = futures::future::join_all(stops).await;
+    stopped.into_iter().collect::<Result<(), _>>()?;
+    let ended = all_end(site, &pods).await;
+    site.forget_addresses();
+    ended
+}
+
+/// Has so many pods again, waits until those that are too many have ended, and removes the volume claims that came with
+/// them: nobody else does.
+async fn shrink(site: &Site, replicas: i32, before: &BTreeSet<String>) -> Result<(), TargetError> {
+    let mut pods = site.raw_pods().await?;
+    pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(replicas)));
+    let mut claims = Vec::new();
+    for pod in &pods {
+        claims.extend(super::volumes::claims(site, pod).await?);
+    }
+    claims.retain(|(name, _)| !before.contains(name));
+    set_replicas(site, replicas, None).await?;
+    all_end(site, &pods).await?;
+    super::volumes::remove(site, &claims).await
+}
+
+/// Changes the pods' template, as `kubectl rollout restart` does.
+async fn roll_out(site: &Site) -> Result<(), TargetError> {
+    let now = jiff::Timestamp::now().to_string();
+    let annotations = serde_json::json!({"metadata": {"annotations": {ROLLED_OUT: now}}});
+    let change = serde_json::json!({"spec": {"template": annotations}});
+    let name = &site.descriptor.workload;
+    let what = format!("changing the pods' template of StatefulSet {name}");
+    let api = site.api::<StatefulSet>();
+    let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)
 }
 
 /// Waits until both pods run, each with the address of the other.

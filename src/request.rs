@@ -44,6 +44,8 @@ pub struct Request {
     pub namespace: Option<String>,
     /// For `kubernetes`: apply the description's manifest there, instead of attaching to what is there.
     pub apply: bool,
+    /// For `kind`: how many nodes the cluster is to have.
+    pub nodes: Option<u16>,
     /// Leave what was made.
     pub keep: bool,
     /// The run's name.
@@ -69,6 +71,7 @@ impl Request {
             context: None,
             namespace: None,
             apply: false,
+            nodes: None,
             keep: false,
             run_id,
             overrides: Vec::new(),
@@ -129,6 +132,7 @@ impl Request {
             TargetKind::Kind => Ok(Arc::new(KindTarget::new(KindOptions {
                 descriptor,
                 parameters: self.parameters.clone(),
+                nodes: self.nodes,
                 keep: self.keep,
                 run_id: self.run_id.clone(),
                 timing,

@@ -2,6 +2,7 @@
 //! of Docker, so each is one `docker exec` with a few lines of shell; nothing secret is among its arguments.
 
 use super::children::{ask, pipe};
+use super::cluster::nodes_of;
 use crate::cluster::connection::BoxedStream;
 use crate::target::TargetError;
 use crate::target::kubernetes::{NodeAccess, ServerProcess, Signal};
@@ -193,8 +194,7 @@ impl DockerNodes {
     }
 
     async fn names(&self) -> Result<Vec<String>, TargetError> {
-        let nodes = ask("kind", &["get", "nodes", "--name", &self.cluster], PATIENCE).await?;
-        Ok(nodes.split_whitespace().map(str::to_owned).collect())
+        nodes_of(&self.cluster).await
     }
 
     async fn run_on_all(&self, script: &str, arguments: &[&str]) -> Result<(), TargetError> {

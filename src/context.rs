@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use crate::target::{
-    Alteration, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Pod, Scratch, Secret, TLS_PORT,
+    Alteration, Claim, Cut, DeployedVariant, Deployment, Event, Execution, Fault, Host, Pod, Scratch, Secret, TLS_PORT,
     Target, TargetError, Traffic, Upheaval, Variant, Way,
 };
 

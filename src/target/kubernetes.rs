@@ -10,6 +10,7 @@ mod deployment;
 mod evidence;
 mod faults;
 mod forward;
+mod hosts;
 mod links;
 mod ownership;
 mod site;
@@ -137,6 +138,12 @@ pub(crate) trait NodeAccess: Send + Sync {
 
     /// Gives back every address that is held, on all nodes.
     async fn release_addresses(&self) -> Result<(), TargetError>;
+
+    /// Freezes a node with all that runs on it, or has it go on. To have one go on that is not frozen is no error.
+    async fn freeze_host(&self, node: &str, freeze: bool) -> Result<(), TargetError>;
+
+    /// Starts a node again. Done as soon as it starts.
+    async fn restart_host(&self, node: &str) -> Result<(), TargetError>;
 }
 
 /// A deployment on Kubernetes.
@@ -150,6 +157,8 @@ pub struct KubernetesTarget {
     probed: Mutex<Option<BTreeSet<Capability>>>,
     /// Whether links between the pods can be cut, else why not; known by `prepare`, where the nodes can be reached.
     cuttable: OnceLock<Result<(), String>>,
+    /// Why no host can be lost, if none can; known by `prepare`.
+    lone: OnceLock<Option<String>>,
     lasting: Lasting,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
@@ -200,6 +209,7 @@ impl KubernetesTarget {
             facts: Mutex::new(facts),
             probed: Mutex::default(),
             cuttable: OnceLock::new(),
+            lone: OnceLock::new(),
             lasting: Lasting::default(),
             made: Mutex::default(),
             made_namespace: Mutex::default(),
@@ -290,6 +300,14 @@ impl KubernetesTarget {
         if may("create", "pods/eviction").await {
             found.insert(Capability::Evict);
         }
+        let lone = hosts::lone(&site.client).await;
+        if lone.is_none() {
+            if found.contains(&Capability::Evict) && allowed(&site.client, None, "patch", "nodes").await {
+                found.insert(Capability::Drain);
+            }
+            found.extend(self.nodes.is_some().then_some(Capability::LoseHost));
+        }
+        let _ = self.lone.set(lone);
         if may("patch", "statefulsets").await {
             found.insert(Capability::Scale);
         }
@@ -400,6 +418,7 @@ impl Target for KubernetesTarget {
             Capability::NewAddress,
             Capability::Evict,
             Capability::ForceDelete,
+            Capability::Drain,
             Capability::Scale,
             Capability::Exec,
         ]);
@@ -417,6 +436,7 @@ impl Target for KubernetesTarget {
                 Capability::BlockBus,
             ]);
             hoped.extend([Capability::CutLink, Capability::SwapAddresses, Capability::LoseApi]);
+            hoped.insert(Capability::LoseHost);
         }
         hoped
     }
@@ -467,8 +487,11 @@ impl Target for KubernetesTarget {
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let reason = self.cuttable.get()?.as_ref().err();
-        reason.filter(|_| capability == Capability::CutLink).cloned()
+        match capability {
+            Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
+            Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
+            _ => None,
+        }
     }
 
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {

@@ -192,6 +192,16 @@ pub enum Upheaval {
     SwapAddresses(Member, Member),
     /// The platform's API answers nobody until the upheaval is undone. The servers run.
     LoseApi,
+    /// A host is given no more pods, and every server on it is asked to leave, as by `kubectl drain`: the platform may
+    /// refuse for as long as others are disrupted. Done when all have left, or when those that are left are refused and
+    /// nothing more can happen. Until the upheaval is undone the host is given no pods.
+    Drain(String),
+    /// A host, and with it every server on it, is frozen until the upheaval is undone: it answers nobody, and the platform
+    /// cannot reach it either.
+    FreezeHost(String),
+    /// A host is started again, and with it every server on it, after as much warning as a machine gets that is switched
+    /// off. Done when the platform has it back.
+    RestartHost(String),
 }
 
 impl Upheaval {
@@ -203,6 +213,8 @@ impl Upheaval {
             Self::Delete => Capability::Reapply,
             Self::SwapAddresses(..) => Capability::SwapAddresses,
             Self::LoseApi => Capability::LoseApi,
+            Self::Drain(_) => Capability::Drain,
+            Self::FreezeHost(_) | Self::RestartHost(_) => Capability::LoseHost,
         }
     }
 }
@@ -217,6 +229,9 @@ impl fmt::Display for Upheaval {
             Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),
             Self::SwapAddresses(one, other) => write!(f, "{one} and {other} got the address of each other"),
             Self::LoseApi => write!(f, "the platform's API answers nobody"),
+            Self::Drain(host) => write!(f, "{host} was drained, and is given no pods"),
+            Self::FreezeHost(host) => write!(f, "{host} was frozen with all that runs on it"),
+            Self::RestartHost(host) => write!(f, "{host} was started again"),
         }
     }
 }
@@ -479,6 +494,15 @@ pub struct Claim {
     pub leaving: bool,
 }
 
+/// A Kubernetes node as cases see it: a host, since a node is a server here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Whether an ordinary pod can be given to it: it is Ready, not cordoned, and has no taint that keeps pods away.
+    pub schedulable: bool,
+}
+
 /// An event as cases see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
@@ -552,6 +576,12 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When the API cannot be asked.
     async fn pods(&self) -> Result<Vec<Pod>, TargetError>;
+
+    /// The hosts of the cluster, ordered by name.
+    ///
+    /// # Errors
+    /// When the API cannot be asked, or does not say.
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError>;
 
     /// The events of the deployment's namespace, oldest first.
     ///

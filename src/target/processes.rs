@@ -440,11 +440,15 @@ impl Target for ProcessesTarget {
                 let ports = ports.into_iter().flatten().collect();
                 self.stop_and_move(&slots, ports).await
             }
-            Upheaval::ScaleIn(_) | Upheaval::ScaleToNothing | Upheaval::Delete | Upheaval::LoseApi => {
-                Err(TargetError::Usage(format!(
-                    "there is no platform on loopback that could be told: {upheaval}"
-                )))
-            }
+            Upheaval::ScaleIn(_)
+            | Upheaval::ScaleToNothing
+            | Upheaval::Delete
+            | Upheaval::LoseApi
+            | Upheaval::Drain(_)
+            | Upheaval::FreezeHost(_)
+            | Upheaval::RestartHost(_) => Err(TargetError::Usage(format!(
+                "there is no platform on loopback that could be told: {upheaval}"
+            ))),
         }
     }
 

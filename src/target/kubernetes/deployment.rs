@@ -2,7 +2,7 @@
 
 use super::copy::AlteredCopy;
 use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
-use crate::target::{Claim, DeployedVariant, Deployment, Event, Execution, Pod, TargetError, Variant};
+use crate::target::{Claim, DeployedVariant, Deployment, Event, Execution, Host, Pod, TargetError, Variant};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Endpoints, PersistentVolumeClaim, Pod as RawPod};
 use kube::api::ListParams;
@@ -31,6 +31,10 @@ impl Deployment for SharedSite {
 
     async fn pods(&self) -> Result<Vec<Pod>, TargetError> {
         Ok(self.0.raw_pods().await?.iter().map(summary).collect())
+    }
+
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError> {
+        super::hosts::hosts(&self.0.client).await
     }
 
     async fn events(&self) -> Result<Vec<Event>, TargetError> {

@@ -208,8 +208,8 @@ mod tests {
 
     #[rstest]
     #[case::any(&["ab", "bc", "ca"], "a", &[])]
-    #[case::not_the_whole_shard_s(&["ab", "bb", "ca"], "a", &[])]
-    #[case::one_has_to_move(&["ab", "ab", "aa", "bc", "bc", "bb", "cd", "cd", "cd"], "c", &[])]
+    #[case::of_those_left_the_first(&["ab", "bb", "ca"], "a", &[])]
+    #[case::not_that_of_a_whole_shard(&["ab", "ab", "aa", "bc", "bc", "bb", "cd", "cd", "cd"], "c", &[])]
     #[case::two_of_three(&["ab", "ab", "ab"], "a", &["r0", "r1"])]
     fn a_host_is_chosen(#[case] hosts: &[&str], #[case] host: &str, #[case] promote: &[&str]) {
         let loss = to_lose(&shards(hosts)).unwrap();

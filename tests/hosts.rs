@@ -42,10 +42,16 @@ async fn await_ok(target: &dyn Target, progress: &Progress, count: usize, what: 
         let looks = members.iter().map(|member| is_ok(target, member));
         let seen = futures::future::join_all(looks).await;
         if seen.iter().filter(|ok| **ok).count() >= count {
-            progress.line(format!("{what}: {count} well after {:.1} s", started.elapsed().as_secs_f64()));
+            progress.line(format!(
+                "{what}: {count} well after {:.1} s",
+                started.elapsed().as_secs_f64()
+            ));
             return;
         }
-        assert!(started.elapsed() < Duration::from_secs(180), "{what}: {members:?} {seen:?}");
+        assert!(
+            started.elapsed() < Duration::from_secs(180),
+            "{what}: {members:?} {seen:?}"
+        );
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
@@ -85,7 +91,11 @@ async fn hosts_are_drained_frozen_and_started_again() {
 async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetError> {
     target.prepare(progress).await?;
     await_ok(target, progress, 6, "formed").await;
-    assert!(target.capabilities().is_superset(&BTreeSet::from([Capability::Drain, Capability::LoseHost])));
+    assert!(
+        target
+            .capabilities()
+            .is_superset(&BTreeSet::from([Capability::Drain, Capability::LoseHost]))
+    );
     let before = places(target).await;
     progress.line(format!("{before:?}"));
     let hosts: BTreeSet<&String> = before.values().map(|(host, _)| host).collect();
@@ -121,12 +131,18 @@ async fn sources_are_kept(target: &dyn Target) -> Result<(), TargetError> {
     let members = target.members().await?;
     let mut seen = 0;
     for member in &members {
-        for line in ask(target, member, &["CLIENT", "LIST", "TYPE", "replica"]).await?.lines() {
+        for line in ask(target, member, &["CLIENT", "LIST", "TYPE", "replica"])
+            .await?
+            .lines()
+        {
             let Some((_, rest)) = line.split_once(" addr=") else {
                 continue;
             };
             let from = rest.split(':').next().unwrap_or_default();
-            assert!(members.iter().any(|other| other.address.host == from), "{member}: {line}");
+            assert!(
+                members.iter().any(|other| other.address.host == from),
+                "{member}: {line}"
+            );
             seen += 1;
         }
     }

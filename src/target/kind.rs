@@ -234,7 +234,8 @@ impl Target for KindTarget {
             // The cluster was never there for this run: nothing in it is this run's.
             return self.inner.release().await;
         }
-        let unblocked = self.nodes.unblock_all().await;
-        self.inner.release().await.and(unblocked)
+        // Faults are undone first: nothing can be done inside a node that is frozen.
+        let released = self.inner.release().await;
+        released.and(self.nodes.unblock_all().await)
     }
 }

@@ -490,6 +490,10 @@ impl Target for KubernetesTarget {
         match capability {
             Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
             Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
+            // One node's addresses are enough to choose from; with several, a pod's next address depends on its next node.
+            Capability::SwapAddresses if self.nodes.is_some() && self.lone.get()?.is_none() => {
+                Some("with several nodes it cannot be said which of them the next address is from".into())
+            }
             _ => None,
         }
     }

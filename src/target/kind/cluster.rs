@@ -215,7 +215,7 @@ impl Cluster {
         match layout::mismatch(running, self.nodes) {
             Some(_) if self.made_by_a_run() || self.unfinished().exists() => Ok(()),
             Some(reason) => Err(TargetError::Usage(format!(
-                "the kind cluster {} runs, and {reason}: remove it with `redis-cluster-conformance down`, \
+                "the kind cluster {} does not fit: {reason}; remove it with `redis-cluster-conformance down`, \
                  or have another beside it with RCC_CLUSTER_NAME",
                 self.name
             ))),

@@ -4,6 +4,7 @@ use super::losing::writable_again;
 use super::{gap_bounds, judge_gap};
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{eventually, expect};
+use crate::cluster::node::Member;
 use crate::context::{Context, Pod, Upheaval, with_cleanup};
 use crate::failover::pick_shard;
 use crate::settle;
@@ -43,7 +44,7 @@ async fn drained(cx: &Context) -> Outcome {
     let fault = Instant::now();
     let drained = async {
         cx.upheave(&Upheaval::Drain(host.clone())).await?;
-        let (gone, stayed) = evicted(&before, &cx.deployment()?.pods().await?, &host);
+        let (gone, stayed) = evicted(&before, &cx.members().await?, &host);
         cx.count("pods evicted", gone.len(), "pods");
         cx.note(format!(
             "evicted from {host}: {}; refused: {}",
@@ -73,10 +74,14 @@ async fn drained(cx: &Context) -> Outcome {
     Ok(judge_gap(cx, longest.unwrap_or(Duration::ZERO), None)?)
 }
 
-/// The pods that a host had before, by whether they have left it since.
-fn evicted(before: &[Pod], after: &[Pod], host: &str) -> (Vec<String>, Vec<String>) {
+/// The pods that a host had before, by whether their servers have left it since. A pod whose server has ended can be on the
+/// API for a minute more; and its successor has another address.
+fn evicted(before: &[Pod], now: &[Member], host: &str) -> (Vec<String>, Vec<String>) {
     let there = before.iter().filter(|pod| pod.host.as_deref() == Some(host));
-    let stayed = |pod: &&Pod| after.iter().any(|now| now.uid == pod.uid);
+    let stayed = |pod: &&Pod| {
+        let mut now = now.iter();
+        now.any(|member| member.name == pod.name && Some(&member.address.host) == pod.address.as_ref())
+    };
     let (stayed, gone): (Vec<&Pod>, Vec<&Pod>) = there.partition(stayed);
     let names = |pods: Vec<&Pod>| pods.into_iter().map(|pod| pod.name.clone()).collect();
     (names(gone), names(stayed))
@@ -92,30 +97,42 @@ fn told(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::connection::Address;
 
-    fn pod(name: &str, uid: &str, host: Option<&str>) -> Pod {
+    fn pod(name: &str, address: &str, host: &str) -> Pod {
         Pod {
             name: name.into(),
-            uid: uid.into(),
-            address: None,
+            uid: String::new(),
+            address: Some(address.into()),
             phase: "Running".into(),
             ready: true,
             restarts: 0,
             trouble: None,
-            host: host.map(str::to_owned),
+            host: Some(host.into()),
             claims: Vec::new(),
         }
     }
 
+    fn member(name: &str, address: &str) -> Member {
+        Member {
+            name: name.into(),
+            address: Address::new(address, 6379),
+        }
+    }
+
     #[test]
-    fn a_pod_has_left_when_no_pod_has_its_uid() {
+    fn a_pod_has_left_when_its_server_is_none_or_another() {
         let before = [
-            pod("r-0", "a", Some("one")),
-            pod("r-1", "b", Some("one")),
-            pod("r-2", "c", Some("two")),
+            pod("r-0", "10.0.0.1", "one"),
+            pod("r-1", "10.0.0.2", "one"),
+            pod("r-2", "10.0.0.3", "one"),
+            pod("r-3", "10.0.0.4", "two"),
         ];
-        let after = [pod("r-0", "d", None), pod("r-1", "b", Some("one"))];
-        let (gone, stayed) = evicted(&before, &after, "one");
-        assert_eq!((gone, stayed), (vec!["r-0".to_owned()], vec!["r-1".to_owned()]));
+        let now = [member("r-0", "10.0.0.9"), member("r-1", "10.0.0.2")];
+        let (gone, stayed) = evicted(&before, &now, "one");
+        assert_eq!(
+            (gone, stayed),
+            (vec!["r-0".to_owned(), "r-2".to_owned()], vec!["r-1".to_owned()])
+        );
     }
 }

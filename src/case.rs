@@ -153,6 +153,10 @@ pub enum Capability {
     SwapAddresses,
     /// Have the API of the platform answer nobody, while the servers run.
     LoseApi,
+    /// Drain one of several hosts (Kubernetes nodes), as for its maintenance.
+    Drain,
+    /// Freeze one of several hosts (Kubernetes nodes) with all that runs on it, and start one again.
+    LoseHost,
 }
 
 /// A row of the catalogue that is no case on any target.

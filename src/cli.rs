@@ -100,11 +100,22 @@ enum Command {
         run: PathBuf,
     },
     /// Make the kind cluster, with the images loaded, and leave it for runs to come.
-    Up,
+    Up {
+        #[command(flatten)]
+        nodes: NodesArgument,
+    },
     /// Remove the kind cluster.
     Down,
     /// Look whether this machine has what the targets need.
     Doctor,
+}
+
+#[derive(Args)]
+struct NodesArgument {
+    /// kind: how many nodes the cluster has, a control plane and workers, each in a zone; also RCC_NODES. Where neither says
+    /// so, a cluster that runs is taken as it is, and one that is made has one node.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    nodes: Option<u16>,
 }
 
 #[derive(Args)]
@@ -251,6 +262,8 @@ struct RunArguments {
     /// Cases that are unsupported, skipped or blocked count as failures.
     #[arg(long)]
     require_all: bool,
+    #[command(flatten)]
+    nodes: NodesArgument,
     /// Leave what the run made.
     #[arg(long)]
     keep: bool,
@@ -281,7 +294,7 @@ pub async fn main() -> u8 {
         Command::Lint { files, json, strict } => lint(&files, json, strict),
         Command::Controls { names, json } => controls(&names, json).await,
         Command::Costs { run } => costs(&run),
-        Command::Up => up().await,
+        Command::Up { nodes } => up(nodes.nodes).await,
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),
     };
@@ -437,6 +450,7 @@ impl RunArguments {
             in_cluster: self.in_cluster,
             namespace: self.namespace.clone(),
             apply: self.apply,
+            nodes: self.nodes.nodes,
             keep: self.keep,
             overrides: self.timing.clone(),
             ..Request::new(self.kind(), run_id)
@@ -564,8 +578,8 @@ fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-async fn up() -> anyhow::Result<u8> {
-    match kind::up(&Progress::stderr()).await {
+async fn up(nodes: Option<u16>) -> anyhow::Result<u8> {
+    match kind::up(nodes, &Progress::stderr()).await {
         Ok(kubeconfig) => {
             anstream::println!(
                 "the kind cluster {} runs; kubeconfig: {}",

@@ -43,6 +43,7 @@ pub mod migration;
 pub mod moving;
 pub mod outage;
 pub mod partition;
+pub mod placement;
 pub mod progress;
 pub mod register;
 pub mod reintegration;

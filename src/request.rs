@@ -46,6 +46,8 @@ pub struct Request {
     pub namespace: Option<String>,
     /// For `kubernetes`: apply the description's manifest there, instead of attaching to what is there.
     pub apply: bool,
+    /// For `kind`: how many nodes the cluster is to have.
+    pub nodes: Option<u16>,
     /// Leave what was made.
     pub keep: bool,
     /// The run's name.
@@ -72,6 +74,7 @@ impl Request {
             in_cluster: false,
             namespace: None,
             apply: false,
+            nodes: None,
             keep: false,
             run_id,
             overrides: Vec::new(),
@@ -133,6 +136,7 @@ impl Request {
             TargetKind::Kind => Ok(Arc::new(KindTarget::new(KindOptions {
                 descriptor,
                 parameters: self.parameters.clone(),
+                nodes: self.nodes,
                 keep: self.keep,
                 run_id: self.run_id.clone(),
                 timing,

@@ -150,6 +150,7 @@ fn target(kind: TargetKind, run_id: &str, of_use: bool) -> Box<dyn Target> {
                     image: (!of_use).then(|| "localhost:1/none:1".into()),
                     ..Parameters::default()
                 },
+                nodes: None,
                 keep: false,
                 run_id,
                 timing,
@@ -203,7 +204,7 @@ fn nothing_is_left(row: usize, kind: TargetKind) {
     let at = TABLE[row].1;
     if kind == TargetKind::Kind {
         // The cluster is to stay when a run ends.
-        runtime().block_on(up(&Progress::silent())).unwrap();
+        runtime().block_on(up(None, &Progress::silent())).unwrap();
     }
     let run_id = format!("killed-{row}-{}", std::process::id());
     let mut child = Command::new(std::env::current_exe().unwrap())

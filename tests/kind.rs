@@ -31,6 +31,7 @@ fn target_of(run: &str, parameters: Parameters, descriptor: Descriptor) -> KindT
     KindTarget::new(KindOptions {
         descriptor,
         parameters,
+        nodes: None,
         keep: false,
         run_id: run.to_owned(),
         timing: timing(),
@@ -351,9 +352,9 @@ async fn a_namespace_that_is_there_is_applied_to_attached_to_and_left() {
 #[ignore = "makes a kind cluster"]
 async fn up_makes_a_cluster_that_stays() {
     let progress = Progress::stderr();
-    let first = up(&progress).await.unwrap();
+    let first = up(None, &progress).await.unwrap();
     let started = Instant::now();
-    assert_eq!(up(&progress).await.unwrap(), first);
+    assert_eq!(up(None, &progress).await.unwrap(), first);
     progress.line(format!("taken in {:.1} s", started.elapsed().as_secs_f64()));
 }
 

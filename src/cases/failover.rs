@@ -1,6 +1,7 @@
 //! Chapter FAIL: a master that goes away is replaced, within the protocol's time, and comes back as a replica.
 
 mod apart;
+mod draining;
 mod losing;
 mod observed;
 pub(super) mod outages;
@@ -390,6 +391,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(clean_errors(cx)),
     },
     service::DROPS_THE_DEAD,
+    draining::DRAINED,
     Case {
         id: CaseId("FAIL-25"),
         title: "a master and another shard's replica lost together are one failover",

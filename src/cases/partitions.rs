@@ -2,6 +2,7 @@
 
 mod down;
 mod everyone;
+mod host;
 pub(super) mod observed;
 mod one_node;
 mod passing;
@@ -254,4 +255,5 @@ pub static CASES: &[Case] = &[
         method: "Drops packets between all bus ports for 3·NT: every node must say `cluster_state:fail` within T_min. Within T_heal of the heal every node must say `cluster_state:ok`, flag nobody, and name one owner of each slot, of the same shard as before.",
         run: |cx| Box::pin(everyone::total_cut(cx)),
     },
+    host::HOST_LOST,
 ];

@@ -6,6 +6,7 @@ pub(super) mod apart;
 mod equality;
 mod losing;
 pub(super) mod pairing;
+mod placement;
 mod reading;
 mod refusing;
 use apart::{missing_masterauth_shows, spare_moves, spare_stays};
@@ -278,6 +279,8 @@ pub static CASES: &[Case] = &[
         method: "Where the bootstrap's log shows that the tool made the cluster, all addresses differ, and the first pods are still the masters at epochs 1, 2, … : compares every replica's ordinal with its master's. Elsewhere the case is unsupported: other tools may pair as they like, and failovers change the pairs.",
         run: |cx| Box::pin(pairing_by_creation(cx)),
     },
+    placement::NO_SHARD_ON_ONE_HOST,
+    placement::NO_MAJORITY_ON_ONE_HOST,
     Case {
         id: CaseId("REPL-14"),
         title: "REPLICAOF and SLAVEOF are refused",

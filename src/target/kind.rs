@@ -3,6 +3,7 @@
 
 mod children;
 mod cluster;
+mod layout;
 mod nodes;
 
 pub use cluster::{cluster_name, down, kubeconfig, up};
@@ -36,6 +37,9 @@ pub struct KindOptions {
     pub descriptor: Descriptor,
     /// Parameters that win over those of the description.
     pub parameters: Parameters,
+    /// How many nodes the cluster is to have; where that is not said, one that runs is taken as it is, and one that is made
+    /// has one.
+    pub nodes: Option<u16>,
     /// Whether the cluster and what was applied stay when the run ends.
     pub keep: bool,
     /// The run's id, part of names and labels.
@@ -165,7 +169,8 @@ impl Target for KindTarget {
     }
 
     async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
-        let cluster = Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), progress).await?);
+        let cluster =
+            Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), self.options.nodes, progress).await?);
         *self.cluster() = Some(cluster.clone());
         let mut phases = self.prepare_cluster(&cluster, progress).await?;
         phases.extend(self.inner.prepare(progress).await?);
@@ -246,7 +251,8 @@ impl Target for KindTarget {
             // The cluster was never there for this run: nothing in it is this run's.
             return self.inner.release().await;
         }
-        let unblocked = self.nodes.unblock_all().await;
-        self.inner.release().await.and(unblocked)
+        // Faults are undone first: nothing can be done inside a node that is frozen.
+        let released = self.inner.release().await;
+        released.and(self.nodes.unblock_all().await)
     }
 }

@@ -11,6 +11,7 @@ mod deployment;
 mod evidence;
 mod faults;
 mod forward;
+mod hosts;
 mod links;
 mod objects;
 mod ownership;
@@ -142,6 +143,12 @@ pub(crate) trait NodeAccess: Send + Sync {
 
     /// Gives back every address that is held, on all nodes.
     async fn release_addresses(&self) -> Result<(), TargetError>;
+
+    /// Freezes a node with all that runs on it, or has it go on. To have one go on that is not frozen is no error.
+    async fn freeze_host(&self, node: &str, freeze: bool) -> Result<(), TargetError>;
+
+    /// Starts a node again. Done as soon as it starts.
+    async fn restart_host(&self, node: &str) -> Result<(), TargetError>;
 }
 
 /// A deployment on Kubernetes.
@@ -155,6 +162,8 @@ pub struct KubernetesTarget {
     probed: Mutex<Option<BTreeSet<Capability>>>,
     /// Whether links between the pods can be cut, else why not; known by `prepare`, where the nodes can be reached.
     cuttable: OnceLock<Result<(), String>>,
+    /// Why no host can be lost, if none can; known by `prepare`.
+    lone: OnceLock<Option<String>>,
     lasting: Lasting,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
@@ -205,6 +214,7 @@ impl KubernetesTarget {
             facts: Mutex::new(facts),
             probed: Mutex::default(),
             cuttable: OnceLock::new(),
+            lone: OnceLock::new(),
             lasting: Lasting::default(),
             made: Mutex::default(),
             made_namespace: Mutex::default(),
@@ -296,6 +306,14 @@ impl KubernetesTarget {
         if may("create", "pods/eviction").await {
             found.insert(Capability::Evict);
         }
+        let lone = hosts::lone(&site.client).await;
+        if lone.is_none() {
+            if found.contains(&Capability::Evict) && allowed(&site.client, None, "patch", "nodes").await {
+                found.insert(Capability::Drain);
+            }
+            found.extend(self.nodes.is_some().then_some(Capability::LoseHost));
+        }
+        let _ = self.lone.set(lone);
         if may("patch", "statefulsets").await {
             found.extend([Capability::Scale, Capability::RollOut]);
         }
@@ -410,6 +428,7 @@ impl Target for KubernetesTarget {
             Capability::NewAddress,
             Capability::Evict,
             Capability::ForceDelete,
+            Capability::Drain,
             Capability::Scale,
             Capability::RollOut,
             Capability::Exec,
@@ -429,6 +448,7 @@ impl Target for KubernetesTarget {
                 Capability::BlockBus,
             ]);
             hoped.extend([Capability::CutLink, Capability::SwapAddresses, Capability::LoseApi]);
+            hoped.insert(Capability::LoseHost);
         }
         hoped
     }
@@ -485,8 +505,15 @@ impl Target for KubernetesTarget {
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let reason = self.cuttable.get()?.as_ref().err();
-        reason.filter(|_| capability == Capability::CutLink).cloned()
+        match capability {
+            Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
+            Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
+            // One node's addresses are enough to choose from; with several, a pod's next address depends on its next node.
+            Capability::SwapAddresses if self.nodes.is_some() && self.lone.get()?.is_none() => {
+                Some("with several nodes it cannot be said which of them the next address is from".into())
+            }
+            _ => None,
+        }
     }
 
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {

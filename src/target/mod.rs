@@ -203,6 +203,16 @@ pub enum Upheaval {
     SwapAddresses(Member, Member),
     /// The platform's API answers nobody until the upheaval is undone. The servers run.
     LoseApi,
+    /// A host is given no more pods, and every server on it is asked to leave, as by `kubectl drain`: the platform may
+    /// refuse for as long as others are disrupted. Done when all have left, or when those that are left are refused and
+    /// nothing more can happen. Until the upheaval is undone the host is given no pods.
+    Drain(String),
+    /// A host, and with it every server on it, is frozen until the upheaval is undone: it answers nobody, and the platform
+    /// cannot reach it either.
+    FreezeHost(String),
+    /// A host is started again, and with it every server on it, after as much warning as a machine gets that is switched
+    /// off. Done when the platform has it back.
+    RestartHost(String),
 }
 
 impl Upheaval {
@@ -215,6 +225,8 @@ impl Upheaval {
             Self::Delete => Capability::Reapply,
             Self::SwapAddresses(..) => Capability::SwapAddresses,
             Self::LoseApi => Capability::LoseApi,
+            Self::Drain(_) => Capability::Drain,
+            Self::FreezeHost(_) | Self::RestartHost(_) => Capability::LoseHost,
         }
     }
 }
@@ -231,6 +243,9 @@ impl fmt::Display for Upheaval {
             Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),
             Self::SwapAddresses(one, other) => write!(f, "{one} and {other} got the address of each other"),
             Self::LoseApi => write!(f, "the platform's API answers nobody"),
+            Self::Drain(host) => write!(f, "{host} was drained, and is given no pods"),
+            Self::FreezeHost(host) => write!(f, "{host} was frozen with all that runs on it"),
+            Self::RestartHost(host) => write!(f, "{host} was started again"),
         }
     }
 }
@@ -630,6 +645,12 @@ pub trait Deployment: Send + Sync {
     /// When the API cannot be asked.
     async fn pods(&self) -> Result<Vec<Pod>, TargetError>;
 
+    /// The hosts of the cluster, ordered by name.
+    ///
+    /// # Errors
+    /// When the API cannot be asked, or does not say.
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError>;
+
     /// The events of the deployment's namespace, oldest first.
     ///
     /// # Errors
@@ -730,12 +751,6 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When the API cannot be asked.
     async fn rehearse_apply(&self) -> Result<Option<Vec<String>>, TargetError>;
-
-    /// The machines on which pods run.
-    ///
-    /// # Errors
-    /// When the API cannot be asked.
-    async fn hosts(&self) -> Result<Vec<Host>, TargetError>;
 
     /// The limits on evictions that there are in the namespace.
     ///

@@ -17,15 +17,15 @@ pub struct Objects {
     pub refused: BTreeMap<String, String>,
 }
 
-/// A machine of the platform, on which pods run.
+/// A Kubernetes node as cases see it: a host, since a node is a server here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     /// Its name.
     pub name: String,
     /// The zone that its labels tell.
     pub zone: Option<String>,
-    /// Whether pods of the deployment may be placed there: it is Ready, and nothing keeps pods off it.
-    pub takes_pods: bool,
+    /// Whether an ordinary pod can be given to it: it is Ready, not cordoned, and has no taint that keeps pods away.
+    pub schedulable: bool,
 }
 
 /// A limit on how many pods may be evicted at once, as the platform counts it.

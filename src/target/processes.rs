@@ -445,7 +445,10 @@ impl Target for ProcessesTarget {
             | Upheaval::ScaleOut(_)
             | Upheaval::RollOut
             | Upheaval::Delete
-            | Upheaval::LoseApi => Err(TargetError::Usage(format!(
+            | Upheaval::LoseApi
+            | Upheaval::Drain(_)
+            | Upheaval::FreezeHost(_)
+            | Upheaval::RestartHost(_) => Err(TargetError::Usage(format!(
                 "there is no platform on loopback that could be told: {upheaval}"
             ))),
         }

@@ -73,7 +73,7 @@ pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
 }
 
 /// Whether all nodes that answer agree who owns the shard, say ok, and the owner takes a write.
-async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
+pub(super) async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
     let view = cx.look().await?;
     for node in &view.nodes {
         if node.info("cluster_state") != "ok" {

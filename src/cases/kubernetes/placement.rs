@@ -109,7 +109,7 @@ async fn spread(cx: &Context) -> Outcome {
     rules(cx, Level::Must).await?;
     let deployment = cx.deployment()?;
     let hosts = permitted(deployment.hosts().await)?;
-    let taking = hosts.iter().filter(|host| host.takes_pods).count();
+    let taking = hosts.iter().filter(|host| host.schedulable).count();
     if taking < 2 {
         return Err(Stop::Unsupported(
             "the objects ask for spreading; one node alone takes pods here, so where they are says nothing".into(),
@@ -246,7 +246,7 @@ pub(super) mod tests {
         let host = |name: &str, zone: &str| Host {
             name: name.into(),
             zone: Some(zone.into()),
-            takes_pods: true,
+            schedulable: true,
         };
         let hosts = [host("a", "z1"), host("a2", "z1"), host("b", "z2")];
         let pods = [pod("m", master, "x"), pod("r", replica, "y")];

@@ -1,6 +1,7 @@
 //! The kind cluster: taken where a good one runs, made where none does, deleted by whom it belongs to.
 
 use super::children::{ask, check_docker, work};
+use super::layout;
 use crate::manifest::Parameters;
 use crate::progress::Progress;
 use crate::target::TargetError;
@@ -10,9 +11,6 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// The cluster's description for kind.
-const CONFIGURATION: &str = include_str!("../../../kind/cluster.yaml");
 
 /// The node image that is built where kind's own cannot be pulled.
 const LOCAL_NODE_IMAGE: &str = "redis-cluster-conformance/node:v1.20.2";
@@ -35,6 +33,10 @@ const QUESTION: Duration = Duration::from_secs(60);
 /// How long a cluster that runs may take to answer before it is made anew.
 const ALIVE: Duration = Duration::from_secs(20);
 
+/// How long the nodes of a cluster may take to be Ready that was just made, or whose nodes were stopped: kind waits for the
+/// control plane alone.
+const NODES_READY: Duration = Duration::from_secs(120);
+
 /// Whose a cluster is: who deletes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Maker {
@@ -49,6 +51,8 @@ pub(super) struct Cluster {
     name: String,
     folder: PathBuf,
     kubeconfig: PathBuf,
+    /// How many nodes it is to have; where that is not said, it is taken as it is.
+    nodes: Option<u16>,
     /// The lock is given back when the file is closed, however the process ends.
     _lock: File,
 }
@@ -87,12 +91,12 @@ pub fn kubeconfig() -> Result<PathBuf, TargetError> {
 }
 
 /// Makes the cluster, or takes the one that runs, with the canonical deployment's images loaded; it stays until [`down`].
-/// Gives its kubeconfig.
+/// Gives its kubeconfig. It is to have so many nodes; where that is not said, it is taken as it is, or made with one.
 ///
 /// # Errors
-/// When there is no Docker or kind, another process holds the cluster for too long, or kind fails.
-pub async fn up(progress: &Progress) -> Result<PathBuf, TargetError> {
-    let cluster = Cluster::lock("up", progress).await?;
+/// When there is no Docker or kind, the one that runs has another number of nodes, another process holds the cluster for too long, or kind fails.
+pub async fn up(nodes: Option<u16>, progress: &Progress) -> Result<PathBuf, TargetError> {
+    let cluster = Cluster::lock("up", nodes, progress).await?;
     cluster.ensure(&Maker::Up, progress).await?;
     cluster.belongs_to(&Maker::Up);
     let unusable = |error: DescriptorError| TargetError::Usage(error.to_string());
@@ -109,7 +113,7 @@ pub async fn up(progress: &Progress) -> Result<PathBuf, TargetError> {
 /// When there is no Docker or kind, another process holds the cluster for too long, or kind fails.
 pub async fn down(progress: &Progress) -> Result<bool, TargetError> {
     check_docker().await?;
-    let cluster = Cluster::lock("down", progress).await?;
+    let cluster = Cluster::lock("down", None, progress).await?;
     if !cluster.exists().await? {
         return Ok(false);
     }
@@ -119,7 +123,8 @@ pub async fn down(progress: &Progress) -> Result<bool, TargetError> {
 
 impl Cluster {
     /// Waits until no other process uses the cluster.
-    pub(super) async fn lock(purpose: &str, progress: &Progress) -> Result<Self, TargetError> {
+    pub(super) async fn lock(purpose: &str, nodes: Option<u16>, progress: &Progress) -> Result<Self, TargetError> {
+        let nodes = layout::asked_for(nodes)?;
         let folder = folder()?;
         let unusable = |error: std::io::Error| TargetError::Usage(format!("{}: {error}", folder.display()));
         std::fs::create_dir_all(&folder).map_err(unusable)?;
@@ -160,6 +165,7 @@ impl Cluster {
             name: cluster_name(),
             kubeconfig: folder.join("kubeconfig"),
             folder,
+            nodes,
             _lock: file,
         })
     }
@@ -181,6 +187,7 @@ impl Cluster {
     pub(super) async fn ensure(&self, maker: &Maker, progress: &Progress) -> Result<bool, TargetError> {
         check_docker().await?;
         if self.exists().await? {
+            self.check_layout().await?;
             match self.take(progress).await {
                 Ok(()) => {
                     progress.line(format!("  taking the kind cluster {} that runs", self.name));
@@ -202,25 +209,64 @@ impl Cluster {
         Ok(false)
     }
 
+    /// Refuses a cluster of another number of nodes than is asked for. One that nobody may want any more is made anew.
+    async fn check_layout(&self) -> Result<(), TargetError> {
+        let running = self.nodes().await?.len();
+        match layout::mismatch(running, self.nodes) {
+            Some(_) if self.made_by_a_run() || self.unfinished().exists() => Ok(()),
+            Some(reason) => Err(TargetError::Usage(format!(
+                "the kind cluster {} does not fit: {reason}; remove it with `redis-cluster-conformance down`, \
+                 or have another beside it with RCC_CLUSTER_NAME",
+                self.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The containers that are its nodes, the control plane first.
+    async fn nodes(&self) -> Result<Vec<String>, TargetError> {
+        nodes_of(&self.name).await
+    }
+
     async fn take(&self, progress: &Progress) -> Result<(), String> {
         // It may answer, and yet have no storage class or network: kind makes them last.
         if self.unfinished().exists() {
             return Err("its making was cut short".to_owned());
         }
-        self.answers(progress).await
+        let running = self.nodes().await.map_err(|error| error.to_string())?.len();
+        if let Some(reason) = layout::mismatch(running, self.nodes) {
+            return Err(reason);
+        }
+        let woken = self.wake().await?;
+        self.answers(if woken { NODES_READY } else { ALIVE }, progress).await
     }
 
-    async fn answers(&self, progress: &Progress) -> Result<(), String> {
-        let node = format!("{}-control-plane", self.name);
-        let running = ask(
-            "docker",
-            &["inspect", "--format", "{{.State.Running}}", &node],
-            QUESTION,
-        )
-        .await;
-        if running.map_err(|error| error.to_string())?.trim() != "true" {
-            return Err(format!("its node {node} is stopped"));
+    /// Has nodes go on that a run that was killed has frozen or stopped. Gives whether there were any.
+    async fn wake(&self) -> Result<bool, String> {
+        let mut woken = false;
+        let control_plane = format!("{}-control-plane", self.name);
+        for node in self.nodes().await.map_err(|error| error.to_string())? {
+            let state = ["inspect", "--format", "{{.State.Status}}", &node];
+            let state = ask("docker", &state, QUESTION)
+                .await
+                .map_err(|error| error.to_string())?;
+            let verb = match state.trim() {
+                "running" => continue,
+                "paused" => "unpause",
+                // The other nodes know it by its address, and its certificate too.
+                _ if node == control_plane => return Err(format!("its node {node} is stopped")),
+                _ => "start",
+            };
+            ask("docker", &[verb, &node], QUESTION)
+                .await
+                .map_err(|error| error.to_string())?;
+            woken = true;
         }
+        Ok(woken)
+    }
+
+    async fn answers(&self, bound: Duration, progress: &Progress) -> Result<(), String> {
+        let node = format!("{}-control-plane", self.name);
         // A run that was killed may have left its API server stopped.
         let go_on = ["exec", &node, "pkill", "-CONT", "-x", "kube-apiserver"];
         let _ = ask("docker", &go_on, QUESTION).await;
@@ -242,17 +288,21 @@ impl Cluster {
             loop {
                 match is_alive(&self.kubeconfig).await {
                     Ok(()) => return Ok(()),
-                    Err(reason) if started.elapsed() >= ALIVE => return Err(reason),
+                    Err(reason) if started.elapsed() >= bound => return Err(reason),
                     Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
                 }
             }
         };
-        progress.during(&what, ALIVE, answer).await
+        progress.during(&what, bound, answer).await
     }
 
     async fn create(&self, progress: &Progress) -> Result<(), TargetError> {
         let configuration = self.folder.join("cluster.yaml");
-        for (file, text) in [(&configuration, CONFIGURATION), (&self.unfinished(), "")] {
+        let nodes = self.nodes.unwrap_or(1);
+        for (file, text) in [
+            (&configuration, layout::description(nodes).as_str()),
+            (&self.unfinished(), ""),
+        ] {
             std::fs::write(file, text).map_err(|error| TargetError::Usage(format!("{}: {error}", file.display())))?;
         }
         let (configuration, kubeconfig) = (
@@ -267,15 +317,16 @@ impl Cluster {
         }
         let of = image.as_deref().unwrap_or("kind's own node image");
         progress.line(format!(
-            "  making the kind cluster {} of {of} (about a minute)",
-            self.name
+            "  making the kind cluster {} of {of}, nodes: {nodes} (about {})",
+            self.name,
+            if nodes == 1 { "a minute" } else { "two minutes" },
         ));
         let what = format!("kind to make the cluster {}", self.name);
         let log = self.log();
         let made = work("kind", &arguments, CREATION, &log);
         progress.during(&what, CREATION, made).await?;
-        // `--wait` ends without an error when the node is not Ready in time.
-        self.answers(progress).await.map_err(|reason| {
+        // `--wait` ends without an error when the node is not Ready in time, and waits for no worker.
+        self.answers(NODES_READY, progress).await.map_err(|reason| {
             TargetError::Surroundings(format!("the kind cluster {} was made, but: {reason}", self.name))
         })
     }
@@ -301,7 +352,7 @@ impl Cluster {
 
     /// Copies the images that are on this machine to the nodes that lack them. Others are for the nodes to pull.
     pub(super) async fn load(&self, images: &[String], progress: &Progress) -> Result<(), TargetError> {
-        let nodes = ask("kind", &["get", "nodes", "--name", &self.name], QUESTION).await?;
+        let nodes = self.nodes().await?;
         for image in images {
             let inspect = ["image", "inspect", "--format", "{{.Id}}", image];
             let Ok(id) = ask("docker", &inspect, QUESTION).await else {
@@ -311,14 +362,14 @@ impl Cluster {
                 continue;
             };
             let mut lacking = false;
-            for node in nodes.split_whitespace() {
+            for node in &nodes {
                 let list = ["exec", node, "ctr", "--namespace", "k8s.io", "images", "ls"];
                 let there = ask("docker", &list, QUESTION).await?;
                 lacking |= !has_image(&there, image, id.trim());
             }
             if lacking {
                 let arguments = ["load", "docker-image", image, "--name", &self.name];
-                let what = format!("the image {image} to be copied to the node");
+                let what = format!("the image {image} to be copied to the nodes");
                 let log = self.log();
                 progress
                     .during(&what, LOADING, work("kind", &arguments, LOADING, &log))
@@ -352,6 +403,14 @@ impl Cluster {
     pub(super) fn made_by_a_run(&self) -> bool {
         std::fs::read_to_string(self.marker()).is_ok_and(|text| text.starts_with("run "))
     }
+}
+
+/// The containers that are the nodes of a cluster, the control plane first.
+pub(super) async fn nodes_of(cluster: &str) -> Result<Vec<String>, TargetError> {
+    let nodes = ask("kind", &["get", "nodes", "--name", cluster], QUESTION).await?;
+    let mut nodes: Vec<String> = nodes.split_whitespace().map(str::to_owned).collect();
+    nodes.sort_by_key(|node| (!node.ends_with("-control-plane"), node.clone()));
+    Ok(nodes)
 }
 
 fn try_lock(file: &File) -> std::io::Result<bool> {

@@ -2,6 +2,7 @@
 //! of Docker, so each is one `docker exec` with a few lines of shell; nothing secret is among its arguments.
 
 use super::children::{ask, pipe};
+use super::cluster::nodes_of;
 use crate::cluster::connection::BoxedStream;
 use crate::target::TargetError;
 use crate::target::kubernetes::{NodeAccess, ServerProcess, Signal};
@@ -12,6 +13,9 @@ use std::time::Duration;
 
 /// How long one command in a node may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a node may take to stop of itself before it is killed.
+const RESTART: Duration = Duration::from_secs(10);
 
 /// Every rule of the suite has a comment that begins so.
 const PREFIX: &str = "rcc-";
@@ -193,8 +197,15 @@ impl DockerNodes {
     }
 
     async fn names(&self) -> Result<Vec<String>, TargetError> {
-        let nodes = ask("kind", &["get", "nodes", "--name", &self.cluster], PATIENCE).await?;
-        Ok(nodes.split_whitespace().map(str::to_owned).collect())
+        nodes_of(&self.cluster).await
+    }
+
+    /// Without its control plane a cluster has no API: that is another upheaval.
+    fn check_worker(&self, node: &str) -> Result<(), TargetError> {
+        match node == format!("{}-control-plane", self.cluster) {
+            true => Err(TargetError::Usage(format!("{node} is the control plane: it stays"))),
+            false => Ok(()),
+        }
     }
 
     async fn run_on_all(&self, script: &str, arguments: &[&str]) -> Result<(), TargetError> {
@@ -302,5 +313,24 @@ impl NodeAccess for DockerNodes {
 
     async fn release_addresses(&self) -> Result<(), TargetError> {
         self.run_on_all(&format!("{ADDRESSES}{RELEASE}"), &[HELD]).await
+    }
+
+    async fn freeze_host(&self, node: &str, freeze: bool) -> Result<(), TargetError> {
+        self.check_worker(node)?;
+        let state = ["inspect", "--format", "{{.State.Paused}}", node];
+        let frozen = ask("docker", &state, PATIENCE).await?.trim() == "true";
+        if frozen == freeze {
+            return Ok(());
+        }
+        let verb = if freeze { "pause" } else { "unpause" };
+        ask("docker", &[verb, node], PATIENCE).await.map(drop)
+    }
+
+    async fn restart_host(&self, node: &str) -> Result<(), TargetError> {
+        self.check_worker(node)?;
+        let seconds = RESTART.as_secs().to_string();
+        ask("docker", &["restart", "-t", &seconds, node], RESTART + PATIENCE)
+            .await
+            .map(drop)
     }
 }

@@ -42,6 +42,10 @@ impl Deployment for SharedSite {
         Ok(self.0.raw_pods().await?.iter().map(summary).collect())
     }
 
+    async fn hosts(&self) -> Result<Vec<Host>, TargetError> {
+        super::hosts::hosts(&self.0.client).await
+    }
+
     async fn events(&self) -> Result<Vec<Event>, TargetError> {
         Ok(self.0.raw_events().await?.iter().map(event_summary).collect())
     }
@@ -180,10 +184,6 @@ impl Deployment for SharedSite {
 
     async fn rehearse_apply(&self) -> Result<Option<Vec<String>>, TargetError> {
         self.0.rehearse().await
-    }
-
-    async fn hosts(&self) -> Result<Vec<Host>, TargetError> {
-        self.0.hosts().await
     }
 
     async fn budgets(&self) -> Result<Vec<Budget>, TargetError> {

@@ -103,7 +103,7 @@ impl Lasting {
     /// On a cluster of the suite's own, sees to it that a pod that has ended makes way for its successor. The kubelet of
     /// Kubernetes 1.20 takes 6 s for that, but sometimes misses that the container is gone until it collects garbage, which
     /// is once a minute: that is no property of the deployment.
-    fn strike_late(&self, site: &Site, pod: &Pod) {
+    pub(super) fn strike_late(&self, site: &Site, pod: &Pod) {
         if site.nodes.is_none() {
             return;
         }
@@ -119,7 +119,9 @@ impl Lasting {
     }
 
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
-        let mut first = self.links.mend(site).await;
+        // Before what reaches into hosts, or needs pods to have one.
+        let mut first = self.free_hosts(site).await;
+        first = first.and(self.links.mend(site).await);
         let frozen = std::mem::take(&mut *lock(&self.frozen));
         for process in frozen {
             let undone = site.node_access()?.signal(&process, Signal::Continue).await;
@@ -165,14 +167,17 @@ pub(super) async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
 
 /// Asks for a pod to be evicted, and waits until its server has ended.
 async fn evict(site: &Site, pod: &Pod) -> Result<(), TargetError> {
-    let name = pod.name_any();
-    let what = format!("evicting pod {name}");
+    bounded(&format!("evicting pod {}", pod.name_any()), eviction(site, pod)).await?;
+    ended(site, pod, longest(pod)).await
+}
+
+/// Asks for a pod to be evicted. The platform may refuse.
+pub(super) async fn eviction(site: &Site, pod: &Pod) -> kube::Result<()> {
     let how = EvictParams {
         delete_options: Some(DeleteParams::default().preconditions(only(pod))),
         ..EvictParams::default()
     };
-    bounded(&what, site.api::<Pod>().evict(&name, &how)).await?;
-    ended(site, pod, longest(pod)).await
+    site.api::<Pod>().evict(&pod.name_any(), &how).await.map(drop)
 }
 
 /// That no other pod of the same name is meant.
@@ -328,6 +333,7 @@ pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> 
     if let Ok(Some(_)) = site.api::<ResourceQuota>().get_opt(QUOTA).await {
         allow_pods(site).await?;
     }
+    super::hosts::uncordon_leftovers(&site.client).await?;
     scale_back(site).await
 }
 

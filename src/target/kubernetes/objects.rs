@@ -2,11 +2,11 @@
 
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
-use super::site::{Site, bounded, condition_of_node, timed_out};
+use super::site::{Site, bounded, timed_out};
 use crate::manifest::{Document, Lines, Manifest};
-use crate::target::{Budget, Host, Objects, TargetError};
+use crate::target::{Budget, Objects, TargetError};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DynamicObject, GroupVersionKind, ListParams};
 use kube::core::ApiResource;
 use kube::{Api, ResourceExt};
@@ -174,12 +174,6 @@ impl Site {
         Ok(Listed::Found(found))
     }
 
-    pub(super) async fn hosts(&self) -> Result<Vec<Host>, TargetError> {
-        let api: Api<Node> = Api::all(self.client.clone());
-        let nodes = bounded("listing the nodes", api.list(&ListParams::default())).await?;
-        Ok(nodes.iter().map(host).collect())
-    }
-
     pub(super) async fn budgets(&self) -> Result<Vec<Budget>, TargetError> {
         let kind = kind("policy", &["v1", "v1beta1"], "PodDisruptionBudget");
         for version in kind.versions {
@@ -314,20 +308,6 @@ fn secret_names(value: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-fn host(node: &Node) -> Host {
-    let spec = node.spec.as_ref();
-    let keeps_off = spec
-        .and_then(|spec| spec.taints.as_ref())
-        .is_some_and(|taints| taints.iter().any(|taint| taint.effect != "PreferNoSchedule"));
-    let unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
-    let zones = ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
-    Host {
-        name: node.name_any(),
-        zone: zones.iter().find_map(|label| node.labels().get(*label).cloned()),
-        takes_pods: condition_of_node(node, "Ready") && !unschedulable && !keeps_off,
-    }
-}
-
 fn budget(object: &DynamicObject) -> Budget {
     let number = |field: &str| object.data["status"][field].as_i64().unwrap_or(0);
     Budget {
@@ -417,19 +397,5 @@ mod tests {
         let mut names = BTreeSet::new();
         secret_names(&pod, &mut names);
         assert_eq!(names.into_iter().collect::<Vec<_>>(), ["a", "b", "c"]);
-    }
-
-    #[rstest]
-    #[case(json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}), true)]
-    #[case(json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}), false)]
-    #[case(json!({"spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}), false)]
-    #[case(json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}), false)]
-    fn a_host_takes_pods_when_nothing_keeps_them_off(#[case] rest: Value, #[case] expected: bool) {
-        let mut value = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "a"}}});
-        value["spec"] = rest["spec"].clone();
-        value["status"] = rest["status"].clone();
-        let node: Node = serde_json::from_value(value).unwrap();
-        let seen = host(&node);
-        assert_eq!((seen.takes_pods, seen.zone.as_deref()), (expected, Some("a")));
     }
 }

@@ -38,6 +38,7 @@ pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: 
             left.join(", ")
         ));
     }
+    super::hosts::uncordon_leftovers(&reached.client).await?;
     remove_namespaces(&reached.client, &left, progress).await
 }
 

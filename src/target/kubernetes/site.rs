@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const ADDRESSES_HOLD: Duration = Duration::from_millis(500);
 
 /// How long one question to the API may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A deployment in one namespace.
 pub(super) struct Site {

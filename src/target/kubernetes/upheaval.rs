@@ -44,6 +44,10 @@ pub(super) struct Upheavals {
     deleted: Mutex<bool>,
     held: Mutex<bool>,
     muted: Mutex<bool>,
+    /// The host that is given no pods.
+    pub(super) drained: Mutex<Option<String>>,
+    /// The host that is frozen.
+    pub(super) frozen: Mutex<Option<String>>,
 }
 
 impl Lasting {
@@ -70,6 +74,9 @@ impl Lasting {
                 site.do_without_api(Some(pods));
                 Ok(())
             }
+            Upheaval::Drain(host) => self.drain(site, host).await,
+            Upheaval::FreezeHost(host) => self.freeze_host(site, host).await,
+            Upheaval::RestartHost(host) => super::hosts::restart(site, host).await,
         };
         site.forget_addresses();
         done

@@ -1,0 +1,164 @@
+//! The case of chapter PART about the loss of a whole host.
+
+use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::cases::failover::crash_bounds;
+use crate::cases::failover::swapping::swap_in_time;
+use crate::check::{self, Look, eventually, expect, no_findings};
+use crate::cluster::node::Member;
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Upheaval, with_cleanup};
+use crate::failover::until_votes;
+use crate::placement::{hosts, placed, to_lose};
+use crate::settle;
+use crate::verdict::{Mismatch, Outcome, Stop};
+
+pub(super) const HOST_LOST: Case = Case {
+    id: CaseId("PART-16"),
+    title: "the loss of a whole Kubernetes node is survived",
+    requirement: "Losing a whole Kubernetes node MUST be survived where it holds no whole shard and no majority of the masters.",
+    source: "Kubernetes documentation, Nodes, section Conditions, and Force Delete StatefulSet Pods; catalogue REPL-12 and REPL-13",
+    level: Level::Must,
+    profile: Profile::Chaos,
+    seed: &[Seed::A5],
+    impact: Impact::Disruptive,
+    needs: &[Capability::Kubernetes, Capability::LoseHost],
+    features: &[],
+    bound: "T_fo_hard; one lost election: T_fo_retry; whole again within T_sched + T_sync + 2·NT of the node's return",
+    controls: &[],
+    method: "Chooses a node that holds a master and no whole shard, lets replicas elsewhere take over where it holds too many masters, \
+             writes a key to every shard with `WAIT 1`, and freezes the node with all that runs on it. Every server elsewhere must say \
+             `cluster_state:ok`, and every shard be written to, with its key there by value. The node goes on: the cluster must be whole in \
+             time. Then the node is started again, as after a loss of power: whole once more, with every key.",
+    run: |cx| Box::pin(host_lost(cx)),
+};
+
+/// What is to be lost, and what must be there all the same.
+struct Loss {
+    host: String,
+    /// The servers that are not on it.
+    survivors: Vec<Member>,
+    /// A slot of every shard with a key in it.
+    keys: Vec<(u16, String)>,
+}
+
+async fn host_lost(cx: &Context) -> Outcome {
+    let loss = arrange(cx).await?;
+    let frozen = async {
+        let fault = cx.upheave(&Upheaval::FreezeHost(loss.host.clone())).await?;
+        let (bound, with_lost_election) = crash_bounds(cx);
+        let what = format!("every shard is written to without {}", loss.host);
+        eventually(cx, &what, with_lost_election, async || {
+            served(cx, &cx.look_among(loss.survivors.clone()).await, &loss.keys).await
+        })
+        .await?;
+        let took = fault.elapsed();
+        cx.measure(
+            "every shard written to again",
+            took,
+            Some(cx.timing().failover_floor()),
+            Some(bound),
+        );
+        if took > bound {
+            cx.note("one election was lost: the time is within the bound for that");
+        }
+        Ok(())
+    };
+    with_cleanup(frozen, cx.undo_faults()).await?;
+    whole(cx, &loss, "goes on").await?;
+    cx.upheave(&Upheaval::RestartHost(loss.host.clone())).await?;
+    whole(cx, &loss, "was started again").await?;
+    let keys: Vec<String> = loss.keys.iter().map(|(_, key)| key.clone()).collect();
+    cx.remove_keys(&keys).await
+}
+
+async fn arrange(cx: &Context) -> Result<Loss, Stop> {
+    let view = cx.view().await?;
+    let hosts = hosts(cx).await?;
+    let chosen = to_lose(&placed(&view, &hosts)?).map_err(Stop::Unsupported)?;
+    for name in &chosen.promote {
+        let replica = view.of(name).ok_or_else(|| Mismatch::new(name, "it does not answer"))?;
+        let id = replica.myself().map(|line| line.id.clone()).unwrap_or_default();
+        cx.note(format!("{name} takes over, so that {} holds no majority", chosen.host));
+        swap_in_time(cx, &replica.member, &id).await?;
+        let arranged = settle::until_whole(cx.shared(), &format!("a whole cluster with {name} as a master")).await;
+        arranged.map_err(|missing| Mismatch::new("a whole cluster after a manual failover", missing))?;
+    }
+    let view = cx.view().await?;
+    let on_host = |member: &Member| hosts.get(&member.name) == Some(&chosen.host);
+    let mut keys = Vec::new();
+    for master in view.masters() {
+        let Some(slot) = master.own_slots().first().copied() else {
+            continue;
+        };
+        if let Some(line) = master.myself().filter(|_| on_host(&master.member)) {
+            let replicas = view.replicas_of(&line.id).filter_map(|replica| replica.myself());
+            let ids: Vec<&str> = replicas
+                .map(|line| line.id.as_str())
+                .chain([line.id.as_str()])
+                .collect();
+            until_votes(cx, &master.member, &ids).await;
+        }
+        let key = cx.key_in(slot, "kept");
+        let mut connection = cx.connect(&master.member.address).await?;
+        let set = connection.call(&["SET", &key, "kept"]).await?;
+        let wait = connection.call(&["WAIT", "1", "4000"]).await?;
+        expect(
+            set.is_ok() && wait.integer() >= Some(1),
+            "SET -> +OK, WAIT 1 4000 -> :1, before the fault",
+            format!("{}: SET -> {set}, WAIT 1 4000 -> {wait}", master.member),
+        )?;
+        keys.push((slot, key));
+    }
+    let servers = view.nodes.iter().map(|node| node.member.clone());
+    Ok(Loss {
+        survivors: servers.filter(|member| !on_host(member)).collect(),
+        host: chosen.host,
+        keys,
+    })
+}
+
+/// Whether these servers say `cluster_state:ok`, and the owner of each key's slot among them has its value and takes a
+/// write.
+async fn served(cx: &Context, view: &ClusterView, keys: &[(u16, String)]) -> Result<Look<()>, Stop> {
+    let mut missing: Vec<String> = view.silent.iter().map(|(_, error)| error.to_string()).collect();
+    let states = view.nodes.iter().filter(|node| node.info("cluster_state") != "ok");
+    missing.extend(states.map(|node| format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))));
+    for (slot, key) in keys {
+        let Some(owner) = view.owner_of(*slot) else {
+            missing.push(format!("no server that is left owns slot {slot}"));
+            continue;
+        };
+        let probe = cx.key_in(*slot, "probe");
+        let mut connection = cx.connect(&owner.member.address).await?;
+        let set = connection.call(&["SET", &probe, "1", "EX", "60"]).await?;
+        missing.extend(check::unless(
+            set.is_ok(),
+            &owner.member,
+            format!("SET in slot {slot}"),
+            &set,
+        ));
+        let value = connection.call(&["GET", key]).await?;
+        missing.extend(check::unless(
+            value.text() == Some("kept"),
+            &owner.member,
+            format!("GET of the key of slot {slot}"),
+            &value,
+        ));
+    }
+    Ok(match missing.is_empty() {
+        true => Look::Reached(()),
+        false => Look::NotYet(missing.join("\n")),
+    })
+}
+
+/// Expects the cluster to be whole in time, with every key.
+async fn whole(cx: &Context, loss: &Loss, how: &str) -> Outcome {
+    let what = format!("PART-16: a whole cluster once {} {how}", loss.host);
+    let whole = settle::until_whole(cx.shared(), &what).await;
+    whole.map_err(|missing| Mismatch::new(format!("a whole cluster once {} {how}", loss.host), missing))?;
+    let lost = match served(cx, &cx.view().await?, &loss.keys).await? {
+        Look::Reached(()) => Vec::new(),
+        Look::NotYet(missing) => vec![missing],
+    };
+    Ok(no_findings("every key by value of the owner of its slot", &lost)?)
+}

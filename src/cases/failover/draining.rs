@@ -106,6 +106,7 @@ mod tests {
             address: Some(address.into()),
             phase: "Running".into(),
             ready: true,
+            leaving: false,
             restarts: 0,
             trouble: None,
             host: Some(host.into()),

@@ -271,6 +271,7 @@ mod tests {
             address: Some(host.into()),
             phase: "Running".into(),
             ready: true,
+            leaving: false,
             restarts: 0,
             trouble: None,
             host: None,

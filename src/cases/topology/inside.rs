@@ -166,6 +166,7 @@ mod tests {
             address: address.map(str::to_owned),
             phase: "Running".into(),
             ready: true,
+            leaving: false,
             restarts: 0,
             trouble: None,
             host: None,

@@ -3,7 +3,7 @@
 use super::apply::{fit, lock};
 use super::client::failed;
 use super::faults::{Lasting, ended, eviction, longest};
-use super::site::{Site, bounded, timed_out};
+use super::site::{Site, bounded, condition_of_node, timed_out};
 use crate::target::{Host, TargetError};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -157,7 +157,7 @@ async fn host_back(site: &Site, host: &str, since: jiff::Timestamp) -> Result<()
     loop {
         let lease = bounded("looking at a node's lease", leases.get_opt(host)).await?;
         let renewed = lease.and_then(|lease| lease.spec?.renew_time);
-        let ready = is_ready(&bounded("looking at a node", nodes.get(host)).await?);
+        let ready = condition_of_node(&bounded("looking at a node", nodes.get(host)).await?, "Ready");
         if ready && renewed.as_ref().is_some_and(|at| at.0 > since) {
             return Ok(());
         }

@@ -24,7 +24,8 @@ pub(super) const THROUGH_SERVICES: Case = Case {
     bound: "-",
     controls: &[],
     method: "From a pod of the suite's own that is no member: 60 new connections by the name of the clients' Service and 60 by the \
-             headless name, each without a password: `PING` must answer `NOAUTH`; then as many with it: `PONG`. To how many servers \
+             headless name, each without a password: `PING` must answer `NOAUTH`; then as many with it: `PONG`. Each \
+             address that the headless name leads to gets a connection without a password too. To how many servers \
              the connections led is told.",
     run: |cx| Box::pin(through_services(cx)),
 };
@@ -104,6 +105,19 @@ async fn through_services(cx: &Context) -> Outcome {
     let who = ["PING", "ECHO --", "CLUSTER MYID"].map(str::to_owned);
     let with = inside::call(cx, &from, &hosts, port, CONNECTIONS, &who, Some(&password)).await?;
     let mut findings = Vec::new();
+    // A client's resolver may prefer one address of the headless name all the time: each gets a connection of its own.
+    let headless = hosts[1].clone();
+    let found = inside::resolve(cx, &from, std::slice::from_ref(&headless)).await?;
+    let addresses: Vec<String> = found.into_values().flatten().collect();
+    for each in inside::call(cx, &from, &addresses, port, 1, &ping, None).await? {
+        if !each.said().starts_with("NOAUTH") {
+            findings.push(format!(
+                "{}, an address of {headless}, without the password: {}",
+                each.host,
+                each.said()
+            ));
+        }
+    }
     for host in &hosts {
         findings.extend(unlike(host, &without, "without the password", |said| {
             said.starts_with("NOAUTH")

@@ -94,9 +94,7 @@ async fn unready_pods_have_names(cx: &Context) -> Outcome {
 /// Expects the headless Service to publish addresses of pods that are not ready.
 fn published(name: &str, services: &[(String, Value)]) -> Result<(), Mismatch> {
     let service = services.iter().find(|(of, _)| *of == format!("Service/{name}"));
-    let (service, _) = service
-        .map(|(_, service)| (service, ()))
-        .ok_or_else(|| Mismatch::new(format!("Service {name}"), "there is none"))?;
+    let (_, service) = service.ok_or_else(|| Mismatch::new(format!("Service {name}"), "there is none"))?;
     let seen = &service["spec"]["publishNotReadyAddresses"];
     expect(
         *seen == Value::Bool(true),

@@ -101,7 +101,7 @@ fn of_project(path: &str) -> String {
 
 #[rstest]
 #[case("src/lint/tests/good.yaml", &[], 0, "0 must and 0 should")]
-#[case("manifests/redis-cluster.yaml", &[], 1, ": must K8S-05: StatefulSet/redis-cluster: ")]
+#[case("manifests/redis-cluster.yaml", &[], 1, ": must K8S-02: Secret/redis-cluster-password: ")]
 #[case("manifests/as-published.yaml", &["--json"], 1, "\"line\": 163")]
 #[case("manifests/targets/canonical.yaml", &[], 2, "")]
 #[case("manifests/no-such-file.yaml", &[], 2, "")]

@@ -36,7 +36,6 @@ pub static CHAPTERS: &[&[Case]] = &[
     sharding::CASES,
     topology::CASES,
     persistence::CASES,
-    kubernetes::CASES,
     workload::CASES,
     kubernetes::CASES,
     networking::CASES,

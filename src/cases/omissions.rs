@@ -36,7 +36,7 @@ pub static OMISSIONS: &[Omission] = &[
         level: Level::Should,
         profile: Profile::Kubernetes,
         seed: &[Seed::A6],
-        reason: "When a pod's network is programmed is the property of a cluster's network, and no target chooses that. On a cluster              whose network comes late the harm shows in BOOT-01, BOOT-11 and NET-04: the hook fails at its first try, or              its pod is not Ready in time.",
+        reason: "When a pod's network is programmed is the property of a cluster's network, and no target chooses that. On a cluster whose network comes late the harm shows in BOOT-01, BOOT-11 and NET-04: the hook fails at its first try, or its pod is not Ready in time.",
     },
     Omission {
         id: CaseId("NET-14"),
@@ -57,7 +57,7 @@ pub static OMISSIONS: &[Omission] = &[
         level: Level::Must,
         profile: Profile::Kubernetes,
         seed: &[Seed::A6],
-        reason: "Which code of a deployment polls DNS, and when, cannot be seen from outside, and whether a cluster's DNS caches such              answers is not the deployment's. NET-07 and OPS-08 judge what comes of it: all names are gone, and the cluster              must be whole within T_names, which has room for that cache, and what the protocol needs after it.",
+        reason: "Which code of a deployment polls DNS, and when, cannot be seen from outside, and whether a cluster's DNS caches such answers is not the deployment's. NET-07 and OPS-08 judge what comes of it: all names are gone, and the cluster must be whole within T_names, which has room for that cache, and what the protocol needs after it.",
     },
     Omission {
         id: CaseId("OPS-04"),

@@ -231,8 +231,8 @@ fn texts_with(value: &Value, password: &Secret, place: String, places: &mut Vec<
         Value::Object(fields) => {
             // Names and labels are nobody's password, however alike; a description that was applied is kept in an annotation.
             let own = fields.iter().filter(|(name, _)| {
-                !(place.is_empty() && *name == "status")
-                    && !["name", "labels", "matchLabels", "managedFields"].contains(&name.as_str())
+                let status = place.is_empty() && *name == "status";
+                !status && !["name", "labels", "matchLabels", "managedFields"].contains(&name.as_str())
             });
             for (name, item) in own {
                 texts_with(item, password, format!("{place}.{name}"), places);

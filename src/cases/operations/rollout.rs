@@ -237,7 +237,7 @@ mod tests {
     #[case::while_it_starts(&["ool", "oox", "olx", "oss", "lss", "sss"], 1, true)]
     #[case::two_at_once(&["oll", "oss", "lss", "sss"], 1, true)]
     #[case::all_at_once(&["lll", "sss"], 3, true)]
-    #[case::missed_between_looks(&["oos", "sss"], 1, true)]
+    #[case::missed_between_looks(&["oos", "sss", "sss"], 1, true)]
     #[case::never_ends(&["ool", "oon"], 0, false)]
     #[case::never_begins(&["ooo", "ooo"], 0, false)]
     fn a_stop_that_comes_too_early_is_told(#[case] seen: &[&str], #[case] count: usize, #[case] over: bool) {

@@ -21,7 +21,7 @@ fn the_canonical_deployment_is_part_of_the_program() {
 #[test]
 fn every_variant_can_be_made_of_the_canonical_manifest() {
     let descriptor = Descriptor::canonical().unwrap();
-    assert_eq!(descriptor.variants.len(), 5);
+    assert_eq!(descriptor.variants.len(), 12);
     for (variant, recipe) in &descriptor.variants {
         let mut manifest = descriptor.manifest(&recipe.parameters).unwrap().unwrap();
         for patch in &recipe.patches {

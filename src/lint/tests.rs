@@ -26,6 +26,7 @@ fn spoilt(from: &str, to: &str) -> String {
 /// The deployments that come with the project; `RCC_UPDATE=1` writes what is kept anew.
 #[rstest]
 #[case("redis-cluster")]
+#[case("hardened")]
 #[case("as-published")]
 fn what_the_project_s_own_manifests_miss_is_as_kept(#[case] name: &str) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -18,10 +18,13 @@ fn the_canonical_deployment_is_part_of_the_program() {
     );
 }
 
-#[test]
-fn every_variant_can_be_made_of_the_canonical_manifest() {
-    let descriptor = Descriptor::canonical().unwrap();
-    assert_eq!(descriptor.variants.len(), 12);
+#[rstest]
+#[case::canonical("canonical", 12)]
+#[case::hardened("hardened", 11)]
+fn every_variant_can_be_made_of_its_manifest(#[case] name: &str, #[case] count: usize) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/targets");
+    let descriptor = Descriptor::read(&folder.join(format!("{name}.yaml"))).unwrap();
+    assert_eq!(descriptor.variants.len(), count);
     for (variant, recipe) in &descriptor.variants {
         let mut manifest = descriptor.manifest(&recipe.parameters).unwrap().unwrap();
         for patch in &recipe.patches {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 /// The label that says which companion a pod is; policies of the suite's own have it too.
-const COMPANION_LABEL: &str = "redis-cluster-conformance/companion";
+pub(super) const COMPANION_LABEL: &str = "redis-cluster-conformance/companion";
 
 /// For how long a companion runs at most, in seconds: one that nobody removes ends by itself.
 const LONGEST: i64 = 4 * 60 * 60;

@@ -1,5 +1,6 @@
 //! The objects of a deployment as the API has them, and what they run on.
 
+use super::companion::COMPANION_LABEL;
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
 use super::site::{Site, bounded, timed_out};
@@ -207,6 +208,7 @@ impl Site {
                 true => !is_the_platform_s(document),
                 false => self.is_the_deployment_s(document),
             });
+            let of_ours = of_ours.filter(|document| !is_the_suite_s(document));
             left.extend(of_ours.map(ToString::to_string));
         }
         Ok(left)
@@ -230,6 +232,11 @@ fn is_the_platform_s(document: &Document) -> bool {
     let account = document.value["type"] == "kubernetes.io/service-account-token";
     (document.kind() == "ConfigMap" && document.name() == "kube-root-ca.crt")
         || (document.kind() == "Secret" && account)
+}
+
+/// Pods that the suite has beside the deployment, and their policy.
+fn is_the_suite_s(document: &Document) -> bool {
+    !document.value["metadata"]["labels"][COMPANION_LABEL].is_null()
 }
 
 fn document(kind: &Kind, version: &str, object: &DynamicObject) -> Document {

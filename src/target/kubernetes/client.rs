@@ -1,6 +1,7 @@
 //! The way to an API server, and its errors in words that say what to do.
 
 use crate::target::TargetError;
+use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use std::error::Error as _;
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 /// How long the API server may take to take a connection, and to answer the first question.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection may be kept that nobody uses.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A client, and what it is connected to.
 #[derive(Clone)]
@@ -73,6 +77,26 @@ pub(super) async fn from_inside() -> Result<Reached, TargetError> {
     answering(config, "the pod's service account".to_owned(), "the service account").await
 }
 
+/// kube's own client, but that connections that nobody uses are given up before the API server gives them up: it does so
+/// after 90 s, as kube would, and a request that meets that moment fails.
+fn client(config: Config) -> kube::Result<Client> {
+    if config.proxy_url.is_some() {
+        return Client::try_from(config);
+    }
+    let mut connector = hyper_timeout::TimeoutConnector::new(config.rustls_https_connector()?);
+    connector.set_connect_timeout(config.connect_timeout);
+    let transport = hyper_util::client::legacy::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .pool_idle_timeout(IDLE)
+        .build(connector);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(tower::BoxError::from)
+        .service(transport);
+    Ok(Client::new(service, config.default_namespace))
+}
+
 /// Asks the API server for its version; `source` is where the configuration comes from.
 async fn answering(mut config: Config, context: String, source: &str) -> Result<Reached, TargetError> {
     // Retries of minutes would look like a hang; what is worth a retry is retried where it is awaited.
@@ -80,8 +104,8 @@ async fn answering(mut config: Config, context: String, source: &str) -> Result<
     config.connect_timeout = Some(PATIENCE);
     let url = config.cluster_url.to_string();
     let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config)
-        .map_err(|error| TargetError::Usage(format!("{source} cannot be used: {}", chain(&error))))?;
+    let client =
+        client(config).map_err(|error| TargetError::Usage(format!("{source} cannot be used: {}", chain(&error))))?;
     let reason = match tokio::time::timeout(PATIENCE, client.apiserver_version()).await {
         Ok(Ok(version)) => {
             return Ok(Reached {

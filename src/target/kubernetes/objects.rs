@@ -1,8 +1,8 @@
 //! The objects of a deployment as the API has them, and what they run on.
 
-use super::companion::COMPANION_LABEL;
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
+use super::companion::COMPANION_LABEL;
 use super::site::{Site, bounded, timed_out};
 use crate::manifest::{Document, Lines, Manifest};
 use crate::target::{Budget, Objects, TargetError};

@@ -6,6 +6,7 @@ use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Secret, with_cleanup};
 use crate::failover::pick_shard;
 use crate::verdict::{Outcome, Stop};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub(super) const DROPS_THE_DEAD: Case = Case {
@@ -21,8 +22,9 @@ pub(super) const DROPS_THE_DEAD: Case = Case {
     features: &[],
     bound: "5 s after the pod's server has ended",
     controls: &[],
-    method: "Deletes the pod of a master and keeps it away. In time the Endpoints of the Service must name the addresses of all pods \
-             that are left and no other, and 20 new connections in a row by the Service's name, from within another pod, be answered with `PONG`.",
+    method: "Deletes the pod of a master and keeps it away. In time the Endpoints of the Service must name living pods only, and of them all \
+             that Kubernetes calls Ready (the replica left behind may not be, until it is promoted), and 20 new connections in a row \
+             by the Service's name, from within another pod, be answered with `PONG`.",
     run: |cx| Box::pin(drops_the_dead(cx)),
 };
 
@@ -53,7 +55,9 @@ async fn drops_the_dead(cx: &Context) -> Outcome {
         let since = std::time::Instant::now();
         eventually(cx, &what, SPREAD, async || {
             let behind = deployment.behind(&service).await?;
-            let mut findings = misrouted(&behind, &cx.members().await?);
+            let pods = deployment.pods().await?;
+            let ready = pods.into_iter().filter(|pod| pod.ready).map(|pod| pod.name).collect();
+            let mut findings = misrouted(&behind, &cx.members().await?, &ready);
             if findings.is_empty() {
                 findings = unanswered(&knock(cx, &shard.replica, &service, port).await?);
             }
@@ -92,18 +96,20 @@ async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<
     Ok(done.stdout)
 }
 
-/// Addresses behind the Service that no living pod has, and living pods that are not behind it.
-fn misrouted(behind: &[String], members: &[Member]) -> Vec<String> {
+/// Addresses behind the Service that no living pod has, and living pods that are Ready and not behind it.
+fn misrouted(behind: &[String], members: &[Member], ready: &BTreeSet<String>) -> Vec<String> {
     let dead = behind
         .iter()
         .filter(|host| members.iter().all(|member| member.address.host != **host));
     let mut findings: Vec<String> = dead
         .map(|host| format!("it leads to {host}, where no living pod is"))
         .collect();
-    let missing = members.iter().filter(|member| !behind.contains(&member.address.host));
+    let missing = members
+        .iter()
+        .filter(|member| ready.contains(&member.name) && !behind.contains(&member.address.host));
     findings.extend(missing.map(|member| format!("it does not lead to {member}")));
-    if members.is_empty() {
-        findings.push("there are no pods".into());
+    if behind.is_empty() {
+        findings.push("it leads to nobody".into());
     }
     findings
 }
@@ -137,14 +143,23 @@ mod tests {
     }
 
     #[rstest]
-    #[case::right(&["a", "b"], &["a", "b"], "")]
-    #[case::dead(&["a", "b", "c"], &["a", "b"], "it leads to c")]
-    #[case::left_out(&["a"], &["a", "b"], "it does not lead to r-b")]
-    #[case::nobody(&[], &[], "there are no pods")]
-    fn a_service_that_leads_astray_is_told(#[case] behind: &[&str], #[case] living: &[&str], #[case] told: &str) {
+    #[case::right(&["a", "b"], &["a", "b"], &["r-a", "r-b"], "")]
+    #[case::dead(&["a", "b", "c"], &["a", "b"], &["r-a", "r-b"], "it leads to c")]
+    #[case::left_out(&["a"], &["a", "b"], &["r-a", "r-b"], "it does not lead to r-b")]
+    #[case::one_is_not_ready(&["a"], &["a", "b"], &["r-a"], "")]
+    #[case::not_ready_and_led_to(&["a", "b"], &["a", "b"], &["r-a"], "")]
+    #[case::none_is_ready(&[], &["a", "b"], &[], "it leads to nobody")]
+    #[case::nobody(&[], &[], &[], "it leads to nobody")]
+    fn a_service_that_leads_astray_is_told(
+        #[case] behind: &[&str],
+        #[case] living: &[&str],
+        #[case] ready: &[&str],
+        #[case] told: &str,
+    ) {
         let behind: Vec<String> = behind.iter().map(|host| (*host).to_owned()).collect();
         let living: Vec<Member> = living.iter().map(|host| member(host)).collect();
-        let findings = misrouted(&behind, &living);
+        let ready = ready.iter().map(|name| (*name).to_owned()).collect();
+        let findings = misrouted(&behind, &living, &ready);
         assert_eq!(findings.len(), usize::from(!told.is_empty()), "{findings:?}");
         assert!(findings.iter().all(|finding| finding.starts_with(told)), "{findings:?}");
     }

@@ -6,9 +6,10 @@
 use crate::check::{Look, eventually, expect};
 use crate::cluster::node::{Member, NodeId, NodeView, Role};
 use crate::cluster::view::ClusterView;
-use crate::context::{Context, Scaling, Secret, Upheaval, with_cleanup};
+use crate::context::{Context, Scaling, Upheaval, with_cleanup};
 use crate::crash::{read_all, write_all};
 use crate::failover::kept;
+use crate::inside;
 use crate::rolling::slot_of_every_shard;
 use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -42,8 +43,8 @@ pub struct Exposure {
     pub looks: usize,
     /// Those in which it led to such a server, by the server's name.
     pub astray: Vec<String>,
-    /// What new connections by its name got, one a line in brackets; `None` where there is no client to ask with.
-    pub answers: Option<String>,
+    /// What new connections by its name got; `None` where there is no client to ask with.
+    pub answers: Option<Vec<String>>,
 }
 
 /// The scale-out of this run; the first case that asks makes it happen.
@@ -74,8 +75,9 @@ async fn make_happen(cx: &Context) -> Result<ScaledOut, Stop> {
         let told = cx.upheave(&Upheaval::ScaleOut(MORE)).await?;
         let new = new_servers(cx, &old).await?;
         let mut service = exposure_of(cx, &old, scaling).await?;
-        if let (Some(exposure), Some(first)) = (&mut service, before.nodes.first()) {
-            exposure.answers = knock(cx, &first.member).await?;
+        let by_name = cx.deployment()?.client_service();
+        if let (Some(exposure), Some((name, port)), Some(first)) = (&mut service, by_name, before.nodes.first()) {
+            exposure.answers = knock(cx, &first.member, &name, port).await?;
         }
         let since = match scaling {
             Scaling::Automatic => told,
@@ -173,27 +175,21 @@ fn is_stranger(node: &NodeView, before: usize) -> bool {
     known < before || node.info("cluster_state") != "ok"
 }
 
-/// Arguments: the Service's name, its port, how many connections, a key that nobody has.
-const KNOCK: &str = r#"
-client=$(command -v redis-cli || command -v valkey-cli) || exit 127
-for number in $(seq "$3"); do echo "[$(timeout 5 "$client" -h "$1" -p "$2" GET "$4" 2>&1 || echo no answer)]"; done
-"#;
-
-/// What new connections by the Service's name got. None where there is no Service or no client.
-async fn knock(cx: &Context, from: &Member) -> Result<Option<String>, Stop> {
-    let Some((service, port)) = cx.deployment()?.client_service() else {
-        return Ok(None);
-    };
+/// What new connections by the Service's name got: the answer to a read of a key that nobody has. None where there is no
+/// client.
+async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<Option<Vec<String>>, Stop> {
     let password = cx.shared().target.password();
-    let environment: Vec<(&str, &Secret)> = password
-        .iter()
-        .flat_map(|password| [("REDISCLI_AUTH", password), ("VALKEYCLI_AUTH", password)])
-        .collect();
-    let (port, count, key) = (port.to_string(), CONNECTIONS.to_string(), cx.key("nobody-s"));
-    let command = ["sh", "-c", KNOCK, "sh", &service, &port, &count, &key];
-    let limit = Duration::from_secs(5 * CONNECTIONS as u64) + cx.patience();
-    let done = cx.exec(from, &command, &environment, limit).await?;
-    Ok((done.status != 127).then_some(done.stdout))
+    // The client prints no value as nothing at all, so something must follow that it prints.
+    let read = [format!("GET {}", cx.key("nobody-s")), "PING".to_owned()];
+    let hosts = [service.to_owned()];
+    match inside::call(cx, from, &hosts, port, CONNECTIONS, &read, password.as_ref()).await {
+        Ok(calls) => Ok(Some(calls.iter().map(inside::Call::said).collect())),
+        Err(Stop::Unsupported(reason)) => {
+            cx.note(reason);
+            Ok(None)
+        }
+        Err(stop) => Err(stop),
+    }
 }
 
 /// Lets new servers in, one after another, as a deployment's people would: as replicas, by its own command-line client.

@@ -74,7 +74,7 @@ async fn members_only(cx: &Context) -> Outcome {
     );
     cx.count("looks in which it led to one", exposure.astray.len(), "looks");
     if let Some(answers) = &exposure.answers {
-        let (refused, unanswered) = (refused(answers).len(), answers.matches("no answer").count());
+        let (refused, unanswered) = (refused(answers).len(), unanswered(answers));
         cx.note(format!(
             "of {CONNECTIONS} connections by the Service {refused} were refused service, {unanswered} got no answer in time"
         ));
@@ -93,12 +93,18 @@ async fn members_only(cx: &Context) -> Outcome {
 
 /// Answers that a member does not give: it has the key's slot, or knows who has. That an answer is late says nothing of who
 /// would have given it.
-fn refused(answers: &str) -> Vec<&str> {
+fn refused(answers: &[String]) -> Vec<&str> {
     let wrong = ["CLUSTERDOWN", "Connection refused", "LOADING"];
-    let lines = answers.lines();
-    lines
-        .filter(|line| wrong.iter().any(|word| line.contains(word)))
+    let answers = answers.iter().map(String::as_str);
+    answers
+        .filter(|answer| wrong.iter().any(|word| answer.contains(word)))
         .collect()
+}
+
+/// How many connections got no answer.
+fn unanswered(answers: &[String]) -> usize {
+    let given = answers.iter().filter(|answer| *answer != "no answer").count();
+    CONNECTIONS.saturating_sub(given)
 }
 
 fn led_astray(exposure: &Exposure) -> Vec<String> {
@@ -125,21 +131,21 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case::members_alone(&[], "[]\n[MOVED 7 10.0.0.1:6379]", 0)]
-    #[case::endpoints(&["r-6"], "[]", 1)]
-    #[case::refused(&[], "[]\n[CLUSTERDOWN Hash slot not served]", 1)]
-    #[case::unreachable(&[], "[Could not connect to Redis at x:6379: Connection refused\nno answer]", 1)]
-    #[case::only_late(&[], "[]\n[no answer]", 0)]
-    #[case::both(&["r-6", "r-7"], "[CLUSTERDOWN Hash slot not served]", 2)]
+    #[case::members_alone(&[], &["PONG", "MOVED 7 10.0.0.1:6379 PONG"], 0)]
+    #[case::endpoints(&["r-6"], &["PONG"], 1)]
+    #[case::refused(&[], &["PONG", "CLUSTERDOWN Hash slot not served PONG"], 1)]
+    #[case::unreachable(&[], &["Could not connect to Redis at x:6379: Connection refused"], 1)]
+    #[case::only_late(&[], &["PONG", "no answer"], 0)]
+    #[case::both(&["r-6", "r-7"], &["CLUSTERDOWN Hash slot not served PONG"], 2)]
     fn a_service_that_leads_to_a_stranger_is_told(
         #[case] astray: &[&str],
-        #[case] answers: &str,
+        #[case] answers: &[&str],
         #[case] count: usize,
     ) {
         let exposure = Exposure {
             looks: 3,
             astray: astray.iter().map(|name| (*name).to_owned()).collect(),
-            answers: Some(answers.into()),
+            answers: Some(answers.iter().map(|answer| (*answer).to_owned()).collect()),
         };
         assert_eq!(led_astray(&exposure).len(), count);
     }

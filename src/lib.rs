@@ -44,6 +44,7 @@ pub mod moving;
 pub mod outage;
 pub mod partition;
 pub mod placement;
+pub mod probe;
 pub mod progress;
 pub mod register;
 pub mod reintegration;

@@ -6,42 +6,13 @@ use crate::cluster::node::Member;
 use crate::context::{Context, Secret, with_cleanup};
 use crate::failover::kept;
 use crate::inside::{headless, server_container};
+use crate::probe::Probe;
 use crate::verdict::{Mismatch, Stop};
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the kubelet and the API may take beside the probe's own arithmetic.
 const TOLD: Duration = Duration::from_secs(10);
-
-/// How often a probe asks, and how often it may fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rhythm {
-    /// From one question to the next.
-    pub period: Duration,
-    /// How many failures in a row count.
-    pub threshold: u32,
-    /// How long an answer may take.
-    pub patience: Duration,
-}
-
-impl Rhythm {
-    /// The readiness probe's of a container; none where it has no such probe. The defaults are those of Kubernetes.
-    pub fn of_readiness(container: &Value) -> Option<Self> {
-        let probe = container.get("readinessProbe").filter(|probe| !probe.is_null())?;
-        let number = |field: &str, default: u64| probe[field].as_u64().filter(|value| *value > 0).unwrap_or(default);
-        Some(Self {
-            period: Duration::from_secs(number("periodSeconds", 10)),
-            threshold: u32::try_from(number("failureThreshold", 3)).unwrap_or(u32::MAX),
-            patience: Duration::from_secs(number("timeoutSeconds", 1)),
-        })
-    }
-
-    /// How long a server that fails may be called ready.
-    pub fn bound(&self) -> Duration {
-        (self.period + self.patience) * self.threshold + TOLD
-    }
-}
 
 /// What was seen.
 #[derive(Debug)]
@@ -71,7 +42,7 @@ pub async fn observed(cx: &Context) -> Result<Arc<Unready>, Stop> {
 
 async fn observe(cx: &Context) -> Result<Unready, Stop> {
     let (container, _) = server_container(cx).await?;
-    let Some(rhythm) = Rhythm::of_readiness(&container) else {
+    let Some(probe) = Probe::of(&container, "readinessProbe") else {
         return Err(Stop::Unsupported(
             "the server's container has no readiness probe, so nothing is to be judged here (K8S-05 judges that)"
                 .into(),
@@ -99,7 +70,7 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
         if reply.is_ok() {
             return Err(anyhow::anyhow!("{member} takes the old password after CONFIG SET requirepass").into());
         }
-        let dropped = ready(cx, &member, false, rhythm.bound())
+        let dropped = ready(cx, &member, false, probe.notices() + TOLD)
             .await
             .map(|()| changed.elapsed());
         let dropped = kept(dropped)?;
@@ -116,7 +87,7 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
     };
     let back = async {
         set_back(cx, &member, &other, &right).await?;
-        ready(cx, &member, true, cx.timing().arrange() + rhythm.bound()).await
+        ready(cx, &member, true, cx.timing().arrange() + probe.notices() + TOLD).await
     };
     with_cleanup(work, back).await
 }
@@ -196,33 +167,5 @@ async fn named(cx: &Context, member: &Member) -> Result<(), Stop> {
             format!("it leads to {}", behind.join(", ")),
         )
         .into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-    use serde_json::json;
-
-    #[rstest]
-    #[case::none(json!({"name": "redis"}), None)]
-    #[case::null(json!({"readinessProbe": null}), None)]
-    #[case::defaults(json!({"readinessProbe": {"exec": {}}}), Some((10, 3, 1)))]
-    #[case::own(
-        json!({"readinessProbe": {"periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 4}}),
-        Some((5, 2, 4))
-    )]
-    #[case::noughts_are_defaults(json!({"readinessProbe": {"periodSeconds": 0, "failureThreshold": 0}}), Some((10, 3, 1)))]
-    fn a_probe_has_its_rhythm(#[case] container: Value, #[case] expected: Option<(u64, u32, u64)>) {
-        let rhythm = Rhythm::of_readiness(&container);
-        let seen = rhythm.map(|it| (it.period.as_secs(), it.threshold, it.patience.as_secs()));
-        assert_eq!(seen, expected);
-    }
-
-    #[test]
-    fn a_server_that_fails_may_be_called_ready_until_the_probe_has_asked_so_often() {
-        let rhythm = Rhythm::of_readiness(&json!({"readinessProbe": {"periodSeconds": 5, "timeoutSeconds": 2}}));
-        assert_eq!(rhythm.map(|it| it.bound()), Some(Duration::from_secs(31)));
     }
 }

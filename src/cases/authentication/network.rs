@@ -80,7 +80,7 @@ pub(super) const PROBES_AUTHENTICATE: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes],
     features: &[Feature::Config],
-    bound: "(period + timeout) x failure threshold of the readiness probe, and 10 s",
+    bound: "periodSeconds · failureThreshold + timeoutSeconds of the readiness probe, and 10 s",
     controls: &[],
     method: "Applies the rules of `lint` for this row to the live objects: a probe that asks with the client must authenticate and read \
              the reply. Then changes the password that one replica takes (`CONFIG SET requirepass`): its pod must lose Ready in the time in which the \

@@ -7,7 +7,9 @@ use crate::check::{Look, eventually, expect};
 use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Objects, Pod, with_cleanup};
 use crate::failover::{observe, pick_shard};
+use crate::inside::server_container;
 use crate::lint::field::selects;
+use crate::probe::Probe;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::{Duration, Instant};
 
@@ -107,35 +109,11 @@ pub(super) const HANDOVER: Case = Case {
 /// The longest time without writes that a handover before the stop leaves.
 const HANDED_OVER: Duration = Duration::from_secs(1);
 
-/// When a probe takes a server for lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Probe {
-    period: Duration,
-    timeout: Duration,
-    failures: u32,
-}
-
-impl Probe {
-    /// From the moment at which a server stops answering until the probe has failed often enough.
-    fn notices(&self) -> Duration {
-        self.period * self.failures + self.timeout
-    }
-}
-
-/// A probe of the server's container, with Kubernetes' defaults.
-fn probe(objects: &Objects, kind: &str) -> Result<Probe, Stop> {
-    with_workload(objects, |_, workload| {
-        let field = workload.container.at(kind);
-        let number = |name: &str, default: u64| {
-            let written = field.at(name).integer().and_then(|number| u64::try_from(number).ok());
-            written.unwrap_or(default)
-        };
-        Probe {
-            period: Duration::from_secs(number("periodSeconds", 10)),
-            timeout: Duration::from_secs(number("timeoutSeconds", 1)),
-            failures: u32::try_from(number("failureThreshold", 3)).unwrap_or(u32::MAX),
-        }
-    })
+/// A probe of the server's container.
+async fn probe(cx: &Context, kind: &str) -> Result<Probe, Stop> {
+    let (container, _) = server_container(cx).await?;
+    let found = Probe::of(&container, kind);
+    found.ok_or_else(|| Mismatch::new(format!("a {kind} of the server's container"), "none").into())
 }
 
 /// `terminationGracePeriodSeconds` of the pods.
@@ -177,8 +155,8 @@ async fn frozen(
 }
 
 async fn readiness(cx: &Context) -> Outcome {
-    let objects = rules(cx, Level::Must).await?;
-    let probe = probe(&objects, "readinessProbe")?;
+    rules(cx, Level::Must).await?;
+    let probe = probe(cx, "readinessProbe").await?;
     able(cx, Capability::Pause, "that a frozen server is not Ready")?;
     let bound = probe.notices() + cx.patience();
     let took = frozen(cx, "the frozen server is told not Ready, the pod", bound, |_, now| {
@@ -191,7 +169,7 @@ async fn readiness(cx: &Context) -> Outcome {
 
 async fn liveness(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Should).await?;
-    let probe = probe(&objects, "livenessProbe")?;
+    let probe = probe(cx, "livenessProbe").await?;
     able(cx, Capability::Pause, "that a frozen server is started again")?;
     let bound = probe.notices() + grace_of(&objects)? + cx.timing().scheduling();
     let again = |before: &Pod, now: &Pod| now.restarts > before.restarts;
@@ -365,11 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_s_arithmetic_has_kubernetes_defaults() {
-        let readiness = probe(&objects(), "readinessProbe").unwrap();
-        assert_eq!(readiness.notices(), Duration::from_secs(7));
-        let defaults = probe(&objects(), "livenessProbe").unwrap();
-        assert_eq!(defaults.notices(), Duration::from_secs(31));
+    fn the_grace_period_has_kubernetes_default() {
         assert_eq!(grace_of(&objects()).unwrap(), Duration::from_secs(30));
     }
 

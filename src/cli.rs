@@ -37,7 +37,7 @@ const WIDTH: usize = 110;
 /// Says, with evidence, whether a Redis Cluster deployment keeps its promises.
 ///
 /// Examples:
-///   redis-cluster-conformance run --target processes             a first verdict, in 13 minutes, without Docker
+///   redis-cluster-conformance run --target processes             a first verdict, in 14 minutes, without Docker
 ///   redis-cluster-conformance run                                the whole suite on a kind cluster of its own
 ///   redis-cluster-conformance run A1 AUTH --target kubernetes --namespace shop
 ///   redis-cluster-conformance run --target processes --budget 2m what matters most, in two minutes

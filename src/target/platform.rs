@@ -259,7 +259,7 @@ pub trait Deployment: Send + Sync {
     async fn live(&self, kind: LiveKind) -> Result<Vec<(String, serde_json::Value)>, TargetError>;
 
     /// A pod of the suite's own, made by the first that asks, and there until the run ends. Programs are run in it as in
-    /// a server's ([`Target::exec`]).
+    /// a server's ([`Target::exec`](super::Target::exec)).
     ///
     /// # Errors
     /// A usage error when the platform refuses the pod; another when it does not run within `limit`.
@@ -342,10 +342,10 @@ pub trait DeployedVariant: Send + Sync {
     /// When the API cannot be asked.
     async fn members(&self) -> Result<Vec<Member>, TargetError>;
 
-    /// As [`Target::connect`].
+    /// As [`Target::connect`](super::Target::connect).
     ///
     /// # Errors
-    /// As [`Target::connect`].
+    /// As [`Target::connect`](super::Target::connect).
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError>;
 
     /// Stops every server gracefully, all at once; the platform makes them again. Returns when they have ended.

@@ -33,8 +33,8 @@ const QUESTION: Duration = Duration::from_secs(60);
 /// How long a cluster that runs may take to answer before it is made anew.
 const ALIVE: Duration = Duration::from_secs(20);
 
-/// How long the nodes of a cluster may take to be Ready that was just made, or whose nodes were stopped: kind waits for the
-/// control plane alone.
+/// How long the nodes and the name service of a cluster may take to be Ready that was just made, or whose nodes were stopped:
+/// kind waits for the control plane alone.
 const NODES_READY: Duration = Duration::from_secs(120);
 
 /// Whose a cluster is: who deletes it.

@@ -5,6 +5,8 @@ use super::client::reach;
 use super::site::bounded;
 use crate::progress::Progress;
 use crate::target::TargetError;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
 use kube::{Api, Client};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -42,11 +44,12 @@ pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: 
     remove_namespaces(&reached.client, &left, progress).await
 }
 
-/// Whether the API server answers and every node is Ready.
+/// Whether the API server answers, every node is Ready, and the cluster's name service answers too: pods of a cluster that has
+/// just been made may start before it does, and would be found slow for no fault of theirs.
 pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
     let reached = reach(Some(kubeconfig), None).await.map_err(|error| error.to_string())?;
-    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(reached.client);
-    let nodes = bounded("listing the nodes", nodes.list(&kube::api::ListParams::default()))
+    let nodes: Api<Node> = Api::all(reached.client.clone());
+    let nodes = bounded("listing the nodes", nodes.list(&ListParams::default()))
         .await
         .map_err(|error| error.to_string())?;
     let unready = nodes.iter().find(|node| {
@@ -56,11 +59,25 @@ pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
             .flatten()
             .any(|it| it.type_ == "Ready" && it.status == "True")
     });
-    match unready {
-        Some(node) => Err(format!(
-            "its node {} is not Ready",
-            node.metadata.name.as_deref().unwrap_or("?")
-        )),
-        None => Ok(()),
+    if let Some(node) = unready {
+        let name = node.metadata.name.as_deref().unwrap_or("?");
+        return Err(format!("its node {name} is not Ready"));
+    }
+    let pods: Api<Pod> = Api::namespaced(reached.client, "kube-system");
+    // The label that every name service of Kubernetes has, whatever its name.
+    let of_names = ListParams::default().labels("k8s-app=kube-dns");
+    let pods = bounded("listing the pods of the cluster's name service", pods.list(&of_names))
+        .await
+        .map_err(|error| error.to_string())?;
+    let ready = |pod: &Pod| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it.type_ == "Ready" && it.status == "True")
+    };
+    match pods.iter().any(ready) {
+        true => Ok(()),
+        false => Err("no pod of its name service (k8s-app=kube-dns in kube-system) is Ready".to_owned()),
     }
 }

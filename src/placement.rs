@@ -110,20 +110,43 @@ pub fn can_avoid_majorities(masters: usize, hosts: usize) -> bool {
     hosts > 0 && masters.div_ceil(hosts) < masters / 2 + 1
 }
 
-/// A host whose loss the cluster must survive, and the replicas that have to become masters before that.
+/// A host that something is to be done to, and the replicas that have to become masters before that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
+pub struct Chosen {
     /// The host.
     pub host: String,
-    /// Replicas on other hosts, by name: so many masters are on the host that the others could not vote.
+    /// The replicas, by name.
     pub promote: Vec<String>,
 }
 
-/// Chooses the host to lose: it holds a master and no whole shard, and needs the fewest promotions before.
+/// Chooses the host to drain: it holds two masters, or can once a replica on it has become one, where any host can. Gives
+/// none where no host holds a master.
+pub fn to_drain(shards: &[Placed]) -> Option<Chosen> {
+    let choices = masters_by_host(shards).into_iter().map(|(host, masters)| {
+        let elsewhere = shards.iter().filter(|shard| shard.master.host != host);
+        let here = elsewhere.filter_map(|shard| shard.replicas.iter().find(|place| place.host == host));
+        Chosen {
+            host: host.to_owned(),
+            promote: here
+                .take(2_usize.saturating_sub(masters.len()))
+                .map(|place| place.server.clone())
+                .collect(),
+        }
+    });
+    // Of those with as many masters in the end, the one that needs the fewest promotions.
+    let masters = |host: &str| shards.iter().filter(|shard| shard.master.host == host).count();
+    choices.min_by_key(|chosen| {
+        let needed = chosen.promote.len();
+        (std::cmp::Reverse((masters(&chosen.host) + needed).min(2)), needed)
+    })
+}
+
+/// Chooses the host to lose: it holds a master and no whole shard, and needs the fewest promotions of replicas elsewhere
+/// before, since with too many masters on it the others could not vote.
 ///
 /// # Errors
 /// Why there is none, for people.
-pub fn to_lose(shards: &[Placed]) -> Result<Loss, String> {
+pub fn to_lose(shards: &[Placed]) -> Result<Chosen, String> {
     let bearable = shards.len().saturating_sub(shards.len() / 2 + 1);
     if bearable == 0 {
         return Err(format!(
@@ -143,7 +166,7 @@ pub fn to_lose(shards: &[Placed]) -> Result<Loss, String> {
         let too_many = masters.len().saturating_sub(bearable);
         let here = shards.iter().filter(|shard| shard.master.host == host).take(too_many);
         let elsewhere = |shard: &Placed| shard.replicas.iter().find(|place| place.host != host).cloned();
-        Loss {
+        Chosen {
             host: host.to_owned(),
             promote: here.filter_map(elsewhere).map(|place| place.server).collect(),
         }
@@ -215,6 +238,24 @@ mod tests {
         let loss = to_lose(&shards(hosts)).unwrap();
         assert_eq!(
             (loss.host.as_str(), loss.promote),
+            (host, promote.iter().map(|it| (*it).to_owned()).collect())
+        );
+    }
+
+    #[rstest]
+    #[case::one_each(&["ab", "bc", "ca"], "a", &["r2"])]
+    #[case::two_already(&["ab", "bc", "ba"], "b", &[])]
+    #[case::more_than_two(&["ab", "ab", "ab"], "a", &[])]
+    #[case::no_replica_of_another_shard(&["aa", "bb", "cc"], "a", &[])]
+    #[case::only_there(&["aa", "bc", "db"], "b", &["r2"])]
+    fn the_host_to_drain_has_two_masters_where_it_can_be(
+        #[case] hosts: &[&str],
+        #[case] host: &str,
+        #[case] promote: &[&str],
+    ) {
+        let chosen = to_drain(&shards(hosts)).unwrap();
+        assert_eq!(
+            (chosen.host.as_str(), chosen.promote),
             (host, promote.iter().map(|it| (*it).to_owned()).collect())
         );
     }

@@ -60,7 +60,11 @@ impl Context {
         };
         let mut refusals = Vec::new();
         for program in ["redis-cli", "valkey-cli"] {
-            match self.exec(member, &[program, "--version"], &[], self.patience()).await {
+            // It asks no server, but a busy machine may take seconds to start a program: that is not the lack of one.
+            match self
+                .exec(member, &[program, "--version"], &[], self.timing().hook())
+                .await
+            {
                 Ok(Execution { status: 0, .. }) => {
                     let command = without.iter().chain([&program]).chain(arguments);
                     let command: Vec<&str> = command.copied().collect();

@@ -1,5 +1,5 @@
-// node-agent makes a container a node among several: the network between the nodes' pods, and volumes that stay with their
-// node. It runs once on every node, in the node's own network and with its file system under /host.
+// node-agent makes a container a node among several: the network between the nodes' pods, and volumes, which stay with their
+// node or move with their pod. It runs once on every node, in the node's own network and with its file system under /host.
 //
 // It follows the API by watches, so that an idle cluster costs nothing. What it finds is looked at as a whole each time:
 // there is little of it, and nothing can be missed.
@@ -36,7 +36,9 @@ const (
 	root        = "/host"
 	networkFile = "/etc/cni/net.d/10-bridge.conflist"
 	// Below /var, which kind keeps on disk: a volume outlives a restart of the node's container.
-	volumes     = "/var/local-path-provisioner"
+	volumes = "/var/local-path-provisioner"
+	// One directory of the machine, in every node: what is there can be had from each, as storage in a network can.
+	moving      = "/var/moving"
 	provisioner = "redis-cluster-conformance/node-directory"
 	// The routes of this program's making have it as their protocol.
 	protocol = "143"
@@ -44,6 +46,8 @@ const (
 
 	selectedNode  = "volume.kubernetes.io/selected-node"
 	provisionedBy = "pv.kubernetes.io/provisioned-by"
+	// Which node's agent looks after a volume.
+	ofNode = "redis-cluster-conformance/node"
 )
 
 // The pods' network of one node. The entrypoint of the first control plane writes the same, for its own range.
@@ -220,7 +224,15 @@ func (a *agent) provision() error {
 		if _, err := a.volumes.Get(name); err == nil {
 			continue // The controller has not bound it yet.
 		}
-		path := filepath.Join(volumes, name+"_"+claim.Namespace+"_"+claim.Name)
+		folder, stays := volumes, &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+			MatchExpressions: []v1.NodeSelectorRequirement{{
+				Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{a.name},
+			}},
+		}}}}
+		if class.Parameters["moves"] == "true" {
+			folder, stays = moving, nil
+		}
+		path := filepath.Join(folder, name+"_"+claim.Namespace+"_"+claim.Name)
 		if err := os.MkdirAll(root+path, 0o777); err != nil {
 			return err
 		}
@@ -234,7 +246,7 @@ func (a *agent) provision() error {
 		}
 		kind := v1.HostPathDirectoryOrCreate
 		volume := &v1.PersistentVolume{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{provisionedBy: provisioner}},
+			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{provisionedBy: provisioner, ofNode: a.name}},
 			Spec: v1.PersistentVolumeSpec{
 				Capacity:                      v1.ResourceList{v1.ResourceStorage: claim.Spec.Resources.Requests[v1.ResourceStorage]},
 				AccessModes:                   claim.Spec.AccessModes,
@@ -245,11 +257,7 @@ func (a *agent) provision() error {
 				ClaimRef: &v1.ObjectReference{
 					Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID,
 				},
-				NodeAffinity: &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
-					MatchExpressions: []v1.NodeSelectorRequirement{{
-						Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{a.name},
-					}},
-				}}}},
+				NodeAffinity: stays,
 			},
 		}
 		_, err = a.client.CoreV1().PersistentVolumes().Create(context.TODO(), volume, metav1.CreateOptions{})
@@ -261,7 +269,7 @@ func (a *agent) provision() error {
 	return nil
 }
 
-// reclaim deletes the volumes of this node whose claims are gone, with all that is in them.
+// reclaim deletes the volumes of this agent's making whose claims are gone, with all that is in them.
 func (a *agent) reclaim() error {
 	all, err := a.volumes.List(labels.Everything())
 	if err != nil {
@@ -270,11 +278,11 @@ func (a *agent) reclaim() error {
 	for _, volume := range all {
 		if volume.Annotations[provisionedBy] != provisioner || volume.Status.Phase != v1.VolumeReleased ||
 			volume.Spec.PersistentVolumeReclaimPolicy != v1.PersistentVolumeReclaimDelete ||
-			volume.DeletionTimestamp != nil || node(volume) != a.name || volume.Spec.HostPath == nil {
+			volume.DeletionTimestamp != nil || volume.Annotations[ofNode] != a.name || volume.Spec.HostPath == nil {
 			continue
 		}
 		path := filepath.Clean(volume.Spec.HostPath.Path)
-		if filepath.Dir(path) != volumes {
+		if filepath.Dir(path) != volumes && filepath.Dir(path) != moving {
 			log.Printf("volume %s is left alone: %s is not of this program's making", volume.Name, path)
 			continue
 		}
@@ -288,20 +296,6 @@ func (a *agent) reclaim() error {
 		log.Printf("volume %s is deleted", volume.Name)
 	}
 	return nil
-}
-
-// node is the one that a volume of this program's making stays on.
-func node(volume *v1.PersistentVolume) string {
-	if affinity := volume.Spec.NodeAffinity; affinity != nil && affinity.Required != nil {
-		for _, term := range affinity.Required.NodeSelectorTerms {
-			for _, match := range term.MatchExpressions {
-				if match.Key == v1.LabelHostname && len(match.Values) == 1 {
-					return match.Values[0]
-				}
-			}
-		}
-	}
-	return ""
 }
 
 // podRange is the IPv4 range of a node's pods.

@@ -103,7 +103,9 @@ async fn one_password(beside: &Context, password: &Secret) -> Result<Vec<String>
     findings.extend(check::unless(reply.is_ok(), member, "AUTH with the password", &reply));
     let port = member.address.port.to_string();
     let arguments = ["-h", member.address.host.as_str(), "-p", port.as_str(), "PING"];
-    let client = beside.client_program(member, &arguments, beside.patience() * 2).await?;
+    let client = beside
+        .client_program(member, &arguments, beside.timing().hook())
+        .await?;
     if client.stdout.trim() != "PONG" {
         let printed = password.redact(&format!("{} {}", client.stdout.trim(), client.stderr.trim()));
         findings.push(format!("the client prints \"{printed}\" for PING"));

@@ -227,7 +227,7 @@ fn said(text: &str, password: &Secret) -> String {
 pub(super) async fn exit_status_says_nothing(cx: &Context) -> Outcome {
     let password = cx.password()?;
     let wrong = Secret::new(another(cx));
-    let limit = cx.patience() * 2;
+    let limit = cx.timing().hook();
     let expected = "the client prints NOAUTH without a password, WRONGPASS (invalid password, AUTH failed) with another, and PONG \
                     with the password";
     let statuses = std::sync::Mutex::new(Vec::new());

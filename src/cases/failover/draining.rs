@@ -1,14 +1,16 @@
 //! The case of chapter FAIL about the maintenance of a host.
 
 use super::losing::writable_again;
+use super::swapping::take_over;
 use super::{gap_bounds, judge_gap};
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{eventually, expect};
 use crate::cluster::node::Member;
 use crate::context::{Context, Pod, Upheaval, with_cleanup};
-use crate::failover::pick_shard;
+use crate::failover::{shard_of, until_votes};
+use crate::placement::{hosts, placed, to_drain};
 use crate::settle;
-use crate::verdict::{Mismatch, Outcome};
+use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::{Duration, Instant};
 
@@ -25,21 +27,38 @@ pub(super) const DRAINED: Case = Case {
     features: &[],
     bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry; whole again within T_sched + T_sync + 2·NT",
     controls: &[],
-    method: "Cordons the node that a master is on and asks for the eviction of every pod of the deployment there, all at once as `kubectl \
-             drain` does, under writes to every shard. A refusal (429) for the sake of the PodDisruptionBudget is asked again, until \
-             nothing more can happen: a pod whose volume stays with the node finds no other place, and none may follow it. At least one \
-             pod must have been let go; every shard must be written to with the node still cordoned, and no gap be longer than a \
-             failover. Uncordoned, the cluster must be whole in time. The report says how many pods left, and how many were refused.",
+    method: "Takes a node with two masters, or makes one by `CLUSTER FAILOVER` where a node has a master and another shard's replica. \
+             Cordons it and asks for the eviction of every pod of the deployment there, all at once as `kubectl drain` does, under writes to \
+             every shard. A refusal (429) for the sake of the PodDisruptionBudget is asked again, until nothing more can happen: a pod \
+             whose volume stays with the node finds no other place, and none may follow it. At least one pod must have been let go; every \
+             shard must be written to with the node still cordoned, and no shard's gap be longer than a failover. Uncordoned, the cluster must be whole in time. The report says how many pods left, and how many were refused.",
     run: |cx| Box::pin(drained(cx)),
 };
 
 async fn drained(cx: &Context) -> Outcome {
-    let shard = pick_shard(cx, &cx.view().await?).await?;
+    let host = arrange(cx).await?;
     let before = cx.deployment()?.pods().await?;
-    let master = before.iter().find(|pod| pod.name == shard.master.name);
-    let Some(host) = master.and_then(|pod| pod.host.clone()) else {
-        return Err(anyhow::anyhow!("pod {} has no node at present", shard.master.name).into());
+    let view = cx.view().await?;
+    let masters: Vec<&Pod> = before
+        .iter()
+        .filter(|pod| pod.host.as_ref() == Some(&host))
+        .filter(|pod| view.of(&pod.name).is_some_and(|node| !node.own_slots().is_empty()))
+        .collect();
+    let mut shards = Vec::new();
+    for pod in &masters {
+        let id = view
+            .of(&pod.name)
+            .and_then(|node| node.myself())
+            .map(|line| line.id.clone());
+        let shard = id.and_then(|id| shard_of(&view, &id));
+        let shard = shard.ok_or_else(|| Mismatch::new(format!("a connected replica of {}", pod.name), "none"))?;
+        until_votes(cx, &shard.master, &[&shard.master_id, &shard.replica_id]).await;
+        shards.push(shard);
+    }
+    let Some(shard) = shards.first() else {
+        return Err(Mismatch::new(format!("a master on {host}"), "none").into());
     };
+    cx.count("masters on the node", masters.len(), "masters");
     let writer = Writer::start(cx, &shard.slots()).await?;
     let fault = Instant::now();
     let drained = async {
@@ -59,7 +78,7 @@ async fn drained(cx: &Context) -> Outcome {
         let what = format!("every slot is writable with {host} drained");
         let (_, bound) = gap_bounds(cx);
         let number = u32::try_from(gone.len()).unwrap_or(1);
-        eventually(cx, &what, number * bound, async || writable_again(cx, &shard).await).await
+        eventually(cx, &what, number * bound, async || writable_again(cx, shard).await).await
     };
     let outcome = with_cleanup(drained, cx.undo_faults()).await;
     let record = writer.stop().await;
@@ -72,6 +91,14 @@ async fn drained(cx: &Context) -> Outcome {
     let gaps = record.ledgers.iter();
     let longest = gaps.map(|ledger| ledger.longest_gap(fault, record.ended)).max();
     Ok(judge_gap(cx, longest.unwrap_or(Duration::ZERO), None)?)
+}
+
+/// Sees to it that a host has two masters where one can. Gives the host.
+async fn arrange(cx: &Context) -> Result<String, Stop> {
+    let chosen = to_drain(&placed(&cx.view().await?, &hosts(cx).await?)?);
+    let chosen = chosen.ok_or_else(|| Mismatch::new("a master with slots", "none"))?;
+    take_over(cx, &chosen.promote, &format!("{} holds two masters", chosen.host)).await?;
+    Ok(chosen.host)
 }
 
 /// The pods that a host had before, by whether their servers have left it since. A pod whose server has ended can be on the

@@ -5,6 +5,7 @@ use crate::cluster::connection::LinkError;
 use crate::cluster::node::{Member, NodeView};
 use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, pick_shard};
+use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::{Duration, Instant};
@@ -187,6 +188,20 @@ pub(in crate::cases) async fn swap_in_time(cx: &Context, replica: &Member, id: &
         Ok(Look::NotYet("not yet".into()))
     })
     .await
+}
+
+/// Has replicas take over one after the other, each with a whole cluster at the end; `why` says to what end.
+pub(in crate::cases) async fn take_over(cx: &Context, replicas: &[String], why: &str) -> Result<(), Stop> {
+    for name in replicas {
+        let view = cx.view().await?;
+        let replica = view.of(name).ok_or_else(|| Mismatch::new(name, "it does not answer"))?;
+        let id = replica.myself().map(|line| line.id.clone()).unwrap_or_default();
+        cx.note(format!("{name} takes over, so that {why}"));
+        swap_in_time(cx, &replica.member, &id).await?;
+        let arranged = settle::until_whole(cx.shared(), &format!("a whole cluster with {name} as a master")).await;
+        arranged.map_err(|missing| Mismatch::new("a whole cluster after a manual failover", missing))?;
+    }
+    Ok(())
 }
 
 /// Gives a shard its roles back after [`swap_in_time`], where they have changed.

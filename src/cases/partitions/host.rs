@@ -2,7 +2,7 @@
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::cases::failover::crash_bounds;
-use crate::cases::failover::swapping::swap_in_time;
+use crate::cases::failover::swapping::take_over;
 use crate::check::{self, Look, eventually, expect, no_findings};
 use crate::cluster::node::Member;
 use crate::cluster::view::ClusterView;
@@ -75,14 +75,7 @@ async fn arrange(cx: &Context) -> Result<Loss, Stop> {
     let view = cx.view().await?;
     let hosts = hosts(cx).await?;
     let chosen = to_lose(&placed(&view, &hosts)?).map_err(Stop::Unsupported)?;
-    for name in &chosen.promote {
-        let replica = view.of(name).ok_or_else(|| Mismatch::new(name, "it does not answer"))?;
-        let id = replica.myself().map(|line| line.id.clone()).unwrap_or_default();
-        cx.note(format!("{name} takes over, so that {} holds no majority", chosen.host));
-        swap_in_time(cx, &replica.member, &id).await?;
-        let arranged = settle::until_whole(cx.shared(), &format!("a whole cluster with {name} as a master")).await;
-        arranged.map_err(|missing| Mismatch::new("a whole cluster after a manual failover", missing))?;
-    }
+    take_over(cx, &chosen.promote, &format!("{} holds no majority", chosen.host)).await?;
     let view = cx.view().await?;
     let on_host = |member: &Member| hosts.get(&member.name) == Some(&chosen.host);
     let mut keys = Vec::new();

@@ -300,7 +300,7 @@ impl Cluster {
         let configuration = self.folder.join("cluster.yaml");
         let nodes = self.nodes.unwrap_or(1);
         for (file, text) in [
-            (&configuration, layout::description(nodes).as_str()),
+            (&configuration, layout::description(nodes, &self.moving()).as_str()),
             (&self.unfinished(), ""),
         ] {
             std::fs::write(file, text).map_err(|error| TargetError::Usage(format!("{}: {error}", file.display())))?;
@@ -333,6 +333,13 @@ impl Cluster {
 
     /// Deletes the cluster with all that is in it.
     pub(super) async fn delete(&self, progress: &Progress) -> Result<(), TargetError> {
+        if self.moving().exists() {
+            // They belong to the servers' user, and may not be ours to remove. None is left where the claims went before.
+            let all = format!("find {} -mindepth 1 -delete", layout::MOVING);
+            for node in self.nodes().await.unwrap_or_default() {
+                let _ = ask("docker", &["exec", &node, "sh", "-c", &all], QUESTION).await;
+            }
+        }
         let kubeconfig = self.kubeconfig.display().to_string();
         let arguments = ["delete", "cluster", "--name", &self.name, "--kubeconfig", &kubeconfig];
         let what = format!("kind to delete the cluster {}", self.name);
@@ -347,6 +354,8 @@ impl Cluster {
         for file in [self.marker(), self.unfinished()] {
             let _ = std::fs::remove_file(file);
         }
+        // Docker made it.
+        let _ = std::fs::remove_dir(self.moving());
         Ok(())
     }
 
@@ -377,6 +386,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// The folder of this machine where volumes lie that move with their pod.
+    fn moving(&self) -> PathBuf {
+        self.folder.join("moving")
     }
 
     /// A file that is there from before the cluster is made until it is whole.

@@ -1,12 +1,16 @@
 //! How many nodes a kind cluster has: as kind is told, as it is asked for, and whether a cluster that runs is so.
 
 use crate::target::TargetError;
+use std::path::Path;
 
 /// The description of a cluster of one node.
 const ONE_NODE: &str = include_str!("../../../kind/cluster.yaml");
 
 /// The zones that workers are in, in turn.
 const ZONES: [&str; 3] = ["zone-a", "zone-b", "zone-c"];
+
+/// Where a node has the folder of the volumes that move with their pod (`kind/node/agent`).
+pub(super) const MOVING: &str = "/var/moving";
 
 /// The environment variable that says how many nodes there are to be, where the command line does not.
 const VARIABLE: &str = "RCC_NODES";
@@ -30,13 +34,17 @@ fn read(text: &str) -> Result<u16, TargetError> {
 }
 
 /// The description for kind of a cluster of so many nodes: a control plane, which pods of others may run on only where it
-/// is alone, and workers. Each worker is in a zone, so that what is to be spread over zones can be.
-pub(super) fn description(nodes: u16) -> String {
+/// is alone, and workers. Each worker is in a zone, so that what is to be spread over zones can be, and has the folder `moving`
+/// of this machine, where volumes lie that move with their pod.
+pub(super) fn description(nodes: u16, moving: &Path) -> String {
     let mut text = ONE_NODE.trim_end().to_owned() + "\n";
+    // JSON is YAML, whatever the path has in it.
+    let moving = serde_json::Value::from(moving.display().to_string());
     for worker in 0..usize::from(nodes.saturating_sub(1)) {
         let zone = ZONES[worker % ZONES.len()];
         text.push_str(&format!(
-            "  - role: worker\n    labels:\n      topology.kubernetes.io/zone: {zone}\n"
+            "  - role: worker\n    labels:\n      topology.kubernetes.io/zone: {zone}\n    extraMounts:\n      \
+             - hostPath: {moving}\n        containerPath: {MOVING}\n"
         ));
     }
     text
@@ -56,12 +64,15 @@ mod tests {
 
     #[test]
     fn one_node_is_the_file_as_it_stands_and_every_worker_has_a_zone() {
-        assert_eq!(description(1), ONE_NODE);
-        let four = description(4);
+        let moving = Path::new("/tmp/a \"folder\": #1");
+        assert_eq!(description(1, moving), ONE_NODE);
+        let four = description(4, moving);
         let value: serde_json::Value = serde_yaml::from_str(&four).unwrap();
         let nodes = value["nodes"].as_array().unwrap();
         let of = |node: &serde_json::Value| {
             let zone = node["labels"]["topology.kubernetes.io/zone"].as_str();
+            let mounted = node["extraMounts"][0]["hostPath"].as_str();
+            assert_eq!(mounted, zone.map(|_| moving.to_str().unwrap()));
             (
                 node["role"].as_str().unwrap().to_owned(),
                 zone.unwrap_or("-").to_owned(),

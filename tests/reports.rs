@@ -28,6 +28,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         id: id.into(),
         title: format!("what {id} says, in the present tense"),
         requirement: format!("Every node MUST keep what {id} says."),
+        source: Some("cluster-spec, Keys distribution model".into()),
         level: Level::Must,
         profile: Profile::Core,
         seed: seed.to_vec(),
@@ -40,6 +41,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         reason: None,
         evidence: None,
         timeline: None,
+        course: None,
         measured: vec![],
         notes: vec![],
     }
@@ -83,6 +85,7 @@ fn run_of(cases: Vec<CaseResult>, aborted: Option<Abort>, counted: Strictness) -
         cause: None,
         left_behind: vec![],
         scorecard: None,
+        pictures: vec![],
     }
 }
 
@@ -214,6 +217,7 @@ fn scorecard() -> Scorecard {
         lost: Vec::new(),
         phantom: Vec::new(),
         problem: None,
+        series: None,
     };
     let lost = LostWrite {
         slot: 7,
@@ -410,7 +414,7 @@ fn a_run_comes_back_as_it_was_written(#[case] run: Run) {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["junit.xml", "run.json"], "nothing temporary stays");
+    assert_eq!(names, ["junit.xml", "report.html", "run.json"], "nothing temporary stays");
 }
 
 #[test]

@@ -325,7 +325,11 @@ seconds since 2026-01-02T03:04:05.600Z
             met: "no ***".into(),
         };
         assert_eq!(course.gaps, [gap]);
-        let moments: Vec<(f64, &str)> = course.moments.iter().map(|moment| (moment.at, moment.what.as_str())).collect();
+        let moments: Vec<(f64, &str)> = course
+            .moments
+            .iter()
+            .map(|moment| (moment.at, moment.what.as_str()))
+            .collect();
         assert_eq!(moments, [(9.9, "a is to be killed"), (15.0, "flags a fail (FAIL)")]);
     }
 

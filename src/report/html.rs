@@ -120,7 +120,9 @@ impl<'a> Page<'a> {
             script_hash: SCRIPT_HASH,
             verdict: Verdict { class, mark, word },
             // The word itself stands above it.
-            sentence: sentence.split_once(": ").map_or(sentence.clone(), |(_, rest)| rest.to_owned()),
+            sentence: sentence
+                .split_once(": ")
+                .map_or(sentence.clone(), |(_, rest)| rest.to_owned()),
             lasted: plot::duration((run.ended.as_millisecond() - run.started.as_millisecond()) as f64 / 1000.0),
             seeds: summary::seeds(run),
             profiles: summary::profiles(run),
@@ -156,16 +158,22 @@ impl<'a> Page<'a> {
         let mut add = |name: &str, value: String| facts.push((name.to_owned(), value));
         match &self.run.server {
             Some(server) => {
-                add("server", format!("{} {}", server.product, server.version));
-                add("nodes", server.nodes.len().to_string());
+                let nodes = server.nodes.len();
+                add(
+                    "servers",
+                    format!("{} {}, {nodes} nodes", server.product, server.version),
+                );
                 add("cluster-node-timeout", format!("{} ms", server.node_timeout_ms));
             }
-            None => add("server", "none was reached".into()),
+            None => add("servers", "none was reached".into()),
         }
         let shape = self.run.target.shape;
         add(
             "expected shape",
-            format!("{} masters with {} replicas each", shape.masters, shape.replicas_per_master),
+            format!(
+                "masters {}, replicas of each {}",
+                shape.masters, shape.replicas_per_master
+            ),
         );
         add("target", self.run.target.kind.to_string());
         for (name, value) in &self.run.target.descriptor {

@@ -73,7 +73,8 @@ pub(super) struct Chapter<'a> {
 impl<'a> Link<'a> {
     pub(super) fn of(path: &'a str) -> Self {
         let plain = |character: char| character.is_ascii_alphanumeric() || "-_./".contains(character);
-        let safe = path.starts_with("evidence/") && path.chars().all(plain) && !path.split('/').any(|part| part == "..");
+        let safe =
+            path.starts_with("evidence/") && path.chars().all(plain) && !path.split('/').any(|part| part == "..");
         Self { path, safe }
     }
 }
@@ -155,7 +156,12 @@ pub(super) fn reasons(run: &Run) -> Vec<Reason<'_>> {
             }),
         }
     }
-    reasons.sort_by_key(|reason| (reason.verdict != VerdictName::Blocked, std::cmp::Reverse(reason.cases.len())));
+    reasons.sort_by_key(|reason| {
+        (
+            reason.verdict != VerdictName::Blocked,
+            std::cmp::Reverse(reason.cases.len()),
+        )
+    });
     reasons
 }
 
@@ -178,7 +184,15 @@ pub(super) fn measured(run: &Run) -> Vec<Measured<'_>> {
                 floor: figure.floor.map(number),
                 bound: figure.bound.map(number),
                 beyond: figure.bound.is_some_and(|bound| figure.value > bound),
-                range: Range::of((figure.value, figure.value, figure.value), figure.floor, figure.bound),
+                range: Range::of(
+                    (figure.value, figure.value, figure.value),
+                    figure.floor,
+                    figure.bound,
+                    [Some(figure.value), figure.floor, figure.bound]
+                        .into_iter()
+                        .flatten()
+                        .fold(0.0, f64::max),
+                ),
                 figure,
             }
         })

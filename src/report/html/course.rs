@@ -3,7 +3,7 @@
 use super::super::course::{Course, Gap, Moment};
 use super::super::{CaseResult, Run};
 use super::cases::Link;
-use super::plot::{self, Axis, Tick};
+use super::plot::{self, Axis, Label, Tick};
 
 /// How much is shown before the first gap and after the last, in seconds.
 const MARGIN: f64 = 0.5;
@@ -16,8 +16,7 @@ pub(super) struct CourseOf<'a> {
     pub(super) ticks: Vec<Tick>,
     pub(super) lanes: Vec<Lane<'a>>,
     pub(super) marks: Vec<Mark<'a>>,
-    /// How many rows of marks there are.
-    pub(super) rows: usize,
+    pub(super) labels: Vec<Label>,
 }
 
 /// The gaps of one slot.
@@ -45,8 +44,6 @@ pub(super) struct Mark<'a> {
     pub(super) number: usize,
     pub(super) moment: &'a Moment,
     pub(super) at: f64,
-    pub(super) left: f64,
-    pub(super) row: usize,
 }
 
 impl Mark<'_> {
@@ -58,9 +55,7 @@ impl Mark<'_> {
 
 pub(super) fn courses(run: &Run) -> Vec<CourseOf<'_>> {
     let cases = run.cases.iter();
-    cases
-        .filter_map(|case| Some(of(case, case.course.as_ref()?)))
-        .collect()
+    cases.filter_map(|case| Some(of(case, case.course.as_ref()?))).collect()
 }
 
 fn of<'a>(case: &'a CaseResult, course: &'a Course) -> CourseOf<'a> {
@@ -91,13 +86,10 @@ fn of<'a>(case: &'a CaseResult, course: &'a Course) -> CourseOf<'a> {
     let mut moments: Vec<&Moment> = course.moments.iter().collect();
     moments.sort_by(|one, other| one.at.total_cmp(&other.at));
     let lefts: Vec<f64> = moments.iter().map(|moment| axis.percent(moment.at)).collect();
-    let (rows, count) = plot::rows(&lefts);
-    let marks = moments.into_iter().zip(rows).enumerate().map(|(at, (moment, row))| Mark {
+    let marks = moments.into_iter().enumerate().map(|(at, moment)| Mark {
         number: at + 1,
         moment,
         at: axis.at(moment.at),
-        left: axis.percent(moment.at),
-        row,
     });
     let longest = course.gaps.iter().map(|gap| gap.until - gap.from).fold(0.0, f64::max);
     CourseOf {
@@ -107,6 +99,6 @@ fn of<'a>(case: &'a CaseResult, course: &'a Course) -> CourseOf<'a> {
         ticks: axis.ticks(),
         marks: marks.collect(),
         lanes,
-        rows: count,
+        labels: plot::labels(&lefts),
     }
 }

@@ -72,23 +72,36 @@ impl Axis {
     }
 }
 
-/// Puts marks into as few rows as keep them from covering each other: the row of each, in the order given, and how many rows
-/// there are. The marks stand from left to right.
-pub(super) fn rows(lefts: &[f64]) -> (Vec<usize>, usize) {
-    let mut ends: Vec<f64> = Vec::new();
-    let rows: Vec<usize> = lefts
-        .iter()
-        .map(|left| {
-            let free = ends.iter().position(|end| left - end >= NEAREST);
-            let row = free.unwrap_or(ends.len());
-            match ends.get_mut(row) {
-                Some(end) => *end = *left,
-                None => ends.push(*left),
-            }
-            row
-        })
-        .collect();
-    (rows, ends.len())
+/// A label of one mark, or of several that stand too near each other to have one each.
+#[derive(Debug, PartialEq)]
+pub(super) struct Label {
+    /// Where, in percent of the width.
+    pub(super) left: f64,
+    /// `3`, or `3–5`.
+    pub(super) text: String,
+    /// Whether it stands in the lower of two rows, so that wide ones do not cover each other.
+    pub(super) low: bool,
+}
+
+/// Labels for marks that are numbered from 1 on, and stand from left to right.
+pub(super) fn labels(lefts: &[f64]) -> Vec<Label> {
+    let mut groups: Vec<(f64, usize, usize)> = Vec::new();
+    for (at, left) in lefts.iter().enumerate() {
+        match groups.last_mut() {
+            Some((first, _, last)) if left - *first < NEAREST => *last = at + 1,
+            Some(_) | None => groups.push((*left, at + 1, at + 1)),
+        }
+    }
+    let labels = groups.into_iter().enumerate().map(|(at, (left, first, last))| Label {
+        left,
+        text: if first == last {
+            first.to_string()
+        } else {
+            format!("{first}–{last}")
+        },
+        low: at % 2 == 1,
+    });
+    labels.collect()
 }
 
 /// A figure with its limits, drawn on a line of its own from 0 on.
@@ -107,10 +120,9 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// Of the least, the middle and the most of a figure.
-    pub(super) fn of((low, middle, high): (f64, f64, f64), floor: Option<f64>, bound: Option<f64>) -> Self {
-        let most = [Some(high), floor, bound].into_iter().flatten().fold(0.0, f64::max);
-        let axis = Axis::new(0.0, most * 1.04);
+    /// Of the least, the middle and the most of a figure, on a line that ends a little beyond `end`.
+    pub(super) fn of((low, middle, high): (f64, f64, f64), floor: Option<f64>, bound: Option<f64>, end: f64) -> Self {
+        let axis = Axis::new(0.0, end * 1.04);
         Self {
             low: axis.percent(low),
             wide: ((axis.percent(high) - axis.percent(low)) * 100.0).round() / 100.0,
@@ -153,14 +165,21 @@ mod tests {
     #[test]
     fn what_is_beyond_an_axis_stands_at_its_end() {
         let axis = Axis::new(0.0, 10.0);
-        assert_eq!([-1.0, 2.5, 11.0, f64::NAN].map(|at| axis.at(at)), [0.0, 250.0, 1000.0, 0.0]);
+        assert_eq!(
+            [-1.0, 2.5, 11.0, f64::NAN].map(|at| axis.at(at)),
+            [0.0, 250.0, 1000.0, 0.0]
+        );
         assert_eq!([-1.0, 2.5, 11.0].map(|at| axis.holds(at)), [false, true, false]);
     }
 
     #[test]
-    fn marks_do_not_cover_each_other() {
-        assert_eq!(rows(&[0.0, 1.0, 2.0, 8.0, 9.0, 50.0]), (vec![0, 1, 2, 0, 1, 0], 3));
-        assert_eq!(rows(&[]), (vec![], 0));
+    fn marks_that_stand_too_near_share_a_label() {
+        let labels = labels(&[0.0, 1.0, 2.0, 8.0, 50.0, 54.0]);
+        let told: Vec<(f64, &str, bool)> = labels
+            .iter()
+            .map(|label| (label.left, label.text.as_str(), label.low))
+            .collect();
+        assert_eq!(told, [(0.0, "1–3", false), (8.0, "4", true), (50.0, "5–6", false)]);
     }
 
     #[rstest]

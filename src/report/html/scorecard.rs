@@ -2,7 +2,7 @@
 
 use super::super::course::{Series, Writes};
 use super::super::scorecard::{Figure, LostWrite, Scorecard, Trial};
-use super::plot::{self, Axis, Range, Tick};
+use super::plot::{self, Axis, Label, Range, Tick};
 
 /// How many lost writes of a trial are shown; all are in `run.json`.
 const MOST_LOST: usize = 10;
@@ -43,7 +43,7 @@ pub(super) struct TrialOf<'a> {
     pub(super) ticks: Vec<Tick>,
     pub(super) fault: f64,
     pub(super) marks: Vec<Mark>,
-    pub(super) rows: usize,
+    pub(super) labels: Vec<Label>,
     pub(super) limits: Vec<Limit>,
     pub(super) panels: Vec<Panel>,
     /// Figures that are no moments: the gaps.
@@ -58,8 +58,6 @@ pub(super) struct Mark {
     pub(super) words: &'static str,
     pub(super) time: String,
     pub(super) at: f64,
-    pub(super) left: f64,
-    pub(super) row: usize,
 }
 
 /// The floor or the bound of the first write.
@@ -121,6 +119,12 @@ impl TrialOf<'_> {
 pub(super) fn card(card: &Scorecard) -> Card<'_> {
     let sum = |count: fn(&Trial) -> usize| card.trials.iter().map(count).sum();
     let time = |seconds: f64| format!("{seconds:.2}");
+    // One scale for all, so that they can be compared.
+    let ends = card
+        .spread
+        .values()
+        .flat_map(|spread| [Some(spread.maximum), spread.floor, spread.bound]);
+    let end = ends.flatten().fold(0.0, f64::max);
     let figures = card.spread.iter().map(|(figure, spread)| Row {
         words: figure.words(),
         minimum: time(spread.minimum),
@@ -134,6 +138,7 @@ pub(super) fn card(card: &Scorecard) -> Card<'_> {
             (spread.minimum, spread.median, spread.maximum),
             spread.floor,
             spread.bound,
+            end,
         ),
     });
     Card {
@@ -174,25 +179,16 @@ fn of<'a>(card: &Scorecard, trial: &'a Trial) -> TrialOf<'a> {
     moments.sort_by(|one, other| one.1.total_cmp(&other.1));
     let series = trial.series.as_ref();
     let from = series.map_or(-1.0, |series| series.from.min(0.0));
-    let end = series.map_or(0.0, |series| {
-        series.from + series.step * series.hit.acked.len() as f64
-    });
+    let end = series.map_or(0.0, |series| series.from + series.step * series.hit.acked.len() as f64);
     let until = moments.iter().map(|(_, at)| at * 1.05).fold(end.max(1.0), f64::max);
     let axis = Axis::new(from, until);
     let lefts: Vec<f64> = moments.iter().map(|(_, at)| axis.percent(*at)).collect();
-    let (rows, count) = plot::rows(&lefts);
-    let marks = moments
-        .iter()
-        .zip(rows)
-        .enumerate()
-        .map(|(index, ((figure, at), row))| Mark {
-            number: index + 1,
-            words: figure.words(),
-            time: format!("{at:.2}"),
-            at: axis.at(*at),
-            left: axis.percent(*at),
-            row,
-        });
+    let marks = moments.iter().enumerate().map(|(index, (figure, at))| Mark {
+        number: index + 1,
+        words: figure.words(),
+        time: format!("{at:.2}"),
+        at: axis.at(*at),
+    });
     let protocol = card.spread.get(&Figure::FirstWrite);
     let limits = [
         ("floor", protocol.and_then(|spread| spread.floor)),
@@ -218,7 +214,7 @@ fn of<'a>(card: &Scorecard, trial: &'a Trial) -> TrialOf<'a> {
         ticks: axis.ticks(),
         fault: axis.at(0.0),
         marks: marks.collect(),
-        rows: count,
+        labels: plot::labels(&lefts),
         limits: limits.collect(),
         panels: panels.collect(),
         gaps: gaps

@@ -88,7 +88,7 @@ fn complaints(output: &Output) -> Vec<String> {
 /// The page fits into a window, says nothing on the console, and has the colours asked for.
 fn fits(browser: &Path, run: &str, wide: u32, dark: bool) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let file = page(folder.path(), run, true)?;
+    page(folder.path(), run, true)?;
     let window = format!("--window-size={wide},900");
     let scheme = format!("--blink-settings=preferredColorScheme={}", if dark { 0 } else { 1 });
     // A window is never as narrow as a phone: the page stands in a frame of its width.

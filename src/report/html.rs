@@ -1,6 +1,6 @@
 //! `report.html`: the run as one page that needs nothing else: no network, no script (a small one adds the filter), no font.
 //!
-//! Everything on it comes from the [`Run`]. Every text of the run is made [`visible`] before the page is put together, and
+//! Everything on it comes from the [`Run`]. Every text of the run is made visible before the page is put together, and
 //! the templates escape it. What the run does not hold is not drawn, and the page says why.
 
 mod cases;

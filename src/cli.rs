@@ -93,6 +93,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the page of a run, report.html, from its run.json.
+    Report {
+        /// The run's run.json, or the folder that it is in.
+        run: PathBuf,
+        /// The page's file; without it, report.html beside run.json, from where its links lead to the evidence.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Print the table of typical times that --budget reckons with, from a run over processes.
     #[command(hide = true)]
     Costs {
@@ -181,7 +189,7 @@ struct RunArguments {
     /// The description of the deployment; the canonical one without it.
     #[arg(long, value_name = "FILE")]
     target_file: Option<PathBuf>,
-    /// Where run.json, junit.xml and the evidence go.
+    /// Where run.json, junit.xml, report.html and the evidence go.
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// processes: the server's binary.
@@ -293,6 +301,7 @@ pub async fn main() -> u8 {
         Command::Explain { id } => explain(&id),
         Command::Lint { files, json, strict } => lint(&files, json, strict),
         Command::Controls { names, json } => controls(&names, json).await,
+        Command::Report { run, out } => report_of(&run, out.as_deref()),
         Command::Costs { run } => costs(&run),
         Command::Up { nodes } => up(nodes.nodes).await,
         Command::Down => down().await,
@@ -356,6 +365,18 @@ fn lint(files: &[PathBuf], json: bool, strict: bool) -> anyhow::Result<u8> {
     }
     let missed = lint.count(Level::Must) > 0 || strict && lint.count(Level::Should) > 0;
     Ok(if missed { exit::NOT_CONFORMANT } else { exit::CONFORMANT })
+}
+
+fn report_of(run: &Path, out: Option<&Path>) -> anyhow::Result<u8> {
+    let file = if run.is_dir() {
+        run.join(report::json::FILE)
+    } else {
+        run.to_owned()
+    };
+    let page = out.map_or_else(|| file.with_file_name(report::html::FILE), Path::to_owned);
+    let page = report::html::write_to(&report::json::read(&file)?, &page)?;
+    anstream::println!("{}", page.display());
+    Ok(exit::CONFORMANT)
 }
 
 fn costs(run: &Path) -> anyhow::Result<u8> {

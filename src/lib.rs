@@ -14,7 +14,7 @@
 //!   happened in one order), [`rolling`] (one rolling restart, for several), [`away`] (all servers away at once and back, for several), [`soak`] (a long time under load, for several),
 //!   [`trials`] (one fault done several times, measured), [`verdict`].
 //! - **The deployment:** [`cluster`], [`target`], [`manifest`], [`lint`] (what a manifest says before anything runs).
-//! - **What is kept of a case:** [`timeline`] (what happened when, by whose word).
+//! - **What is kept of a case:** [`timeline`] (what happened when, by whose word). Of the cluster: [`picture`] (what every node says of it).
 //! - **Afterwards:** [`report`].
 //! - **The proof that cases can fail:** [`controls`].
 
@@ -43,6 +43,7 @@ pub mod migration;
 pub mod moving;
 pub mod outage;
 pub mod partition;
+pub mod picture;
 pub mod placement;
 pub mod probe;
 pub mod progress;

@@ -9,7 +9,9 @@ use crate::case::{Capability, Case, CaseId, Impact};
 use crate::cluster::connection::LinkError;
 use crate::context::{Context, Shared};
 use crate::evidence;
+use crate::picture;
 use crate::progress::Progress;
+use crate::report::picture::Picture;
 use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
@@ -36,6 +38,9 @@ const LONGEST_CASE: Duration = Duration::from_secs(900);
 
 /// How long evidence of one case may take to gather, with everything that the platform has to say.
 const LONGEST_GATHERING: Duration = Duration::from_secs(90);
+
+/// How long the nodes may take to tell what the cluster is, with Kubernetes on where they are.
+const LONGEST_PICTURE: Duration = Duration::from_secs(30);
 
 /// What a run is asked for.
 pub struct Options {
@@ -80,6 +85,7 @@ struct State {
     cause: Option<String>,
     left_behind: Vec<String>,
     scorecard: Option<Scorecard>,
+    pictures: Vec<Picture>,
 }
 
 /// Runs the cases over the target, from its making to its removal. `interrupt` ends the run early when it completes;
@@ -148,13 +154,27 @@ impl Recorder<'_> {
             timing,
             progress.clone(),
         ));
+        self.picture(&shared, "before the cases").await;
         self.run_cases(&shared).await;
+        self.picture(&shared, "after the cases").await;
         let hints = evidence::hints(&*self.target).await;
         let failed = self.state().results.values().any(|result| result.actual.is_some());
         if failed {
             let view = settle::look(&shared).await.ok();
             let cause = evidence::cause(view.as_ref(), self.target.description().shape, &hints, "");
             self.state().cause = cause.map(|cause| self.redact(&cause));
+        }
+    }
+
+    /// Keeps what every node says of the cluster now.
+    async fn picture(&self, shared: &Arc<Shared>, moment: &str) {
+        // Bounded: Kubernetes' API is asked too, and may be what is broken.
+        let taken = tokio::time::timeout(LONGEST_PICTURE, picture::take(shared, moment)).await;
+        if let Ok(Some(mut picture)) = taken {
+            for silent in &mut picture.silent {
+                silent.why = self.redact(&silent.why);
+            }
+            self.state().pictures.push(picture);
         }
     }
 
@@ -403,6 +423,8 @@ impl Recorder<'_> {
                 self.gather(shared, case, &verdict, &mut result, &told).await;
             }
             self.keep_timeline(case, &mut result, &told);
+            let clean = |text: &str| redact_all(&secrets, &self.redact(text));
+            result.course = timeline.course(&told.entries, clean);
         }
         self.record(shared.progress.clone(), result);
         let left: Vec<_> = {
@@ -527,6 +549,7 @@ impl Recorder<'_> {
             id: case.id.to_string(),
             title: case.title.into(),
             requirement: case.requirement.into(),
+            source: Some(case.source.into()),
             level: case.level,
             profile: case.profile,
             seed: case.seed.to_vec(),
@@ -539,6 +562,7 @@ impl Recorder<'_> {
             reason: None,
             evidence: None,
             timeline: None,
+            course: None,
             measured: Vec::new(),
             notes: Vec::new(),
         };
@@ -649,6 +673,7 @@ impl Recorder<'_> {
             cause: state.cause.clone(),
             left_behind: state.left_behind.clone(),
             scorecard: state.scorecard.clone(),
+            pictures: state.pictures.clone(),
         }
     }
 }

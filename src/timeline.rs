@@ -6,15 +6,21 @@ mod observer;
 
 pub use observer::observe;
 
+use crate::report::course::{Course, Gap, Moment};
 use crate::target::Event;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// The most entries that are kept: a cluster that never comes to rest must not fill the disk.
 const MOST_ENTRIES: usize = 5000;
+/// How much before the first gap of the workload and after the last one belongs to its course, in seconds.
+const AROUND: f64 = 3.0;
+/// The most moments of a course; all entries are in the timeline's own file.
+const MOST_MOMENTS: usize = 40;
 
 /// Who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +63,28 @@ pub struct Entry {
     pub what: String,
 }
 
+/// A time without an acknowledged write to a slot.
+#[derive(Clone, Debug)]
+pub struct Silence {
+    /// The slot.
+    pub slot: u16,
+    /// The last acknowledged write before it.
+    pub from: Instant,
+    /// The first one after it, or the end of the writing.
+    pub until: Instant,
+    /// Whether a write was acknowledged at its end.
+    pub ended: bool,
+    /// What the last attempt within it met.
+    pub met: String,
+}
+
 /// The timeline of one case.
 #[derive(Debug)]
 pub struct Timeline {
     began: Instant,
     clock: Timestamp,
     entries: Mutex<(Vec<Entry>, usize)>,
+    silences: Mutex<Vec<Silence>>,
 }
 
 impl Default for Timeline {
@@ -72,6 +94,7 @@ impl Default for Timeline {
             began: Instant::now(),
             clock: Timestamp::now(),
             entries: Mutex::default(),
+            silences: Mutex::default(),
         }
     }
 }
@@ -86,6 +109,69 @@ impl Timeline {
     pub fn note_at(&self, at: Instant, source: Source, what: impl Into<String>) {
         let after = i64::try_from(at.saturating_duration_since(self.began).as_millis());
         self.push(after.unwrap_or(i64::MAX), source, what.into());
+    }
+
+    /// Adds a time without an acknowledged write to a slot: where it begins, and where it ends.
+    pub fn note_silence(&self, silence: Silence) {
+        let (slot, seconds) = (silence.slot, (silence.until - silence.from).as_secs_f64());
+        let met = &silence.met;
+        self.note_at(
+            silence.from,
+            Source::Workload,
+            format!("slot {slot}: the last acknowledged write for {seconds:.3} s; at its end: {met}"),
+        );
+        self.note_at(
+            silence.until,
+            Source::Workload,
+            match silence.ended {
+                true => format!("slot {slot}: a write is acknowledged again, after {seconds:.3} s"),
+                false => format!("slot {slot}: the writing ends, with no acknowledged write for {seconds:.3} s"),
+            },
+        );
+        self.silences
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(silence);
+    }
+
+    /// What happened around the gaps of the workload, out of `entries`; nothing where it met none. `clean` takes what is
+    /// secret out of a text; that of the entries has been taken out already.
+    pub fn course(&self, entries: &[Entry], clean: impl Fn(&str) -> String) -> Option<Course> {
+        let silences = self.silences.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let seconds = |at: Instant| {
+            let millis = at.saturating_duration_since(self.began).as_millis();
+            i64::try_from(millis).unwrap_or(i64::MAX) as f64 / 1000.0
+        };
+        let gaps: Vec<Gap> = silences
+            .iter()
+            .map(|silence| Gap {
+                slot: silence.slot,
+                from: seconds(silence.from),
+                until: seconds(silence.until),
+                ended: silence.ended,
+                met: clean(&silence.met),
+            })
+            .collect();
+        let first = gaps.iter().map(|gap| gap.from).reduce(f64::min)?;
+        let last = gaps.iter().map(|gap| gap.until).reduce(f64::max)?;
+        let mut told = BTreeSet::new();
+        let moments = entries
+            .iter()
+            .filter(|entry| entry.source != Source::Workload)
+            .map(|entry| (entry, entry.at as f64 / 1000.0))
+            .filter(|(_, at)| (first - AROUND..=last + AROUND).contains(at))
+            // What several nodes say is told once, when the first of them says it.
+            .filter(|(entry, _)| !matches!(entry.source, Source::Node(_)) || told.insert(entry.what.as_str()))
+            .take(MOST_MOMENTS)
+            .map(|(entry, at)| Moment {
+                at,
+                source: entry.source.to_string(),
+                what: entry.what.clone(),
+            });
+        Some(Course {
+            moments: moments.collect(),
+            gaps,
+        })
     }
 
     /// Adds those of Kubernetes' events that are of the case's time.
@@ -208,6 +294,43 @@ seconds since 2026-01-02T03:04:05.600Z
     5.400  kubernetes        Normal x2 Pod/redis-cluster-0 Started: started it
     8.350  workload          slot 7: acknowledged again";
         assert_eq!(text(timeline.clock(), &timeline.entries()), expected);
+    }
+
+    #[test]
+    fn a_course_is_what_happened_around_the_gaps() {
+        let timeline = Timeline::default();
+        let at = |millis| timeline.began + Duration::from_millis(millis);
+        let node = |name: &str| Source::Node(name.into());
+        timeline.note_at(at(10), Source::Suite, "long before");
+        timeline.note_at(at(9900), Source::Suite, "a is to be killed");
+        timeline.note_at(at(15_000), node("b"), "flags a fail (FAIL)");
+        timeline.note_at(at(15_100), node("c"), "flags a fail (FAIL)");
+        timeline.note_at(at(40_000), node("c"), "long after");
+        assert_eq!(timeline.course(&timeline.entries(), str::to_owned), None);
+        timeline.note_silence(Silence {
+            slot: 7,
+            from: at(10_000),
+            until: at(18_250),
+            ended: true,
+            met: "no hush".into(),
+        });
+        let course = timeline
+            .course(&timeline.entries(), |text| text.replace("hush", "***"))
+            .unwrap();
+        let gap = Gap {
+            slot: 7,
+            from: 10.0,
+            until: 18.25,
+            ended: true,
+            met: "no ***".into(),
+        };
+        assert_eq!(course.gaps, [gap]);
+        let moments: Vec<(f64, &str)> = course
+            .moments
+            .iter()
+            .map(|moment| (moment.at, moment.what.as_str()))
+            .collect();
+        assert_eq!(moments, [(9.9, "a is to be killed"), (15.0, "flags a fail (FAIL)")]);
     }
 
     #[test]

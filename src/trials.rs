@@ -221,6 +221,7 @@ async fn measure(
         phantom: Vec::new(),
         strange: Vec::new(),
         problem: happened.problem,
+        series: Some(watched.series(loaded.began)),
     };
     let now = cx.look().await?;
     let through_clients = loaded.clients.iter().map(|ledger| (None, ledger));

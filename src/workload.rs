@@ -18,7 +18,7 @@ use crate::cluster::connection::LinkError;
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::context::Context;
-use crate::timeline::{Source, Timeline};
+use crate::timeline::{Silence, Timeline};
 use crate::verdict::{Mismatch, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -363,20 +363,13 @@ fn note_gaps(timeline: &Timeline, ledgers: &[Ledger], (began, ended): (Instant, 
                 continue;
             }
             let words: BTreeSet<String> = of_slot().map(|ledger| ledger.last_words(from, until)).collect();
-            let words = words.into_iter().collect::<Vec<_>>().join("; ");
-            let seconds = (until - from).as_secs_f64();
-            let note = |at, what: String| timeline.note_at(at, Source::Workload, what);
-            note(
+            timeline.note_silence(Silence {
+                slot,
                 from,
-                format!("slot {slot}: the last acknowledged write for {seconds:.3} s; at its end: {words}"),
-            );
-            note(
                 until,
-                match until == ended {
-                    true => format!("slot {slot}: the writing ends, with no acknowledged write for {seconds:.3} s"),
-                    false => format!("slot {slot}: a write is acknowledged again, after {seconds:.3} s"),
-                },
-            );
+                ended: until != ended,
+                met: words.into_iter().collect::<Vec<_>>().join("; "),
+            });
         }
     }
 }

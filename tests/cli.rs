@@ -38,6 +38,33 @@ fn needs_redis() {
     assert!(version.is_ok(), "redis-server must be installed: scripts/setup does it");
 }
 
+#[test]
+fn a_page_is_made_again_from_run_json() {
+    let folder = folder();
+    let golden = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    fs::copy(golden("every-verdict.json"), folder.path().join("run.json")).unwrap();
+    let page = fs::read_to_string(golden("every-verdict.html")).unwrap();
+    for (arguments, file) in [
+        (vec!["report", "run.json"], "report.html"),
+        (vec!["report", ".", "--out", "other.html"], "other.html"),
+    ] {
+        let (exit, stdout, stderr) = call(&arguments, folder.path());
+        assert_eq!(exit, 0, "{stderr}");
+        assert!(stdout.trim_end().ends_with(file), "{stdout}");
+        assert!(
+            fs::read_to_string(folder.path().join(file)).unwrap() == page,
+            "{file} is not as kept"
+        );
+    }
+    fs::write(folder.path().join("run.json"), "{}").unwrap();
+    let (exit, _, stderr) = call(&["report", "run.json"], folder.path());
+    assert_eq!(exit, 2);
+    assert!(
+        stderr.contains("run.json is not a run: missing field `schemaVersion`"),
+        "{stderr}"
+    );
+}
+
 #[rstest]
 #[case(&["--help"], 0, "conformant")]
 #[case(&["list", "SLOT-03"], 0, "1 cases")]
@@ -49,6 +76,7 @@ fn needs_redis() {
 #[case(&["run", "--budget", "soon"], 2, "")]
 #[case(&["run", "--repeat", "0"], 2, "")]
 #[case(&["run", "FAIL", "--budget", "1s", "--target", "processes"], 4, "")]
+#[case(&["report", "no-such-run.json"], 2, "")]
 #[case(&[], 2, "")]
 #[case(&["run", "--no-such-option"], 2, "")]
 #[case(&["run", "--timing", "T_nope=1"], 2, "")]

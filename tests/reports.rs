@@ -12,10 +12,12 @@ use redis_cluster_conformance::cluster::connection::Address;
 use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::context::{Measurement, Secret};
+use redis_cluster_conformance::report::course::{Course, Gap, Moment, Series, Writes};
+use redis_cluster_conformance::report::picture::{Owner, Picture, Pictured, Silent, SlotMap};
 use redis_cluster_conformance::report::scorecard::{Figure, LostWrite, Scorecard, Trial};
 use redis_cluster_conformance::report::{
-    Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json, junit,
-    repeat, terminal, write,
+    Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, html, json,
+    junit, repeat, terminal, write,
 };
 use redis_cluster_conformance::target::{Phase, TargetDescription, TargetKind};
 use redis_cluster_conformance::verdict::VerdictName;
@@ -28,6 +30,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         id: id.into(),
         title: format!("what {id} says, in the present tense"),
         requirement: format!("Every node MUST keep what {id} says."),
+        source: Some("cluster-spec, Keys distribution model".into()),
         level: Level::Must,
         profile: Profile::Core,
         seed: seed.to_vec(),
@@ -40,6 +43,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         reason: None,
         evidence: None,
         timeline: None,
+        course: None,
         measured: vec![],
         notes: vec![],
     }
@@ -83,6 +87,7 @@ fn run_of(cases: Vec<CaseResult>, aborted: Option<Abort>, counted: Strictness) -
         cause: None,
         left_behind: vec![],
         scorecard: None,
+        pictures: vec![],
     }
 }
 
@@ -153,6 +158,8 @@ fn every_verdict() -> Run {
                 },
             ],
             notes: vec!["the replica was promoted; the pod came back as its replica".into()],
+            timeline: Some("evidence/FAIL-01/timeline.txt".into()),
+            course: Some(course()),
             impact: Impact::Disruptive,
             seconds: 31.25,
             profile: Profile::Kubernetes,
@@ -193,7 +200,85 @@ fn every_verdict() -> Run {
         cause: Some(CAUSE.into()),
         left_behind: vec!["namespace rcc-k3x9: kubectl delete namespace rcc-k3x9".into()],
         scorecard: Some(scorecard()),
+        pictures: vec![picture()],
         ..run_of(cases, None, Strictness::default())
+    }
+}
+
+/// A gap of 8 s, and what happened meanwhile.
+fn course() -> Course {
+    let moment = |at: f64, source: &str, what: &str| Moment {
+        at,
+        source: source.into(),
+        what: what.into(),
+    };
+    Course {
+        gaps: vec![Gap {
+            slot: 7,
+            from: 15.1,
+            until: 23.51,
+            ended: true,
+            met: "-CLUSTERDOWN The cluster is down".into(),
+        }],
+        moments: vec![
+            moment(15.0, "suite", "redis-cluster-0 is to be stopped gracefully"),
+            moment(20.4, "redis-cluster-1", "flags redis-cluster-0 fail? (PFAIL)"),
+            moment(22.9, "redis-cluster-3", "is a master"),
+        ],
+    }
+}
+
+/// Five of six nodes answered; one of them still has an old map, and a replica follows a master that is not there.
+fn picture() -> Picture {
+    let node = |pod: u8, replicates: Option<&str>, host: &str| Pictured {
+        name: format!("redis-cluster-{pod}"),
+        master: replicates.is_none(),
+        replicates: replicates.map(Into::into),
+        link: replicates.map(|_| if pod == 4 { "connecting" } else { "connected" }.into()),
+        host: Some(host.into()),
+    };
+    let map = |told_by: &[u8], owners: &[(&str, u16, u16)]| SlotMap {
+        told_by: told_by.iter().map(|pod| format!("redis-cluster-{pod}")).collect(),
+        owners: owners
+            .iter()
+            .map(|(name, first, last)| Owner {
+                name: (*name).into(),
+                slots: vec![(*first, *last)],
+            })
+            .collect(),
+    };
+    Picture {
+        moment: "after the cases".into(),
+        at: "2026-08-22T10:02:00Z".parse().unwrap(),
+        nodes: vec![
+            node(1, None, "worker-1"),
+            node(2, None, "worker-2"),
+            node(3, None, "worker-1"),
+            node(4, Some("10.244.0.4:6379"), "worker-2"),
+            node(5, Some("redis-cluster-2"), "worker-2"),
+        ],
+        maps: vec![
+            map(
+                &[1, 2, 3, 5],
+                &[
+                    ("redis-cluster-3", 0, 5460),
+                    ("redis-cluster-1", 5461, 10922),
+                    ("redis-cluster-2", 10923, 16383),
+                ],
+            ),
+            map(
+                &[4],
+                &[
+                    ("0f3a91c2", 0, 5460),
+                    ("redis-cluster-1", 5461, 10922),
+                    ("redis-cluster-2", 10923, 16300),
+                ],
+            ),
+        ],
+        silent: vec![Silent {
+            name: "redis-cluster-0".into(),
+            why: "10.244.0.4:6379: connection refused".into(),
+        }],
     }
 }
 
@@ -214,6 +299,7 @@ fn scorecard() -> Scorecard {
         lost: Vec::new(),
         phantom: Vec::new(),
         problem: None,
+        series: None,
     };
     let lost = LostWrite {
         slot: 7,
@@ -223,15 +309,35 @@ fn scorecard() -> Scorecard {
         epoch: Some(1),
         since_fault: -0.25,
     };
-    let trials = vec![
-        trial(
-            1,
-            &[
-                (Figure::Failed, 7.4),
-                (Figure::FirstWrite, 8.13),
-                (Figure::WriteGap, 8.12),
-            ],
+    let writes = |acked: &[u32], refused: &[u32], slowest: &[Option<u32>]| Writes {
+        acked: acked.to_vec(),
+        refused: refused.to_vec(),
+        indeterminate: vec![0, 2, 0, 0, 0],
+        slowest: slowest.to_vec(),
+    };
+    let series = Series {
+        from: -2.0,
+        step: 2.0,
+        hit: writes(
+            &[200, 4, 0, 0, 120],
+            &[0, 190, 200, 200, 80],
+            &[Some(3), Some(900), None, None, Some(12)],
         ),
+        others: writes(&[400; 5], &[0; 5], &[Some(2); 5]),
+    };
+    let first = trial(
+        1,
+        &[
+            (Figure::Failed, 7.4),
+            (Figure::FirstWrite, 8.13),
+            (Figure::WriteGap, 8.12),
+        ],
+    );
+    let trials = vec![
+        Trial {
+            series: Some(series),
+            ..first
+        },
         Trial {
             lost: vec![lost],
             problem: Some("a replica of redis-cluster-0 is promoted, within 40.0 s: after 40.1 s: no".into()),
@@ -306,6 +412,7 @@ fn renderings_are_as_kept(#[case] name: &str, #[case] run: Run) {
     same_as_file(golden(&format!("{name}.junit.xml")), &junit::render(&run).unwrap());
     let text = terminal::render(&run, false, Some(100), Some(Path::new("out/k3x9")));
     same_as_file(golden(&format!("{name}.txt")), &text);
+    same_as_file(golden(&format!("{name}.html")), &html::render(&run).unwrap());
 }
 
 /// Ten runs: one failed, one should wavered, one was interrupted.
@@ -387,6 +494,80 @@ fn the_exit_code_of_repeated_runs(#[case] verdicts: &[VerdictName], #[case] code
     assert_eq!(repeat::Repeat::of(verdicts.len(), &runs).exit_code(), code);
 }
 
+/// A run of which every text would act if the page let it: the last one is longer than any line.
+fn hostile() -> Run {
+    let acts = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>\u{202e}gnp.exe\u{0}\u{1b}[31m{{ 7 }}&lt;</style></title>";
+    let long = "x".repeat(20_000);
+    fn poison(value: serde_json::Value, acts: &str) -> serde_json::Value {
+        use serde_json::Value;
+        match value {
+            Value::Array(items) => items.into_iter().map(|item| poison(item, acts)).collect(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, value)| match (name.as_str(), &value) {
+                    // What is one of a few words or an instant cannot be anything else: the file would not be read.
+                    (
+                        "level" | "profile" | "impact" | "verdict" | "result" | "kind" | "seed" | "started" | "ended"
+                        | "at",
+                        _,
+                    )
+                    | ("schemaVersion", _) => (name, value),
+                    ("descriptor", _) => (name, serde_json::json!({ acts: acts })),
+                    (_, Value::String(_)) => (name, Value::String(acts.into())),
+                    _ => (name, poison(value, acts)),
+                })
+                .collect(),
+            Value::String(_) => Value::String(acts.into()),
+            other => other,
+        }
+    }
+    let text = json::render(&every_verdict()).unwrap();
+    let mut run = json::parse(&poison(serde_json::from_str(&text).unwrap(), acts).to_string()).unwrap();
+    run.cases[2].actual = Some(long.clone());
+    run.cases[3].cause = Some(long);
+    run.cases[4].evidence = Some("javascript:alert(3)".into());
+    run
+}
+
+#[test]
+fn nothing_in_a_run_acts_on_the_page() {
+    let page = html::render(&hostile()).unwrap();
+    assert_eq!(page.matches("<script").count(), 1, "the page's own");
+    assert_eq!(page.matches("</script").count(), 1);
+    assert_eq!(page.matches("</style").count(), 1);
+    assert_eq!(page.matches("</title").count(), 1);
+    assert!(!page.contains("<img"));
+    assert!(!page.contains("href=\"javascript:"));
+    assert!(page.contains("javascript:alert(3)"), "shown, and no link");
+    let acts =
+        |character: char| character != '\n' && (character.is_control() || "\u{202e}\u{2066}".contains(character));
+    assert_eq!(page.chars().find(|character| acts(*character)), None);
+    assert!(
+        page.contains("\\u{202e}gnp.exe\\x00\\x1b[31m{{ 7 }}&#38;lt;"),
+        "shown, and not taken for anything"
+    );
+    for outside in ["http://", "https://", "@import", "url(", " src="] {
+        let own = page.matches(outside).count();
+        let expected = usize::from(outside == " src=") * page.matches("&#60;img src=x").count();
+        assert_eq!(own, expected, "{outside}: the page asks for nothing from elsewhere");
+    }
+}
+
+#[test]
+fn the_page_says_why_something_is_not_drawn() {
+    let page = html::render(&aborted()).unwrap();
+    for why in [
+        "no server was reached",
+        "the run made no trials",
+        "No phase of the run was timed",
+        "No case failed",
+    ] {
+        assert!(page.contains(why), "{why}");
+    }
+    let page = html::render(&empty()).unwrap();
+    assert!(page.contains("No case was selected: nothing was judged"));
+}
+
 #[test]
 fn the_schema_is_as_kept() {
     same_as_file(
@@ -410,7 +591,11 @@ fn a_run_comes_back_as_it_was_written(#[case] run: Run) {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["junit.xml", "run.json"], "nothing temporary stays");
+    assert_eq!(
+        names,
+        ["junit.xml", "report.html", "run.json"],
+        "nothing temporary stays"
+    );
 }
 
 #[test]
@@ -620,5 +805,8 @@ proptest! {
         prop_assert_eq!(&json::parse(&json::render(&run).unwrap()).unwrap(), &run);
         let text = terminal::render(&run, false, Some(80), None);
         prop_assert!(text.chars().all(|character| character == '\n' || !character.is_control()));
+        let page = html::render(&run).unwrap();
+        prop_assert!(page.chars().all(|character| character == '\n' || !character.is_control()));
+        prop_assert_eq!(page.matches("<script").count(), 1);
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! The model is versioned: names and meanings change only with [`SCHEMA_VERSION`].
 
+pub mod course;
+pub mod html;
 pub mod json;
 pub mod junit;
+pub mod picture;
 pub mod repeat;
 pub mod scorecard;
 pub mod terminal;
@@ -62,6 +65,9 @@ pub struct Run {
     /// One fault done several times, and what was measured each time (`--trials`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scorecard: Option<scorecard::Scorecard>,
+    /// What every node said of the cluster, before the cases and after them; empty where none was reached.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub pictures: Vec<picture::Picture>,
     /// The sums.
     pub summary: Summary,
 }
@@ -132,6 +138,9 @@ pub struct CaseResult {
     pub title: String,
     /// The requirement.
     pub requirement: String,
+    /// Where the requirement comes from: a section of the specification, or a line of the canonical deployment.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source: Option<String>,
     /// How binding it is.
     pub level: Level,
     /// The part of the catalogue.
@@ -163,6 +172,9 @@ pub struct CaseResult {
     /// there is evidence.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub timeline: Option<String>,
+    /// The gaps of the workload, and what happened around them: of every case whose writers met one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub course: Option<course::Course>,
     /// Figures, with the floor and the bound that apply to them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub measured: Vec<Measurement>,
@@ -322,6 +334,8 @@ impl Run {
         let clean = |text: &mut String| *text = password.redact(text);
         self.target.descriptor.values_mut().for_each(clean);
         self.cause.iter_mut().for_each(clean);
+        let silent = self.pictures.iter_mut().flat_map(|picture| &mut picture.silent);
+        silent.for_each(|silent| clean(&mut silent.why));
         self.left_behind.iter_mut().for_each(clean);
         if let Some(abort) = &mut self.aborted {
             clean(&mut abort.message);
@@ -332,12 +346,16 @@ impl Run {
             for text in [&mut case.actual, &mut case.cause, &mut case.reason] {
                 text.iter_mut().for_each(clean);
             }
+            if let Some(course) = &mut case.course {
+                course.gaps.iter_mut().for_each(|gap| clean(&mut gap.met));
+                course.moments.iter_mut().for_each(|moment| clean(&mut moment.what));
+            }
         }
         self
     }
 }
 
-/// Writes `run.json` and `junit.xml` into `folder`, which is made where it is missing. The JSON comes first: every
+/// Writes `run.json`, `junit.xml` and `report.html` into `folder`, which is made where it is missing. The JSON comes first: every
 /// other report can be made from it.
 ///
 /// # Errors
@@ -346,6 +364,7 @@ pub fn write(run: &Run, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     json::write(run, folder)?;
     junit::write(run, folder)?;
+    html::write(run, folder)?;
     Ok(())
 }
 

@@ -147,6 +147,9 @@ pub struct Trial {
     /// Why the trial could not be measured to its end, where it could not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// The clients' writes around the fault, step by step.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub series: Option<super::course::Series>,
 }
 
 /// An acknowledged write that was not there at the end.
@@ -173,7 +176,7 @@ pub struct LostWrite {
 
 impl LostWrite {
     /// The write on one line.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let shard = self
             .shard
             .as_ref()
@@ -336,6 +339,7 @@ mod tests {
             phantom: Vec::new(),
             strange: Vec::new(),
             problem: None,
+            series: None,
         }
     }
 

@@ -325,6 +325,7 @@ impl Page {
             let mut files = vec![
                 (folder.join(super::json::FILE), "all of this, for machines"),
                 (folder.join(super::junit::FILE), "the same for CI"),
+                (folder.join(super::html::FILE), "the same for people, in a browser"),
             ];
             if run.cases.iter().any(|case| case.evidence.is_some()) {
                 files.push((folder.join("evidence"), "a folder for each case that failed or broke"));

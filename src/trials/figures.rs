@@ -3,10 +3,14 @@
 use super::Figures;
 use super::looks::{Change, Seen};
 use crate::failover::Health;
+use crate::report::course::{Attempt, End, Series};
 use crate::report::scorecard::Figure;
-use crate::workload::Ledger;
+use crate::workload::{Fate, Ledger};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How much of the time before the fault a series shows.
+const BEFORE: Duration = Duration::from_secs(2);
 
 /// What was seen of one trial.
 pub(super) struct Watched<'a> {
@@ -38,6 +42,24 @@ impl Watched<'_> {
         } else {
             -(self.fault - at).as_secs_f64()
         }
+    }
+
+    /// The clients' writes, step by step, from a little before the fault until the end of the watch.
+    pub(super) fn series(&self, began: Instant) -> Series {
+        let attempts = self.client.iter().flat_map(|ledger| {
+            ledger.writes.iter().map(|write| Attempt {
+                hit: ledger.slot == self.slot,
+                due: self.since_fault(write.due),
+                took: write.at.saturating_duration_since(write.due).as_secs_f64(),
+                end: match write.fate {
+                    Fate::Acked => End::Acked,
+                    Fate::Refused(_) | Fate::Unsent(_) => End::Refused,
+                    Fate::Indeterminate(_) => End::Indeterminate,
+                },
+            })
+        });
+        let from = self.since_fault(began).max(-BEFORE.as_secs_f64());
+        Series::of(from, self.since_fault(self.ended), attempts)
     }
 
     /// The changes after the fault.

@@ -10,6 +10,7 @@ use crate::cluster::connection::LinkError;
 use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::progress::Progress;
+use crate::report::known::{KnownFailing, Listed};
 use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
 use crate::settle;
@@ -49,6 +50,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// What counts.
     pub strictness: Strictness,
+    /// The failures that are known.
+    pub known: Option<Listed>,
     /// The run's name.
     pub run_id: String,
     /// The overridden time limits.
@@ -532,6 +535,7 @@ impl Recorder<'_> {
             seed: case.seed.to_vec(),
             impact: case.impact,
             verdict: verdict.name(),
+            known: self.options.known.as_ref().and_then(|listed| listed.of(case.id.0)).cloned(),
             seconds: (seconds * 1000.0).round() / 1000.0,
             expected: Vec::new(),
             actual: None,
@@ -630,7 +634,13 @@ impl Recorder<'_> {
                 None => self.result(case, &Verdict::Skipped(why.clone()), 0.0),
             })
             .collect();
-        let complete = cases.len() == state.results.len();
+        let aborted = state.aborted.is_some() || cases.len() != state.results.len();
+        let strictness = self.options.strictness;
+        let summary = Summary {
+            known: (self.options.known.as_ref())
+                .map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
+            ..Summary::of(&cases, aborted, strictness)
+        };
         Run {
             schema_version: SCHEMA_VERSION.into(),
             run_id: self.options.run_id.clone(),
@@ -643,7 +653,7 @@ impl Recorder<'_> {
             started: self.started,
             ended: jiff::Timestamp::now(),
             phases: state.phases.clone(),
-            summary: Summary::of(&cases, state.aborted.is_some() || !complete, self.options.strictness),
+            summary,
             cases,
             aborted: state.aborted.clone(),
             cause: state.cause.clone(),

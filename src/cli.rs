@@ -566,7 +566,10 @@ async fn run_once(
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Run> {
     let known = match &arguments.known_failing {
-        Some(path) => Some(known::read(path, jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date())?),
+        Some(path) => Some(known::read(
+            path,
+            jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
+        )?),
         None => None,
     };
     let request = arguments.request(run_id)?;

@@ -68,7 +68,10 @@ fn parse(file: &str, text: &str, today: Date) -> anyhow::Result<Listed> {
             bail!("{}: {case} is listed twice; one entry a case", place("/case"));
         }
         if reason.trim().is_empty() {
-            bail!("{}: {case} has no reason; say why it fails, and where that is followed up", place("/reason"));
+            bail!(
+                "{}: {case} has no reason; say why it fails, and where that is followed up",
+                place("/reason")
+            );
         }
         let until: Date = until.parse().map_err(|_| {
             anyhow::anyhow!(
@@ -127,12 +130,20 @@ mod tests {
     }
 
     #[rstest]
-    #[case::no_case("- case: SLOT-01\n  reason: a\n  until: 2027-03-31\n- reason: b\n  case: SLOT-99\n  until: 2027-03-31\n", 5, "\"SLOT-99\" is no case")]
+    #[case::no_case(
+        "- case: SLOT-01\n  reason: a\n  until: 2027-03-31\n- reason: b\n  case: SLOT-99\n  until: 2027-03-31\n",
+        5,
+        "\"SLOT-99\" is no case"
+    )]
     #[case::omission("- {case: NET-14, reason: a, until: 2027-03-31}\n", 1, "\"NET-14\" is no case")]
     #[case::prefix("- {case: SLOT, reason: a, until: 2027-03-31}\n", 1, "\"SLOT\" is no case")]
     #[case::unknown_field("- case: SLOT-01\n  reason: a\n  till: 2027-03-31\n", 3, "no field \"till\"")]
     #[case::missing_field("\n- case: SLOT-01\n  reason: a\n", 2, "missing field `until`")]
-    #[case::twice("- {case: SLOT-01, reason: a, until: 2027-03-31}\n- {case: SLOT-01, reason: a, until: 2027-03-31}\n", 2, "listed twice")]
+    #[case::twice(
+        "- {case: SLOT-01, reason: a, until: 2027-03-31}\n- {case: SLOT-01, reason: a, until: 2027-03-31}\n",
+        2,
+        "listed twice"
+    )]
     #[case::no_reason("- case: SLOT-01\n  until: 2027-03-31\n  reason: ' '\n", 3, "no reason")]
     #[case::no_date("- case: SLOT-01\n  reason: a\n  until: soon\n", 3, "\"soon\" is no date")]
     #[case::no_such_day("- case: SLOT-01\n  reason: a\n  until: 2027-02-30\n", 3, "is no date")]
@@ -140,7 +151,9 @@ mod tests {
     #[case::no_entry("- SLOT-01\n", 1, "each entry has")]
     #[case::no_yaml("- case: [\n", 2, "a list is expected")]
     fn what_is_of_no_use_is_named_with_its_line(#[case] text: &str, #[case] line: usize, #[case] says: &str) {
-        let error = parse("known.yaml", text, date(2027, 3, 31)).expect_err("a bad file").to_string();
+        let error = parse("known.yaml", text, date(2027, 3, 31))
+            .expect_err("a bad file")
+            .to_string();
         assert!(error.starts_with(&format!("known.yaml:{line}: ")), "{error}");
         assert!(error.contains(says), "{error}");
     }

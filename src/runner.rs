@@ -535,7 +535,12 @@ impl Recorder<'_> {
             seed: case.seed.to_vec(),
             impact: case.impact,
             verdict: verdict.name(),
-            known: self.options.known.as_ref().and_then(|listed| listed.of(case.id.0)).cloned(),
+            known: self
+                .options
+                .known
+                .as_ref()
+                .and_then(|listed| listed.of(case.id.0))
+                .cloned(),
             seconds: (seconds * 1000.0).round() / 1000.0,
             expected: Vec::new(),
             actual: None,
@@ -637,8 +642,7 @@ impl Recorder<'_> {
         let aborted = state.aborted.is_some() || cases.len() != state.results.len();
         let strictness = self.options.strictness;
         let summary = Summary {
-            known: (self.options.known.as_ref())
-                .map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
+            known: (self.options.known.as_ref()).map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
             ..Summary::of(&cases, aborted, strictness)
         };
         Run {

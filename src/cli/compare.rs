@@ -21,7 +21,13 @@ pub(super) struct CompareArguments {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// What may not get worse: such a change makes the exit code 1. With `none` nothing does.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "broken", value_name = "LIST")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "broken",
+        value_name = "LIST"
+    )]
     fail_on: Vec<FailOn>,
 }
 

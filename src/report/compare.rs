@@ -10,7 +10,6 @@ mod render;
 pub use figures::{Loss, Pace, Range, Times};
 pub use render::{markdown, text};
 
-
 use super::known::Known;
 use super::text::one_line;
 use super::words::{in_words, tested};
@@ -302,8 +301,8 @@ fn change(kind: ChangeKind, before: Option<&CaseResult>, after: Option<&CaseResu
     // One of the two is there.
     let shown = after.or(before);
     let known = after.and_then(|case| case.known.clone());
-    let expected = known.as_ref().is_some_and(|known| !known.expired && known.flaky)
-        || after.is_some_and(super::known::excused);
+    let expected =
+        known.as_ref().is_some_and(|known| !known.expired && known.flaky) || after.is_some_and(super::known::excused);
     let kind = match kind {
         ChangeKind::Added | ChangeKind::Removed => kind,
         _ if expected => ChangeKind::Known,

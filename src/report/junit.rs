@@ -168,7 +168,12 @@ fn about_the_run(run: &Run) -> TestCase {
         let mut red = run.cases.iter().filter(|case| !excused(case));
         red.all(|case| !verdicts.contains(&case.verdict))
     };
-    let complaints = run.summary.known.as_ref().map(|known| known.complaints()).unwrap_or_default();
+    let complaints = run
+        .summary
+        .known
+        .as_ref()
+        .map(|known| known.complaints())
+        .unwrap_or_default();
     let status = if let Some(abort) = &run.aborted {
         let kind = match abort.kind {
             AbortKind::Target => "target",

@@ -127,10 +127,12 @@ impl KnownFailing {
 
     /// Why the entries themselves fail the run, a line each, with what to do.
     pub fn complaints(&self) -> Vec<String> {
-        let passing = self
-            .passing
-            .iter()
-            .map(|id| format!("{id} passes, though it is listed as failing: remove its entry from {}", self.file));
+        let passing = self.passing.iter().map(|id| {
+            format!(
+                "{id} passes, though it is listed as failing: remove its entry from {}",
+                self.file
+            )
+        });
         let expired = self.expired.iter().map(|id| {
             format!(
                 "the entry of {id} has expired: repair what it excuses, or give it another date, in {}",

@@ -98,7 +98,12 @@ pub fn render(run: &Run) -> String {
         Conformance::Undecided => "💥",
     };
     // Writing to a String cannot fail; `let _` says so at each place.
-    let _ = writeln!(page, "## {sign} {}\n\n{}\n", escape(&in_words(run)), escape(&tested(run)));
+    let _ = writeln!(
+        page,
+        "## {sign} {}\n\n{}\n",
+        escape(&in_words(run)),
+        escape(&tested(run))
+    );
     if let Some(abort) = &run.aborted {
         let _ = writeln!(page, "**Ended early:**\n\n{}", block(&abort.message, ""));
     }
@@ -128,8 +133,17 @@ fn sums(page: &mut String, run: &Run) {
         let tally = run.summary.seed.get(&seed).cloned().unwrap_or_default();
         let cases: Vec<&CaseResult> = run.cases.iter().filter(|case| case.seed.contains(&seed)).collect();
         let (word, _, detail) = group_line(&tally, &cases);
-        let word = if word == "pass" { word.to_owned() } else { format!("**{word}**") };
-        let _ = writeln!(page, "| {seed:?} {} | {word} | {} |", escape(seed.title()), escape(&detail));
+        let word = if word == "pass" {
+            word.to_owned()
+        } else {
+            format!("**{word}**")
+        };
+        let _ = writeln!(
+            page,
+            "| {seed:?} {} | {word} | {} |",
+            escape(seed.title()),
+            escape(&detail)
+        );
     }
     for (profile, tally) in &run.summary.profiles {
         let name = match profile {
@@ -140,7 +154,12 @@ fn sums(page: &mut String, run: &Run) {
         };
         let _ = writeln!(page, "| profile {name} | {} | {} |", tally.total(), counts(tally));
     }
-    let _ = writeln!(page, "| all | {} | {} |\n", run.summary.total.total(), counts(&run.summary.total));
+    let _ = writeln!(
+        page,
+        "| all | {} | {} |\n",
+        run.summary.total.total(),
+        counts(&run.summary.total)
+    );
 }
 
 fn known_failing(page: &mut String, run: &Run) {
@@ -193,7 +212,11 @@ fn not_passed(page: &mut String, run: &Run) {
         }
         if let Some(cause) = &case.cause {
             let same = run.cause.as_ref() == Some(cause);
-            let cause = if same { "the run's, above".to_owned() } else { escape(&one_line(cause)) };
+            let cause = if same {
+                "the run's, above".to_owned()
+            } else {
+                escape(&one_line(cause))
+            };
             let _ = writeln!(page, "  - cause: {cause}");
         }
         if let Some(evidence) = &case.evidence {
@@ -214,7 +237,12 @@ fn not_judged(page: &mut String, run: &Run) {
     let count: usize = groups.iter().map(|(_, _, ids)| ids.len()).sum();
     let _ = writeln!(page, "<details><summary>Not judged: {count}</summary>\n");
     for (verdict, reason, ids) in groups {
-        let _ = writeln!(page, "- {verdict}, {}: {}", escape(&ids.join(", ")), escape(&shortened(&reason)));
+        let _ = writeln!(
+            page,
+            "- {verdict}, {}: {}",
+            escape(&ids.join(", ")),
+            escape(&shortened(&reason))
+        );
     }
     page.push_str("\n</details>\n\n");
 }
@@ -231,14 +259,21 @@ fn times(page: &mut String, run: &Run) {
         );
     }
     let figures: Vec<(&str, String)> = (run.cases.iter())
-        .flat_map(|case| case.measured.iter().map(|figure| (case.id.as_str(), figure.to_string())))
+        .flat_map(|case| {
+            case.measured
+                .iter()
+                .map(|figure| (case.id.as_str(), figure.to_string()))
+        })
         .collect();
     if figures.is_empty() && run.phases.is_empty() {
         return;
     }
     page.push_str("<details><summary>Times and figures</summary>\n\n| | |\n|---|---|\n");
     for phase in &run.phases {
-        let floor = phase.floor.map(|floor| format!(" (floor {})", seconds(floor))).unwrap_or_default();
+        let floor = phase
+            .floor
+            .map(|floor| format!(" (floor {})", seconds(floor)))
+            .unwrap_or_default();
         let _ = writeln!(page, "| {} | {}{floor} |", escape(&phase.name), seconds(phase.seconds));
     }
     for (id, figure) in figures {

@@ -179,7 +179,9 @@ pub(super) fn losses_of_trials(before: &Scorecard, after: &Scorecard) -> Vec<Los
         ("acknowledged writes lost", |trial| trial.lost.len()),
         ("refused writes that were there", |trial| trial.phantom.len()),
         ("things read back that cannot be", |trial| trial.strange.len()),
-        ("trials not measured to their end", |trial| usize::from(trial.problem.is_some())),
+        ("trials not measured to their end", |trial| {
+            usize::from(trial.problem.is_some())
+        }),
     ];
     let sum = |card: &Scorecard, count: fn(&Trial) -> usize| card.trials.iter().map(count).sum::<usize>();
     counts
@@ -215,7 +217,13 @@ fn measured<'a>(before: &'a Run, after: &'a Run) -> Vec<Measured<'a>> {
         for new in &case.measured {
             let same = left.iter().position(|old| old.name == new.name && old.unit == new.unit);
             if let Some(at) = same {
-                pairs.push((case.id.as_str(), new.name.as_str(), new.unit.as_str(), left.remove(at), new));
+                pairs.push((
+                    case.id.as_str(),
+                    new.name.as_str(),
+                    new.unit.as_str(),
+                    left.remove(at),
+                    new,
+                ));
             }
         }
     }

@@ -52,8 +52,12 @@ fn headline(comparison: &Comparison) -> String {
 }
 
 fn incomplete(side: &Side) -> Option<String> {
-    side.broke
-        .then(|| format!("{} did not come to a verdict: what it does not say cannot be compared", side.file))
+    side.broke.then(|| {
+        format!(
+            "{} did not come to a verdict: what it does not say cannot be compared",
+            side.file
+        )
+    })
 }
 
 fn verdict(verdict: Option<VerdictName>) -> String {
@@ -118,7 +122,10 @@ pub fn text(comparison: &Comparison) -> String {
     if !comparison.differences.is_empty() {
         line("\nNot the same in both runs".to_owned());
         for difference in &comparison.differences {
-            line(format!("  {}: {} -> {}", difference.what, difference.before, difference.after));
+            line(format!(
+                "  {}: {} -> {}",
+                difference.what, difference.before, difference.after
+            ));
         }
     }
     for kind in ChangeKind::ALL {
@@ -137,7 +144,12 @@ pub fn text(comparison: &Comparison) -> String {
                 change.title,
                 should(change)
             ));
-            for told in change.why.iter().cloned().chain(change.known.iter().map(ToString::to_string)) {
+            for told in change
+                .why
+                .iter()
+                .cloned()
+                .chain(change.known.iter().map(ToString::to_string))
+            {
                 line(format!("            {told}"));
             }
         }
@@ -150,7 +162,10 @@ pub fn text(comparison: &Comparison) -> String {
         for loss in &comparison.losses {
             let word = if loss.after > loss.before { "more" } else { "less" };
             let place = place(loss.case.as_ref());
-            line(format!("  {place:<8}  {}: {} -> {}  {word}", loss.name, loss.before, loss.after));
+            line(format!(
+                "  {place:<8}  {}: {} -> {}  {word}",
+                loss.name, loss.before, loss.after
+            ));
         }
     }
     if !comparison.times.is_empty() {
@@ -158,7 +173,11 @@ pub fn text(comparison: &Comparison) -> String {
         for times in &comparison.times {
             let place = place(times.case.as_ref());
             let (before, after) = (range(times.before), range(times.after));
-            line(format!("  {place:<8}  {}: {before} -> {after}  {}", times.name, pace(times)));
+            line(format!(
+                "  {place:<8}  {}: {before} -> {after}  {}",
+                times.name,
+                pace(times)
+            ));
         }
         line(format!("  {}", rule()));
     }
@@ -168,7 +187,10 @@ pub fn text(comparison: &Comparison) -> String {
             line(format!("  {told}"));
         }
     }
-    line(format!("\n{} cases ended as before, of {} in both runs", comparison.unchanged, comparison.in_common));
+    line(format!(
+        "\n{} cases ended as before, of {} in both runs",
+        comparison.unchanged, comparison.in_common
+    ));
     page
 }
 
@@ -184,7 +206,10 @@ pub fn markdown(comparison: &Comparison) -> String {
         line(format!("| {name} | **{verdict}** | {tested}; {file} |"));
     }
     line(String::new());
-    for told in [&comparison.before, &comparison.after].into_iter().filter_map(incomplete) {
+    for told in [&comparison.before, &comparison.after]
+        .into_iter()
+        .filter_map(incomplete)
+    {
         line(format!("**{}**\n", escape(&told)));
     }
     if !comparison.differences.is_empty() {
@@ -206,21 +231,36 @@ pub fn markdown(comparison: &Comparison) -> String {
             let sign = change.after.or(change.before).map_or("", mark);
             let (id, title) = (escape(&change.id), escape(&change.title));
             let (before, after) = (verdict(change.before), verdict(change.after));
-            line(format!("- {sign} **{id}** {title}{}: {before} → {after}", should(change)));
-            for told in change.why.iter().cloned().chain(change.known.iter().map(ToString::to_string)) {
+            line(format!(
+                "- {sign} **{id}** {title}{}: {before} → {after}",
+                should(change)
+            ));
+            for told in change
+                .why
+                .iter()
+                .cloned()
+                .chain(change.known.iter().map(ToString::to_string))
+            {
                 line(format!("  - {}", escape(&told)));
             }
         }
         line(String::new());
     }
     if !comparison.failing.is_empty() {
-        line(format!("### Failed in both\n\n{}\n", escape(&comparison.failing.join(", "))));
+        line(format!(
+            "### Failed in both\n\n{}\n",
+            escape(&comparison.failing.join(", "))
+        ));
     }
     if !comparison.losses.is_empty() {
         line("### Lost, or wrong after a fault\n\n| | | before | after |\n|---|---|---|---|".to_owned());
         for loss in &comparison.losses {
             let (place, name) = (escape(place(loss.case.as_ref())), escape(&loss.name));
-            let after = if loss.after > loss.before { format!("**{}**", loss.after) } else { loss.after.to_string() };
+            let after = if loss.after > loss.before {
+                format!("**{}**", loss.after)
+            } else {
+                loss.after.to_string()
+            };
             line(format!("| {place} | {name} | {} | {after} |", loss.before));
         }
         line(String::new());
@@ -241,6 +281,9 @@ pub fn markdown(comparison: &Comparison) -> String {
     for told in &comparison.not_compared {
         line(format!("Not compared: {}\n", escape(told)));
     }
-    line(format!("{} cases ended as before, of {} in both runs.", comparison.unchanged, comparison.in_common));
+    line(format!(
+        "{} cases ended as before, of {} in both runs.",
+        comparison.unchanged, comparison.in_common
+    ));
     page
 }

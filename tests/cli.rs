@@ -52,7 +52,7 @@ fn needs_redis() {
 #[case(&["run", "--help"], 0, "--known-failing known-failing.yaml")]
 #[case(&["lint", "--help"], 0, "helm template")]
 #[case(&["compare", "--help"], 0, "GITHUB_STEP_SUMMARY")]
-#[case(&["completion", "bash"], 0, "complete -F _redis-cluster-conformance")]
+#[case(&["completion", "bash"], 0, "-o default redis-cluster-conformance")]
 #[case(&["completion", "fish"], 0, "-l known-failing")]
 #[case(&["completion", "zsh"], 0, "#compdef redis-cluster-conformance")]
 #[case(&["completion", "dos"], 2, "")]

@@ -83,7 +83,7 @@ fn test_case(case: &CaseResult) -> TestCase {
             let mut status = TestCaseStatus::skipped();
             status.set_type("known-failing");
             let known = case.known.as_ref().map(ToString::to_string).unwrap_or_default();
-            status.set_message(format!("{}, {}", case.verdict, one_line(&known)));
+            status.set_message(format!("{}, known: {}", case.verdict, one_line(&known)));
             status.set_description(body(case));
             status
         }

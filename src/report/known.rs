@@ -36,11 +36,11 @@ pub struct Known {
 }
 
 impl fmt::Display for Known {
-    /// `known until 2027-03-01: its reason`.
+    /// `until 2027-03-01: its reason`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flaky = if self.flaky { ", flaky" } else { "" };
-        let until = if self.expired { "expired since" } else { "until" };
-        write!(f, "known{flaky}, {until} {}: {}", self.until, self.reason)
+        let flaky = if self.flaky { "flaky, " } else { "" };
+        let until = if self.expired { "expired, was until" } else { "until" };
+        write!(f, "{flaky}{until} {}: {}", self.until, self.reason)
     }
 }
 

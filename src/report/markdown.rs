@@ -37,18 +37,25 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
             '@' => escaped.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' | '$' | '+' | '-' | '=' => {
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' | '$' => {
+                escaped.push('\\');
+                escaped.push(character);
+            }
+            // These do something only where a line begins: a list, a rule, a heading.
+            '-' | '+' | '=' | ':' if escaped.is_empty() => {
                 escaped.push('\\');
                 escaped.push(character);
             }
             other => escaped.push(other),
         }
     }
-    // What would begin a list, or make a link of itself.
-    let numbered = escaped.find(|at: char| !at.is_ascii_digit()).filter(|at| *at > 0);
-    if let Some(at) = numbered.filter(|at| escaped[*at..].starts_with(['.', ')'])) {
-        escaped.insert(at, '\\');
+    // A numbered list.
+    let number = escaped.find(|at: char| !at.is_ascii_digit()).unwrap_or(escaped.len());
+    let after = &escaped[number..];
+    if number > 0 && (after.starts_with(". ") || after.starts_with(") ") || after == "." || after == ")") {
+        escaped.insert(number, '\\');
     }
+    // What makes a link of itself.
     escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
 }
 
@@ -198,7 +205,7 @@ fn not_passed(page: &mut String, run: &Run) {
             seconds(case.seconds)
         );
         if let Some(known) = &case.known {
-            let _ = writeln!(page, "  - {}", escape(&known.to_string()));
+            let _ = writeln!(page, "  - known: {}", escape(&known.to_string()));
         }
         let _ = writeln!(page, "  - requirement: {}", escape(&case.requirement));
         for (at, expected) in case.expected.iter().enumerate() {

@@ -51,7 +51,7 @@ pub fn case_line(case: &CaseResult, colour: bool) -> String {
         line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(why)));
     }
     if let Some(known) = case.known.as_ref().filter(|_| case.verdict != VerdictName::Pass) {
-        line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(&known.to_string())));
+        line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(&format!("known: {known}"))));
     }
     line
 }

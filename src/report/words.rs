@@ -63,7 +63,8 @@ pub(super) fn in_words(run: &Run) -> String {
     if let Some(known) = &run.summary.known {
         let complaints = known.passing.len() + known.expired.len();
         if complaints > 0 {
-            asides.push(format!("{complaints} entries of {} are no longer true", known.file));
+            let are = if complaints == 1 { "entry is" } else { "entries are" };
+            asides.push(format!("{complaints} {are} no longer true ({})", known.file));
         }
         let count = known.failing.len();
         match known.gate {

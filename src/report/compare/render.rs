@@ -96,6 +96,10 @@ fn pace(times: &Times) -> &'static str {
     }
 }
 
+fn known(change: &Change) -> Option<String> {
+    change.known.as_ref().map(|known| format!("known: {known}"))
+}
+
 /// Which rule calls a time slower; said wherever times are shown.
 fn rule() -> String {
     format!(
@@ -144,12 +148,7 @@ pub fn text(comparison: &Comparison) -> String {
                 change.title,
                 should(change)
             ));
-            for told in change
-                .why
-                .iter()
-                .cloned()
-                .chain(change.known.iter().map(ToString::to_string))
-            {
+            for told in change.why.iter().cloned().chain(known(change)) {
                 line(format!("            {told}"));
             }
         }
@@ -191,6 +190,10 @@ pub fn text(comparison: &Comparison) -> String {
         "\n{} cases ended as before, of {} in both runs",
         comparison.unchanged, comparison.in_common
     ));
+    if let Some(change) = comparison.changes_of(ChangeKind::Broken).next() {
+        let next = "what it asks for, why, and how to run it alone";
+        line(format!("Next: redis-cluster-conformance explain {}  {next}", change.id));
+    }
     page
 }
 
@@ -235,12 +238,7 @@ pub fn markdown(comparison: &Comparison) -> String {
                 "- {sign} **{id}** {title}{}: {before} → {after}",
                 should(change)
             ));
-            for told in change
-                .why
-                .iter()
-                .cloned()
-                .chain(change.known.iter().map(ToString::to_string))
-            {
+            for told in change.why.iter().cloned().chain(known(change)) {
                 line(format!("  - {}", escape(&told)));
             }
         }

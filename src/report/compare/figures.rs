@@ -173,9 +173,12 @@ pub(super) fn losses_of_cases(before: &Run, after: &Run) -> Vec<Loss> {
         .collect()
 }
 
+/// What is counted of a trial.
+type Count = fn(&Trial) -> usize;
+
 /// What was lost over all trials, or was wrong after them, where it differs.
 pub(super) fn losses_of_trials(before: &Scorecard, after: &Scorecard) -> Vec<Loss> {
-    let counts: [(&str, fn(&Trial) -> usize); 4] = [
+    let counts: [(&str, Count); 4] = [
         ("acknowledged writes lost", |trial| trial.lost.len()),
         ("refused writes that were there", |trial| trial.phantom.len()),
         ("things read back that cannot be", |trial| trial.strange.len()),
@@ -183,7 +186,7 @@ pub(super) fn losses_of_trials(before: &Scorecard, after: &Scorecard) -> Vec<Los
             usize::from(trial.problem.is_some())
         }),
     ];
-    let sum = |card: &Scorecard, count: fn(&Trial) -> usize| card.trials.iter().map(count).sum::<usize>();
+    let sum = |card: &Scorecard, count: Count| card.trials.iter().map(count).sum::<usize>();
     counts
         .into_iter()
         .map(|(name, count)| (name, sum(before, count), sum(after, count)))
@@ -197,6 +200,7 @@ pub(super) fn losses_of_trials(before: &Scorecard, after: &Scorecard) -> Vec<Los
         .collect()
 }
 
+/// A case's id, a figure's name and unit, and the figure in both runs.
 type Measured<'a> = (
     &'a str,
     &'a str,

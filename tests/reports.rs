@@ -562,6 +562,30 @@ fn the_exit_code_of_a_comparison(
     );
 }
 
+#[rstest]
+#[case::listed(VerdictName::Pass, VerdictName::Fail, known_as(30, false), ChangeKind::Known)]
+#[case::listed_but_expired(VerdictName::Pass, VerdictName::Fail, known_as(21, false), ChangeKind::Broken)]
+#[case::listed_and_repaired(VerdictName::Fail, VerdictName::Pass, known_as(30, false), ChangeKind::Fixed)]
+#[case::flaky(VerdictName::Pass, VerdictName::Fail, known_as(30, true), ChangeKind::Known)]
+#[case::flaky_the_other_way(VerdictName::Fail, VerdictName::Pass, known_as(30, true), ChangeKind::Known)]
+#[case::flaky_but_expired(VerdictName::Pass, VerdictName::Fail, known_as(21, true), ChangeKind::Broken)]
+fn what_is_known_is_no_change_for_the_worse(
+    #[case] before: VerdictName,
+    #[case] after: VerdictName,
+    #[case] known: Known,
+    #[case] kind: ChangeKind,
+) {
+    let run = |verdict| {
+        listed(
+            &[("SLOT-02", known.clone(), Some(verdict))],
+            false,
+            Strictness::default(),
+        )
+    };
+    let comparison = Comparison::of(("a", &run(before)), ("b", &run(after)));
+    assert_eq!(comparison.changes[0].kind, kind);
+}
+
 #[test]
 fn what_counts_in_a_comparison_is_found_by_its_name() {
     let (before, after) = (before(), changed());

@@ -37,12 +37,13 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
             '@' => escaped.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' | '$' => {
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' | '$' | '^' => {
                 escaped.push('\\');
                 escaped.push(character);
             }
             // These do something only where a line begins: a list, a rule, a heading.
-            '-' | '+' | '=' | ':' if escaped.is_empty() => {
+            ':' if escaped.is_empty() => escaped.push_str("&#58;"),
+            '-' | '+' | '=' if escaped.is_empty() => {
                 escaped.push('\\');
                 escaped.push(character);
             }
@@ -311,7 +312,6 @@ mod tests {
     proptest! {
         #[test]
         fn escaped_text_shows_itself_and_does_nothing(text in "[ -~äß鍵\u{1b}\u{202e}]{0,40}|\\PC{0,20}") {
-            prop_assume!(!visible(&text).trim().is_empty());
             let spaces = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             let seen = plain(&escape(&text));
             // A reader may make one typographic quote of another.

@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn entries_hold_through_their_last_day() {
-        let text = "# why\n- case: SLOT-01\n  reason: a, b\n  until: 2027-03-31\n- {case: FAIL-01, reason: c, until: 2027-03-30, flaky: true}\n";
+        let text = "# why\n- case: SLOT-01\n  reason: a, b\n  until: 2027-03-31\n\
+                    - {case: FAIL-01, reason: c, until: 2027-03-30, flaky: true}\n";
         let listed = parse("known.yaml", text, date(2027, 3, 31)).expect("a good file");
         let known = |reason: &str, day, flaky, expired| Known {
             reason: reason.into(),

@@ -135,8 +135,8 @@ impl Repeat {
         }
     }
 
-    /// The exit code of all: 1 when a run was not conformant, or a verdict changed that is not known to be flaky; else that of the first run that was
-    /// not conformant for another reason (3: it broke or was interrupted, 2: usage); else 0.
+    /// The exit code of all: 1 when a run was not conformant, or a verdict changed that is not known to be flaky; else that of
+    /// the first run that was not conformant for another reason (3: it broke or was interrupted, 2: usage); else 0.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }

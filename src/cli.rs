@@ -1,5 +1,8 @@
 //! The command line: parsed here, and what each command prints.
 
+mod compare;
+mod help;
+
 use crate::budget::{self, Costs};
 use crate::case::{Case, CaseId, Impact, Level, Profile};
 use crate::cases;
@@ -7,6 +10,7 @@ use crate::cluster::connection::Address;
 use crate::contents;
 use crate::controls;
 use crate::exit;
+use crate::known;
 use crate::lint::{self, Lint};
 use crate::manifest::Manifest;
 use crate::manifest::parameters::Parameters;
@@ -23,7 +27,7 @@ use crate::timing::Timing;
 use crate::trials::{TrialFault, Trials};
 use crate::workload::Rate;
 use anyhow::{Context as _, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
@@ -43,11 +47,12 @@ const WIDTH: usize = 110;
 ///   redis-cluster-conformance run --target processes --budget 2m what matters most, in two minutes
 ///   redis-cluster-conformance run --target processes --repeat 10 ten runs, and every verdict that changed
 ///   redis-cluster-conformance lint redis.yaml                    what the manifest misses, without a cluster
+///   redis-cluster-conformance compare main/run.json out/run.json what a change fixed, broke, slowed down
 ///   redis-cluster-conformance explain FAIL-01
 ///
 /// Exit codes: 0 conformant, 1 not conformant, 2 usage, 3 the target or the suite broke, 4 nothing selected.
 #[derive(Parser)]
-#[command(version, verbatim_doc_comment)]
+#[command(name = "redis-cluster-conformance", version, verbatim_doc_comment)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -56,6 +61,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Judge a deployment.
+    #[command(after_help = help::RUN)]
     Run(Box<RunArguments>),
     /// List the cases.
     List {
@@ -74,6 +80,7 @@ enum Command {
     ///
     /// Give all files of one deployment: what is not in them counts as not there. Exit codes: 0 no must is missed, 1 one is
     /// (with --strict also a should), 2 a file cannot be read, 4 nothing in them runs servers of a Redis Cluster.
+    #[command(after_help = help::LINT)]
     Lint {
         /// Manifests; - is standard input.
         #[arg(required = true)]
@@ -85,6 +92,12 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Say what a change fixed, broke, slowed down or lost: two runs side by side.
+    ///
+    /// Exit codes: 0 nothing that --fail-on names got worse, 1 something did, 2 a file is no run, 3 one of the runs did not
+    /// come to a verdict, 4 they have no case in common.
+    #[command(after_help = help::COMPARE)]
+    Compare(compare::CompareArguments),
     /// Judge deployments that are deliberately wrong, and print which cases fail on which: the proof that they can fail.
     Controls {
         /// Parts of controls' names. Without any: all.
@@ -116,6 +129,19 @@ enum Command {
     Down,
     /// Look whether this machine has what the targets need.
     Doctor,
+    /// Print the completion for a shell.
+    #[command(after_help = help::COMPLETION)]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, of all commands or of one.
+    #[command(after_help = help::MAN)]
+    Man {
+        /// The command: run, compare, …
+        command: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -189,7 +215,7 @@ struct RunArguments {
     /// The description of the deployment; the canonical one without it.
     #[arg(long, value_name = "FILE")]
     target_file: Option<PathBuf>,
-    /// Where run.json, junit.xml, report.html and the evidence go.
+    /// Where run.json, junit.xml, summary.md, report.html and the evidence go.
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// processes: the server's binary.
@@ -270,6 +296,10 @@ struct RunArguments {
     /// Cases that are unsupported, skipped or blocked count as failures.
     #[arg(long)]
     require_all: bool,
+    /// Failures that are known, in a file: they are judged all the same, and do not count until their date. An entry whose
+    /// case passes, or whose date is past, fails the run.
+    #[arg(long, value_name = "FILE")]
+    known_failing: Option<PathBuf>,
     #[command(flatten)]
     nodes: NodesArgument,
     /// Leave what the run made.
@@ -306,6 +336,9 @@ pub async fn main() -> u8 {
         Command::Up { nodes } => up(nodes.nodes).await,
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),
+        Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Completion { shell } => help::completion(Cli::command(), shell),
+        Command::Man { command } => help::man(Cli::command(), command.as_deref()),
     };
     match done {
         Ok(code) => code,
@@ -553,6 +586,13 @@ async fn run_once(
     out: &Path,
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Run> {
+    let known = match &arguments.known_failing {
+        Some(path) => Some(known::read(
+            path,
+            jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
+        )?),
+        None => None,
+    };
     let request = arguments.request(run_id)?;
     let target = request.target()?;
     std::fs::create_dir_all(out).with_context(|| format!("{}: the reports' folder", out.display()))?;
@@ -575,6 +615,7 @@ async fn run_once(
         run_id: request.run_id.clone(),
         overrides: arguments.timing.clone(),
         colour: colour(std::io::stderr().is_terminal()),
+        known,
         trials: arguments.trials(),
         heedless: false,
     };

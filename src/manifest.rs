@@ -3,7 +3,7 @@
 //! Nothing here replaces text. Every document keeps the line of the source where it starts, so that a finding can point at
 //! it. What servers would refuse although it is usual YAML is made explicit, and every such change is told.
 
-mod lines;
+pub(crate) mod lines;
 mod normalise;
 pub mod parameters;
 pub mod patch;

@@ -11,6 +11,7 @@ use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::picture;
 use crate::progress::Progress;
+use crate::report::known::{KnownFailing, Listed};
 use crate::report::picture::Picture;
 use crate::report::scorecard::Scorecard;
 use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
@@ -54,6 +55,8 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// What counts.
     pub strictness: Strictness,
+    /// The failures that are known.
+    pub known: Option<Listed>,
     /// The run's name.
     pub run_id: String,
     /// The overridden time limits.
@@ -555,6 +558,12 @@ impl Recorder<'_> {
             seed: case.seed.to_vec(),
             impact: case.impact,
             verdict: verdict.name(),
+            known: self
+                .options
+                .known
+                .as_ref()
+                .and_then(|listed| listed.of(case.id.0))
+                .cloned(),
             seconds: (seconds * 1000.0).round() / 1000.0,
             expected: Vec::new(),
             actual: None,
@@ -654,7 +663,12 @@ impl Recorder<'_> {
                 None => self.result(case, &Verdict::Skipped(why.clone()), 0.0),
             })
             .collect();
-        let complete = cases.len() == state.results.len();
+        let aborted = state.aborted.is_some() || cases.len() != state.results.len();
+        let strictness = self.options.strictness;
+        let summary = Summary {
+            known: (self.options.known.as_ref()).map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
+            ..Summary::of(&cases, aborted, strictness)
+        };
         Run {
             schema_version: SCHEMA_VERSION.into(),
             run_id: self.options.run_id.clone(),
@@ -667,7 +681,7 @@ impl Recorder<'_> {
             started: self.started,
             ended: jiff::Timestamp::now(),
             phases: state.phases.clone(),
-            summary: Summary::of(&cases, state.aborted.is_some() || !complete, self.options.strictness),
+            summary,
             cases,
             aborted: state.aborted.clone(),
             cause: state.cause.clone(),

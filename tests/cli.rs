@@ -77,6 +77,18 @@ fn a_page_is_made_again_from_run_json() {
 #[case(&["run", "--repeat", "0"], 2, "")]
 #[case(&["run", "FAIL", "--budget", "1s", "--target", "processes"], 4, "")]
 #[case(&["report", "no-such-run.json"], 2, "")]
+#[case(&["run", "--help"], 0, "--known-failing known-failing.yaml")]
+#[case(&["lint", "--help"], 0, "helm template")]
+#[case(&["compare", "--help"], 0, "GITHUB_STEP_SUMMARY")]
+#[case(&["completion", "bash"], 0, "-o default redis-cluster-conformance")]
+#[case(&["completion", "fish"], 0, "-l known-failing")]
+#[case(&["completion", "zsh"], 0, "#compdef redis-cluster-conformance")]
+#[case(&["completion", "dos"], 2, "")]
+#[case(&["man"], 0, ".TH redis-cluster-conformance 1")]
+#[case(&["man", "compare"], 0, "redis\\-cluster\\-conformance\\-compare")]
+#[case(&["man", "women"], 2, "")]
+#[case(&["compare"], 2, "")]
+#[case(&["compare", "nowhere.json", "nowhere.json"], 2, "")]
 #[case(&[], 2, "")]
 #[case(&["run", "--no-such-option"], 2, "")]
 #[case(&["run", "--timing", "T_nope=1"], 2, "")]
@@ -120,6 +132,99 @@ fn a_manifest_that_does_not_parse_is_named_with_its_line() {
     );
     assert_eq!(exit, 2, "{stderr}");
     assert!(stderr.contains("broken.yaml:"), "{stderr}");
+}
+
+#[rstest]
+#[case(
+    "- case: SLOT-99\n  reason: a\n  until: 2027-01-01\n",
+    "known.yaml:1: \"SLOT-99\" is no case"
+)]
+#[case(
+    "- case: SLOT-01\n  why: a\n  until: 2027-01-01\n",
+    "known.yaml:2: there is no field \"why\""
+)]
+fn a_file_of_known_failures_that_is_of_no_use_is_named_with_its_line(#[case] text: &str, #[case] named: &str) {
+    let folder = folder();
+    fs::write(folder.path().join("known.yaml"), text).unwrap();
+    let arguments = [
+        "run",
+        "SLOT-01",
+        "--target",
+        "processes",
+        "--known-failing",
+        "known.yaml",
+    ];
+    let (exit, stdout, stderr) = call(&arguments, folder.path());
+    assert_eq!(exit, 2, "{stdout}{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+    assert!(!folder.path().join("out").exists(), "nothing has begun");
+}
+
+/// A run that a golden file holds, in a folder, with something in it replaced.
+fn kept_run(folder: &Path, name: &str, from: &str, to: &str) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/conformant.json");
+    fs::write(folder.join(name), fs::read_to_string(golden).unwrap().replace(from, to)).unwrap();
+}
+
+const PASSED: &str = "\"verdict\": \"pass\"";
+const FAILED: &str = "\"verdict\": \"fail\"";
+
+#[rstest]
+#[case(PASSED, PASSED, &[], 0, "THE SAME: 3 cases ended as before")]
+#[case(PASSED, FAILED, &[], 1, "WORSE: 3 broken")]
+#[case(PASSED, FAILED, &["--fail-on", "none"], 0, "WORSE: 3 broken")]
+#[case(PASSED, FAILED, &["--fail-on", "slower,unsupported"], 0, "WORSE: 3 broken")]
+#[case(PASSED, FAILED, &["--fail-on", "nonsense"], 2, "")]
+#[case(PASSED, FAILED, &["--format", "markdown"], 1, "### Broken")]
+#[case(PASSED, FAILED, &["--format", "json"], 1, "\"kind\": \"broken\"")]
+#[case("\"kind\": \"kind\"", "\"kind\": \"docker\"", &[], 0, "target: kind -> docker")]
+#[case("\"kind\": \"kind\"", "\"kind\": \"docker\"", &["--fail-on", "different"], 1, "target: kind -> docker")]
+#[case("\"schemaVersion\": \"1\"", "\"schemaVersion\": \"0\"", &[], 2, "")]
+#[case("\"cases\"", "\"no cases\"", &[], 2, "")]
+fn comparisons_have_their_exit_codes(
+    #[case] from: &str,
+    #[case] to: &str,
+    #[case] options: &[&str],
+    #[case] code: i32,
+    #[case] shown: &str,
+) {
+    let folder = folder();
+    kept_run(folder.path(), "a.json", "", "");
+    kept_run(folder.path(), "b.json", from, to);
+    let (exit, stdout, stderr) = call(&[&["compare", "a.json", "b.json"], options].concat(), folder.path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stdout.contains(shown), "{stdout}");
+    if code == 2 && stdout.is_empty() && !options.contains(&"nonsense") {
+        assert!(stderr.contains("b.json is not a run"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_comparison_can_go_into_a_file() {
+    let folder = folder();
+    kept_run(folder.path(), "a.json", "", "");
+    let arguments = ["compare", "a.json", "a.json", "--format", "markdown", "--out", "c.md"];
+    let (exit, stdout, _) = call(&arguments, folder.path());
+    assert_eq!((exit, stdout.starts_with("THE SAME")), (0, true), "{stdout}");
+    assert!(
+        fs::read_to_string(folder.path().join("c.md"))
+            .unwrap()
+            .starts_with("## THE SAME")
+    );
+}
+
+/// Colours are for terminals alone; here there is none, whatever NO_COLOR says.
+#[rstest]
+#[case(None)]
+#[case(Some("1"))]
+fn what_is_no_terminal_gets_no_colours(#[case] no_color: Option<&str>) {
+    let mut command = program();
+    match no_color {
+        Some(value) => command.env("NO_COLOR", value),
+        None => command.env_remove("NO_COLOR"),
+    };
+    let output = command.args(["list", "SLOT"]).output().unwrap();
+    assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b));
 }
 
 /// A manifest of the project, by its path from the project's folder.
@@ -253,6 +358,45 @@ fn a_server_binary_that_is_not_there_is_named() {
         stdout.contains("/no/such/server") && stdout.contains("--server"),
         "{stdout}"
     );
+}
+
+#[test]
+fn known_failures_are_held_against_what_ran() {
+    needs_redis();
+    let folder = folder();
+    let entries = "- {case: SLOT-01, reason: not so, until: 2999-01-01}\n- {case: SLOT-03, reason: so, until: 2999-01-01, flaky: true}\n\
+                   - {case: FAIL-01, reason: elsewhere, until: 2020-01-01}\n";
+    fs::write(folder.path().join("known.yaml"), entries).unwrap();
+    let arguments = [
+        "run",
+        "SLOT-01",
+        "SLOT-03",
+        "--target",
+        "processes",
+        "--known-failing",
+        "known.yaml",
+    ];
+    let (exit, stdout, stderr) = call(&arguments, folder.path());
+    assert_eq!(exit, 1, "{stdout}{stderr}");
+    assert!(
+        stdout.contains("SLOT-01 passes, though it is listed as failing"),
+        "{stdout}"
+    );
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("out/run.json")).unwrap()).unwrap();
+    let known = &run["summary"]["known"];
+    assert_eq!(run["summary"]["verdict"], "conformant");
+    assert_eq!(known["gate"], "not-conformant");
+    assert_eq!(
+        (&known["passing"], &known["flakyPassed"], &known["notJudged"]),
+        (
+            &serde_json::json!(["SLOT-01"]),
+            &serde_json::json!(["SLOT-03"]),
+            &serde_json::json!(["FAIL-01"])
+        )
+    );
+    let summary = fs::read_to_string(folder.path().join("out/summary.md")).unwrap();
+    assert!(summary.contains("### Known failing (known.yaml)"), "{summary}");
 }
 
 /// The processes and folders that a run over `processes` has on this machine, found by the run's name.

@@ -70,6 +70,7 @@ fn judge(kind: TargetKind, cases: Vec<&'static redis_cluster_conformance::case::
             allow_disruptive: false,
             out: Some(out.clone()),
             strictness: Strictness::default(),
+            known: None,
             run_id: request.run_id.clone(),
             // The whole soak is for runs that somebody asks for.
             overrides: vec![("T_soak", std::time::Duration::from_secs(10))],

@@ -326,3 +326,59 @@ fn targets_know_no_cases() {
 fn reports_see_the_finished_run_and_nothing_else() {
     none(uses("report", &["crate::runner", "crate::cases", "crate::check"]));
 }
+
+/// What a document of the project's folder says.
+fn document(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// The blocks of code of a document; remarks behind commands are left out, since they are translated.
+fn blocks(text: &str) -> Vec<Vec<&str>> {
+    let parts = text.split("\n```");
+    let inner = parts.enumerate().filter(|(at, _)| at % 2 == 1).map(|(_, part)| part);
+    inner
+        .map(|part| {
+            part.lines()
+                .map(|line| line.split("  #").next().unwrap().trim_end())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn both_readmes_show_the_same_commands_and_output() {
+    let (english, chinese) = (document("README.md"), document("README.zh-CN.md"));
+    assert!(blocks(&english).len() > 8, "the blocks are found");
+    assert_eq!(blocks(&english), blocks(&chinese));
+    let count = |text: &str, start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    for start in ["## ", "| "] {
+        assert_eq!(
+            count(&english, start),
+            count(&chinese, start),
+            "lines that begin with {start:?}"
+        );
+    }
+    assert!(english.contains("(README.zh-CN.md)") && chinese.contains("(README.md)"));
+}
+
+/// The places that a document links to, but for those on other sites.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://")).collect()
+}
+
+#[test]
+fn readmes_link_to_what_is_there() {
+    for name in ["README.md", "README.zh-CN.md"] {
+        let text = document(name);
+        let missing: Vec<&str> = links(&text)
+            .into_iter()
+            .filter(|target| {
+                !Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join(target.split('#').next().unwrap())
+                    .exists()
+            })
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new(), "{name}");
+    }
+}

@@ -12,12 +12,14 @@ use redis_cluster_conformance::cluster::connection::Address;
 use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::context::{Measurement, Secret};
+use redis_cluster_conformance::report::compare::{self, ChangeKind, Comparison, Worse};
 use redis_cluster_conformance::report::course::{Course, Gap, Moment, Series, Writes};
+use redis_cluster_conformance::report::known::{Known, KnownFailing, Listed};
 use redis_cluster_conformance::report::picture::{Owner, Picture, Pictured, Silent, SlotMap};
 use redis_cluster_conformance::report::scorecard::{Figure, LostWrite, Scorecard, Trial};
 use redis_cluster_conformance::report::{
     Abort, AbortKind, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, html, json,
-    junit, repeat, terminal, write,
+    junit, markdown, repeat, terminal, write,
 };
 use redis_cluster_conformance::target::{Phase, TargetDescription, TargetKind};
 use redis_cluster_conformance::verdict::VerdictName;
@@ -36,6 +38,7 @@ fn case(id: &str, verdict: VerdictName, seed: &[Seed]) -> CaseResult {
         seed: seed.to_vec(),
         impact: Impact::ReadOnly,
         verdict,
+        known: None,
         seconds: 0.031,
         expected: vec![],
         actual: None,
@@ -407,12 +410,325 @@ fn golden(name: &str) -> PathBuf {
 #[case("aborted", aborted())]
 #[case("empty", empty())]
 #[case("conformant", conformant())]
+#[case("known", known())]
 fn renderings_are_as_kept(#[case] name: &str, #[case] run: Run) {
     same_as_file(golden(&format!("{name}.json")), &json::render(&run).unwrap());
     same_as_file(golden(&format!("{name}.junit.xml")), &junit::render(&run).unwrap());
     let text = terminal::render(&run, false, Some(100), Some(Path::new("out/k3x9")));
     same_as_file(golden(&format!("{name}.txt")), &text);
     same_as_file(golden(&format!("{name}.html")), &html::render(&run).unwrap());
+    same_as_file(golden(&format!("{name}.summary.md")), &markdown::render(&run));
+}
+
+fn known_as(day: i8, flaky: bool) -> Known {
+    Known {
+        reason: "the proxy answers <b>itself</b>; issue 12".into(),
+        until: jiff::civil::date(2026, 8, day),
+        flaky,
+        expired: day < 22,
+    }
+}
+
+/// A run with a list of known failures; each entry's case ends as given, or is not selected.
+fn listed(entries: &[(&str, Known, Option<VerdictName>)], aborted: bool, counted: Strictness) -> Run {
+    let listed = Listed {
+        file: "known-failing.yaml".into(),
+        entries: entries
+            .iter()
+            .map(|(id, known, _)| ((*id).into(), known.clone()))
+            .collect(),
+    };
+    let mut cases = vec![case("SLOT-01", VerdictName::Pass, &[Seed::A1])];
+    cases.extend(entries.iter().filter_map(|(id, known, verdict)| {
+        let failed = *verdict == Some(VerdictName::Fail);
+        Some(CaseResult {
+            known: Some(known.clone()),
+            expected: if failed { vec!["OK".into()] } else { vec![] },
+            actual: failed.then(|| "-ERR".into()),
+            ..case(id, (*verdict)?, &[Seed::A1])
+        })
+    }));
+    let abort = aborted.then(|| Abort {
+        kind: AbortKind::Interrupted,
+        message: "SIGINT".into(),
+    });
+    let mut run = run_of(cases, abort, counted);
+    run.summary.known = Some(KnownFailing::of(&listed, &run.cases, aborted, counted));
+    run
+}
+
+/// Everything that can come of an entry.
+fn known() -> Run {
+    use VerdictName::{Fail, Pass, Unsupported};
+    let entries = [
+        ("SLOT-02", known_as(30, false), Some(Fail)),
+        ("SLOT-03", known_as(30, false), Some(Pass)),
+        ("SLOT-04", known_as(21, false), Some(Fail)),
+        ("SLOT-05", known_as(30, true), Some(Fail)),
+        ("SLOT-06", known_as(30, true), Some(Pass)),
+        ("SLOT-07", known_as(30, false), Some(Unsupported)),
+        ("SLOT-08", known_as(30, false), None),
+    ];
+    listed(&entries, false, Strictness::default())
+}
+
+const ALL_REQUIRED: Strictness = Strictness {
+    strict: false,
+    require_all: true,
+};
+
+#[rstest]
+#[case::failed_as_known(Some(VerdictName::Fail), known_as(30, false), 0)]
+#[case::on_its_last_day(Some(VerdictName::Fail), known_as(22, false), 0)]
+#[case::failed_after_its_date(Some(VerdictName::Fail), known_as(21, false), 1)]
+#[case::passed(Some(VerdictName::Pass), known_as(30, false), 1)]
+#[case::passed_after_its_date(Some(VerdictName::Pass), known_as(21, false), 1)]
+#[case::broke(Some(VerdictName::Error), known_as(30, false), 3)]
+#[case::unsupported(Some(VerdictName::Unsupported), known_as(30, false), 0)]
+#[case::blocked_after_its_date(Some(VerdictName::Blocked), known_as(21, false), 0)]
+#[case::not_selected(None, known_as(30, false), 0)]
+#[case::not_selected_after_its_date(None, known_as(21, false), 0)]
+#[case::flaky_passed(Some(VerdictName::Pass), known_as(30, true), 0)]
+#[case::flaky_failed(Some(VerdictName::Fail), known_as(30, true), 0)]
+#[case::flaky_broke(Some(VerdictName::Error), known_as(30, true), 0)]
+#[case::flaky_failed_after_its_date(Some(VerdictName::Fail), known_as(21, true), 1)]
+#[case::flaky_passed_after_its_date(Some(VerdictName::Pass), known_as(21, true), 1)]
+fn what_is_known_decides_the_exit_code_and_bends_no_verdict(
+    #[case] verdict: Option<VerdictName>,
+    #[case] known: Known,
+    #[case] code: u8,
+) {
+    let run = listed(&[("SLOT-02", known, verdict)], false, Strictness::default());
+    assert_eq!(redis_cluster_conformance::exit::of(&run), code);
+    let without = run_of(run.cases.clone(), None, Strictness::default());
+    assert_eq!(run.summary.verdict, without.summary.verdict);
+    let counted = parse(&junit::render(&run).unwrap());
+    let red =
+        counted.elements.get("failure").copied().unwrap_or(0) + counted.elements.get("error").copied().unwrap_or(0);
+    assert_eq!(red == 0, code == 0, "{counted:?}");
+}
+
+#[rstest]
+#[case::unsupported_is_asked_for(VerdictName::Unsupported, known_as(30, false), false, ALL_REQUIRED, 1)]
+#[case::blocked_is_asked_for_of_flaky_ones_too(VerdictName::Blocked, known_as(30, true), false, ALL_REQUIRED, 1)]
+#[case::known_and_all_required(VerdictName::Fail, known_as(30, false), false, ALL_REQUIRED, 0)]
+#[case::interrupted(VerdictName::Fail, known_as(30, false), true, Strictness::default(), 3)]
+#[case::interrupted_with_an_untrue_entry(VerdictName::Pass, known_as(30, false), true, Strictness::default(), 1)]
+fn what_is_known_excuses_nothing_else(
+    #[case] verdict: VerdictName,
+    #[case] known: Known,
+    #[case] aborted: bool,
+    #[case] counted: Strictness,
+    #[case] code: u8,
+) {
+    let run = listed(&[("SLOT-02", known, Some(verdict))], aborted, counted);
+    assert_eq!(redis_cluster_conformance::exit::of(&run), code);
+}
+
+/// The run of [`every_verdict`] after a change that did everything that a change can do.
+fn changed() -> Run {
+    use VerdictName::{Blocked, Error, Fail, Pass, Skipped, Unsupported};
+    let mut run = every_verdict();
+    run.run_id = "m4ym".into();
+    run.suite.commit = None;
+    run.target.descriptor = [("manifest", "redis|cluster.yaml"), ("namespace", "rcc-m4ym")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    run.server.as_mut().unwrap().version = "7.0.15".into();
+    let ends = [
+        ("BOOT-01", Fail),
+        ("SLOT-01", Unsupported),
+        ("SLOT-02", Pass),
+        ("AUTH-01", Fail),
+        ("REPL-01", Pass),
+        ("SLOT-04", Pass),
+        ("HASH-01", Error),
+        ("FAIL-01", Blocked),
+        ("FAIL-02", Skipped),
+    ];
+    for (id, verdict) in ends {
+        let result = run.cases.iter_mut().find(|result| result.id == id).unwrap();
+        result.verdict = verdict;
+        result.known = (id == "BOOT-01").then(|| known_as(30, false));
+        result.cause = (verdict == Fail).then(|| "*not* <whole>".into());
+    }
+    run.cases.retain(|result| result.id != "HASH-02");
+    run.cases.push(case("TOPO-01", Fail, &[]));
+    let measured = &mut run
+        .cases
+        .iter_mut()
+        .find(|result| result.id == "FAIL-01")
+        .unwrap()
+        .measured;
+    measured[0].value = 17.5;
+    measured.push(Measurement {
+        unit: "keys".into(),
+        ..figure("keys lost", 2.0, None, None)
+    });
+    let card = run.scorecard.as_mut().unwrap();
+    card.trials[1].lost.clear();
+    card.trials[1].problem = None;
+    card.trials[0].phantom = vec!["42".into()];
+    run.summary = Summary::of(&run.cases, false, Strictness::default());
+    run
+}
+
+fn before() -> Run {
+    let mut run = every_verdict();
+    let measured = &mut run
+        .cases
+        .iter_mut()
+        .find(|result| result.id == "FAIL-01")
+        .unwrap()
+        .measured;
+    measured.push(Measurement {
+        unit: "keys".into(),
+        ..figure("keys lost", 0.0, None, None)
+    });
+    run
+}
+
+/// Trials whose failovers took so long, one each.
+fn with_trials(gaps: &[f64]) -> Run {
+    let trials = gaps.iter().enumerate().map(|(at, gap)| Trial {
+        number: at + 1,
+        figures: [(Figure::WriteGap, *gap)].into(),
+        ..scorecard().trials[0].clone()
+    });
+    Run {
+        scorecard: Some(Scorecard::of("kill", gaps.len(), trials.collect(), |_| (None, None))),
+        ..conformant()
+    }
+}
+
+#[rstest]
+#[case::everything("compare", before(), changed())]
+#[case::nothing("compare-same", conformant(), conformant())]
+#[case::trials("compare-trials", with_trials(&[7.0, 7.5, 8.0]), with_trials(&[9.0, 9.5, 12.0]))]
+#[case::broken_off("compare-aborted", conformant(), aborted())]
+fn comparisons_are_as_kept(#[case] name: &str, #[case] before: Run, #[case] after: Run) {
+    let comparison = Comparison::of(("main/run.json", &before), ("pr/run.json", &after));
+    same_as_file(golden(&format!("{name}.txt")), &compare::text(&comparison));
+    same_as_file(golden(&format!("{name}.md")), &compare::markdown(&comparison));
+    let json = serde_json::to_string_pretty(&comparison).unwrap() + "\n";
+    same_as_file(golden(&format!("{name}.json")), &json);
+    assert_eq!(serde_json::from_str::<Comparison>(&json).unwrap(), comparison);
+}
+
+#[test]
+fn every_pair_of_verdicts_is_a_change_or_none() {
+    use ChangeKind::{Broken, Fixed, Judged, Supported, Unjudged, Unsupported};
+    let short = |kind: Option<ChangeKind>| match kind {
+        None => ".",
+        Some(Broken) => "b",
+        Some(Fixed) => "f",
+        Some(Supported) => "s",
+        Some(Judged) => "j",
+        Some(Unsupported) => "u",
+        Some(Unjudged) => "n",
+        Some(other) => panic!("{other:?} is not of two verdicts"),
+    };
+    // Rows: before; columns: after. Pass, fail, error, blocked, unsupported, skipped.
+    let table: Vec<String> = VerdictName::ALL
+        .iter()
+        .map(|before| {
+            VerdictName::ALL
+                .iter()
+                .map(|after| short(ChangeKind::of(*before, *after)))
+                .collect()
+        })
+        .collect();
+    assert_eq!(table, [".bnnun", "f.nnun", "jb.nun", "jbn.un", "sbnn.n", "jbnnu."]);
+}
+
+#[rstest]
+#[case::broken(VerdictName::Pass, VerdictName::Fail, &[Worse::Broken], 1)]
+#[case::nothing_counts(VerdictName::Pass, VerdictName::Fail, &[], 0)]
+#[case::something_else_counts(VerdictName::Pass, VerdictName::Fail, &[Worse::Unsupported], 0)]
+#[case::fixed(VerdictName::Fail, VerdictName::Pass, &[Worse::Broken], 0)]
+#[case::failing_as_before(VerdictName::Fail, VerdictName::Fail, &[Worse::Broken], 0)]
+#[case::unsupported(VerdictName::Pass, VerdictName::Unsupported, &[Worse::Broken], 0)]
+#[case::unsupported_counts(VerdictName::Pass, VerdictName::Unsupported, &[Worse::Broken, Worse::Unsupported], 1)]
+#[case::the_suite_broke(VerdictName::Pass, VerdictName::Error, &[Worse::Broken], 3)]
+#[case::the_suite_broke_and_that_counts(VerdictName::Pass, VerdictName::Error, &[Worse::Unjudged], 1)]
+#[case::the_suite_broke_before(VerdictName::Error, VerdictName::Pass, &[Worse::Broken], 3)]
+fn the_exit_code_of_a_comparison(
+    #[case] before: VerdictName,
+    #[case] after: VerdictName,
+    #[case] counts: &[Worse],
+    #[case] code: u8,
+) {
+    let run = |verdict| {
+        let cases = vec![case("SLOT-01", VerdictName::Pass, &[]), case("SLOT-02", verdict, &[])];
+        run_of(cases, None, Strictness::default())
+    };
+    let comparison = Comparison::of(("a", &run(before)), ("b", &run(after)));
+    assert_eq!(
+        redis_cluster_conformance::exit::of_comparison(&comparison, counts),
+        code
+    );
+}
+
+#[rstest]
+#[case::listed(VerdictName::Pass, VerdictName::Fail, known_as(30, false), ChangeKind::Known)]
+#[case::listed_but_expired(VerdictName::Pass, VerdictName::Fail, known_as(21, false), ChangeKind::Broken)]
+#[case::listed_and_repaired(VerdictName::Fail, VerdictName::Pass, known_as(30, false), ChangeKind::Fixed)]
+#[case::flaky(VerdictName::Pass, VerdictName::Fail, known_as(30, true), ChangeKind::Known)]
+#[case::flaky_the_other_way(VerdictName::Fail, VerdictName::Pass, known_as(30, true), ChangeKind::Known)]
+#[case::flaky_but_expired(VerdictName::Pass, VerdictName::Fail, known_as(21, true), ChangeKind::Broken)]
+fn what_is_known_is_no_change_for_the_worse(
+    #[case] before: VerdictName,
+    #[case] after: VerdictName,
+    #[case] known: Known,
+    #[case] kind: ChangeKind,
+) {
+    let run = |verdict| {
+        listed(
+            &[("SLOT-02", known.clone(), Some(verdict))],
+            false,
+            Strictness::default(),
+        )
+    };
+    let comparison = Comparison::of(("a", &run(before)), ("b", &run(after)));
+    assert_eq!(comparison.changes[0].kind, kind);
+}
+
+#[test]
+fn what_counts_in_a_comparison_is_found_by_its_name() {
+    let (before, after) = (before(), changed());
+    let comparison = Comparison::of(("a", &before), ("b", &after));
+    let found: Vec<bool> = [
+        Worse::Broken,
+        Worse::Unsupported,
+        Worse::Unjudged,
+        Worse::Removed,
+        Worse::Slower,
+        Worse::Lossier,
+        Worse::Different,
+    ]
+    .map(|worse| comparison.is(worse))
+    .into();
+    // BOOT-01 alone is broken, and known.
+    assert_eq!(found, [false, true, true, true, true, true, true]);
+    let same = Comparison::of(("a", &before), ("b", &before));
+    assert!(!same.is(Worse::Different) && !same.is(Worse::Slower) && !same.is(Worse::Lossier));
+}
+
+#[test]
+fn runs_with_no_case_in_common_are_not_compared() {
+    let (one, other) = (
+        conformant(),
+        run_of(
+            vec![case("HASH-01", VerdictName::Pass, &[])],
+            None,
+            Strictness::default(),
+        ),
+    );
+    let comparison = Comparison::of(("a", &one), ("b", &other));
+    assert_eq!(
+        redis_cluster_conformance::exit::of_comparison(&comparison, &[Worse::Broken]),
+        4
+    );
 }
 
 /// Ten runs: one failed, one should wavered, one was interrupted.
@@ -593,7 +909,7 @@ fn a_run_comes_back_as_it_was_written(#[case] run: Run) {
     names.sort();
     assert_eq!(
         names,
-        ["junit.xml", "report.html", "run.json"],
+        ["junit.xml", "report.html", "run.json", "summary.md"],
         "nothing temporary stays"
     );
 }
@@ -808,5 +1124,23 @@ proptest! {
         let page = html::render(&run).unwrap();
         prop_assert!(page.chars().all(|character| character == '\n' || !character.is_control()));
         prop_assert_eq!(page.matches("<script").count(), 1);
+    }
+
+    #[test]
+    fn any_run_is_markdown_with_no_markup_but_its_own(cases in proptest::collection::vec(any_case(), 0..4)) {
+        use pulldown_cmark::{Event, Options, Parser, Tag};
+        let run = run_of(cases, None, Strictness::default());
+        let same = Comparison::of(("a", &run), ("b", &conformant()));
+        for page in [markdown::render(&run), compare::markdown(&same)] {
+            for event in Parser::new_ext(&page, Options::all()) {
+                let fine = match &event {
+                    Event::Html(html) | Event::InlineHtml(html) => html.starts_with("<details>") || html.starts_with("</details>"),
+                    Event::Start(Tag::Link { .. } | Tag::Image { .. } | Tag::HtmlBlock | Tag::FootnoteDefinition(_))
+                        if !matches!(event, Event::Start(Tag::HtmlBlock)) => false,
+                    _ => true,
+                };
+                prop_assert!(fine, "{:?} in {}", event, page);
+            }
+        }
     }
 }

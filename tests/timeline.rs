@@ -61,6 +61,7 @@ async fn a_failover_stands_in_the_timeline_in_its_order() {
         allow_disruptive: false,
         out: Some(out.path().to_owned()),
         strictness: Strictness::default(),
+        known: None,
         run_id,
         overrides: Vec::new(),
         colour: false,

@@ -49,6 +49,7 @@ async fn trial(name: &str, fault: TrialFault, persistence: &str, rate: Rate) -> 
         allow_disruptive: false,
         out: None,
         strictness: Strictness::default(),
+        known: None,
         run_id,
         overrides: Vec::new(),
         colour: false,

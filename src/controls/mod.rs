@@ -380,6 +380,7 @@ async fn run(
         allow_disruptive: false,
         out: None,
         strictness: Strictness::default(),
+        known: None,
         run_id: format!("{run_id}-{}", control.name),
         overrides,
         colour: false,

@@ -28,7 +28,7 @@ enum Kind {
 impl Lines {
     /// Reads where the fields of a chunk of YAML stand; `first` lines of the source come before it. What the reader of
     /// values takes and this one does not, has no lines.
-    pub(super) fn read(chunk: &str, first: usize) -> Self {
+    pub(crate) fn read(chunk: &str, first: usize) -> Self {
         let mut reader = Reader {
             events: Vec::new(),
             source: chunk.lines().collect(),

@@ -4,6 +4,7 @@
 //! cases alone would look green although the run says something else (it was aborted, judged nothing, or lacks cases
 //! that `--require-all` asks for).
 
+use super::known::excused;
 use super::text::{one_line, seconds, visible};
 use super::{AbortKind, CaseResult, Conformance, Run};
 use crate::case::Level;
@@ -77,6 +78,15 @@ fn suite(run: &Run, name: &str) -> TestSuite {
 fn test_case(case: &CaseResult) -> TestCase {
     let status = match case.verdict {
         VerdictName::Pass => TestCaseStatus::success(),
+        // The file's reader decides by failures alone, as the exit code does.
+        VerdictName::Fail | VerdictName::Error if excused(case) => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_type("known-failing");
+            let known = case.known.as_ref().map(ToString::to_string).unwrap_or_default();
+            status.set_message(format!("{}, known: {}", case.verdict, one_line(&known)));
+            status.set_description(body(case));
+            status
+        }
         VerdictName::Fail => {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
             status.set_type(match case.level {
@@ -154,7 +164,16 @@ fn about_the_run(run: &Run) -> TestCase {
         status.set_description(visible(&message));
         status
     };
-    let all_green = |verdicts: &[VerdictName]| verdicts.iter().all(|verdict| run.summary.total.count(*verdict) == 0);
+    let all_green = |verdicts: &[VerdictName]| {
+        let mut red = run.cases.iter().filter(|case| !excused(case));
+        red.all(|case| !verdicts.contains(&case.verdict))
+    };
+    let complaints = run
+        .summary
+        .known
+        .as_ref()
+        .map(|known| known.complaints())
+        .unwrap_or_default();
     let status = if let Some(abort) = &run.aborted {
         let kind = match abort.kind {
             AbortKind::Target => "target",
@@ -168,8 +187,10 @@ fn about_the_run(run: &Run) -> TestCase {
             "empty",
             "no case was selected: nothing was judged".into(),
         )
+    } else if !complaints.is_empty() {
+        broken(NonSuccessKind::Failure, "known-failing", complaints.join("\n"))
     } else {
-        match run.summary.verdict {
+        match run.summary.gate() {
             Conformance::Undecided if all_green(&[VerdictName::Fail, VerdictName::Error]) => broken(
                 NonSuccessKind::Error,
                 "undecided",

@@ -2,10 +2,13 @@
 //!
 //! The model is versioned: names and meanings change only with [`SCHEMA_VERSION`].
 
+pub mod compare;
 pub mod course;
 pub mod html;
 pub mod json;
 pub mod junit;
+pub mod known;
+pub mod markdown;
 pub mod picture;
 pub mod repeat;
 pub mod scorecard;
@@ -151,6 +154,9 @@ pub struct CaseResult {
     pub impact: Impact,
     /// How it ended.
     pub verdict: VerdictName,
+    /// What a `known-failing` file says of it, where one lists it. The verdict stays what it is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub known: Option<known::Known>,
     /// How long it took.
     pub seconds: f64,
     /// For `fail`: every acceptable observation.
@@ -230,6 +236,9 @@ pub struct Summary {
     /// What counted beside a failed `must`: without it the verdict could not be followed from the cases.
     #[serde(default)]
     pub counted: Strictness,
+    /// What came of the failures that are known (`--known-failing`). The verdict does not heed it; the exit code does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub known: Option<known::KnownFailing>,
 }
 
 /// The answer to the question that the run was for.
@@ -259,7 +268,7 @@ impl Summary {
     pub fn of(cases: &[CaseResult], aborted: bool, strictness: Strictness) -> Self {
         let tally = |chosen: &dyn Fn(&CaseResult) -> bool| Tally::of(cases.iter().filter(|case| chosen(case)));
         Self {
-            verdict: conformance(cases, aborted, strictness),
+            verdict: conformance(cases, aborted, strictness, |_| false),
             seed: Seed::ALL
                 .into_iter()
                 .map(|seed| (seed, tally(&|case| case.seed.contains(&seed))))
@@ -271,7 +280,13 @@ impl Summary {
                 .collect(),
             total: tally(&|_| true),
             counted: strictness,
+            known: None,
         }
+    }
+
+    /// What the run comes to for whoever waits for it: the verdict, but for failures that are known.
+    pub fn gate(&self) -> Conformance {
+        self.known.as_ref().map_or(self.verdict, |known| known.gate)
     }
 }
 
@@ -306,13 +321,19 @@ impl Tally {
     }
 }
 
-fn conformance(cases: &[CaseResult], aborted: bool, strictness: Strictness) -> Conformance {
-    let failed = cases.iter().any(|case| match case.verdict {
+fn conformance(
+    cases: &[CaseResult],
+    aborted: bool,
+    strictness: Strictness,
+    excused: fn(&CaseResult) -> bool,
+) -> Conformance {
+    let mut deciding = cases.iter().filter(|case| !excused(case));
+    let failed = deciding.clone().any(|case| match case.verdict {
         VerdictName::Fail => case.level == Level::Must || strictness.strict,
         VerdictName::Unsupported | VerdictName::Skipped | VerdictName::Blocked => strictness.require_all,
         VerdictName::Pass | VerdictName::Error => false,
     });
-    let broke = aborted || cases.iter().any(|case| case.verdict == VerdictName::Error);
+    let broke = aborted || deciding.any(|case| case.verdict == VerdictName::Error);
     // A run that judged nothing has not found the deployment conformant.
     let judged = cases
         .iter()
@@ -350,12 +371,15 @@ impl Run {
                 course.gaps.iter_mut().for_each(|gap| clean(&mut gap.met));
                 course.moments.iter_mut().for_each(|moment| clean(&mut moment.what));
             }
+            if let Some(known) = &mut case.known {
+                clean(&mut known.reason);
+            }
         }
         self
     }
 }
 
-/// Writes `run.json`, `junit.xml` and `report.html` into `folder`, which is made where it is missing. The JSON comes first: every
+/// Writes `run.json`, `junit.xml`, `summary.md` and `report.html` into `folder`, which is made where it is missing. The JSON comes first: every
 /// other report can be made from it.
 ///
 /// # Errors
@@ -365,6 +389,7 @@ pub fn write(run: &Run, folder: &Path) -> anyhow::Result<()> {
     json::write(run, folder)?;
     junit::write(run, folder)?;
     html::write(run, folder)?;
+    markdown::write(run, folder)?;
     Ok(())
 }
 

@@ -67,6 +67,9 @@ pub struct CaseLine {
     pub verdicts: BTreeMap<VerdictName, Vec<usize>>,
     /// Whether it ended in more than one way.
     pub changed: bool,
+    /// Whether it is known to be flaky (`--known-failing`): then a change is told, and decides nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub flaky: bool,
     /// The folders of its evidence, relative to this file.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub evidence: Vec<String>,
@@ -93,6 +96,7 @@ impl Repeat {
                 pass_rate: None,
                 verdicts: BTreeMap::new(),
                 changed: false,
+                flaky: case.known.as_ref().is_some_and(|known| known.flaky && !known.expired),
                 evidence: Vec::new(),
             };
             for (number, (run, _)) in numbered() {
@@ -125,14 +129,14 @@ impl Repeat {
         Self {
             schema_version: super::SCHEMA_VERSION.into(),
             asked,
-            exit_code: worst(&runs, cases.iter().any(|case| case.changed)),
+            exit_code: worst(&runs, cases.iter().any(|case| case.changed && !case.flaky)),
             runs,
             cases,
         }
     }
 
-    /// The exit code of all: 1 when a run was not conformant, or a verdict changed; else that of the first run that was
-    /// not conformant for another reason (3: it broke or was interrupted, 2: usage); else 0.
+    /// The exit code of all: 1 when a run was not conformant, or a verdict changed that is not known to be flaky; else that of
+    /// the first run that was not conformant for another reason (3: it broke or was interrupted, 2: usage); else 0.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }
@@ -232,7 +236,8 @@ impl CaseLine {
             Level::Must => "",
             Level::Should => " (should)",
         };
-        format!("CHANGED: {}{should} {}{see}", self.id, parts.join(", "))
+        let known = if self.flaky { " (known to be flaky)" } else { "" };
+        format!("CHANGED: {}{should}{known} {}{see}", self.id, parts.join(", "))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Everything comes from the [`Run`]; text that came from a server is made harmless before it is shown.
 
 use super::text::{one_line, seconds, visible, wrap};
-use super::words::{counts, group_line, in_words, style, tested};
+use super::words::{counts, group_line, in_words, not_judged, style, tested};
 use super::{CaseResult, Conformance, Run, Tally};
 use crate::case::{Level, Profile, Seed};
 use crate::verdict::VerdictName;
@@ -27,6 +27,7 @@ pub fn render(run: &Run, colour: bool, width: Option<usize>, folder: Option<&Pat
     page.seed(run);
     page.not_passed(run, folder);
     page.reasons(run);
+    page.known(run);
     page.scorecard(run);
     page.figures(run);
     page.sums(run);
@@ -48,6 +49,9 @@ pub fn case_line(case: &CaseResult, colour: bool) -> String {
         && let Some(why) = case.cause.as_ref().or(case.reason.as_ref())
     {
         line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(why)));
+    }
+    if let Some(known) = case.known.as_ref().filter(|_| case.verdict != VerdictName::Pass) {
+        line.push_str(&format!("\n{:VERDICT$}  {}", "", one_line(&format!("known: {known}"))));
     }
     line
 }
@@ -189,6 +193,9 @@ impl Page {
                 .paint
                 .bold(&format!("{}  {}", visible(&case.id), one_line(&case.title)));
             self.line(format!("{verdict}  {title}{should}  {}", seconds(case.seconds)));
+            if let Some(known) = &case.known {
+                self.labelled("known", &known.to_string());
+            }
             self.labelled("requirement", &case.requirement);
             for (at, expected) in case.expected.iter().enumerate() {
                 self.labelled(if at == 0 { "expected" } else { "or" }, expected);
@@ -216,19 +223,7 @@ impl Page {
 
     /// What was not judged, grouped by why.
     fn reasons(&mut self, run: &Run) {
-        let mut groups: Vec<(VerdictName, String, Vec<&str>)> = Vec::new();
-        for verdict in [VerdictName::Blocked, VerdictName::Unsupported, VerdictName::Skipped] {
-            for case in run.cases.iter().filter(|case| case.verdict == verdict) {
-                let reason = case
-                    .reason
-                    .as_deref()
-                    .map_or_else(|| "no reason was recorded".to_owned(), visible);
-                match groups.iter_mut().find(|group| group.0 == verdict && group.1 == reason) {
-                    Some(group) => group.2.push(&case.id),
-                    None => groups.push((verdict, reason, vec![&case.id])),
-                }
-            }
-        }
+        let groups = not_judged(run);
         if groups.is_empty() {
             return;
         }
@@ -237,6 +232,22 @@ impl Page {
             let name = self.paint.padded(verdict, VERDICT);
             self.line(format!("{INDENT}{name}  {}  {}", ids.len(), visible(&ids.join(", "))));
             self.hanging(&" ".repeat(INDENT.len() + VERDICT + 2), &reason);
+        }
+    }
+
+    /// What came of the entries of a `known-failing` file.
+    fn known(&mut self, run: &Run) {
+        let Some(known) = &run.summary.known else { return };
+        self.heading(&format!("Known failing ({})", visible(&known.file)));
+        for complaint in known.complaints() {
+            let verdict = self.paint.padded(VerdictName::Fail, 6);
+            self.hanging(&format!("{INDENT}{verdict}"), &visible(&complaint));
+        }
+        for (what, ids) in known.lists() {
+            if !ids.is_empty() {
+                let first = format!("{INDENT}{what:<17}  {:>2}  ", ids.len());
+                self.hanging(&first, &visible(&ids.join(", ")));
+            }
         }
     }
 
@@ -326,6 +337,7 @@ impl Page {
                 (folder.join(super::json::FILE), "all of this, for machines"),
                 (folder.join(super::junit::FILE), "the same for CI"),
                 (folder.join(super::html::FILE), "the same for people, in a browser"),
+                (folder.join(super::markdown::FILE), "the same for the page of a CI job"),
             ];
             if run.cases.iter().any(|case| case.evidence.is_some()) {
                 files.push((folder.join("evidence"), "a folder for each case that failed or broke"));
@@ -338,6 +350,14 @@ impl Page {
             for (path, what) in files {
                 self.line(format!("{INDENT}{path:<widest$}  {what}"));
             }
+        }
+        let failed = |case: &&CaseResult| case.verdict == VerdictName::Fail && !super::known::excused(case);
+        if let Some(case) = run.cases.iter().find(failed) {
+            self.heading("Next");
+            let id = visible(&case.id);
+            self.line(format!(
+                "{INDENT}redis-cluster-conformance explain {id}  what it asks for, why, and how to run it alone"
+            ));
         }
     }
 }

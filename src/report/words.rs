@@ -60,6 +60,21 @@ pub(super) fn in_words(run: &Run) -> String {
         };
         asides.push(format!("{unjudged} not judged{counted}"));
     }
+    if let Some(known) = &run.summary.known {
+        let complaints = known.passing.len() + known.expired.len();
+        if complaints > 0 {
+            let are = if complaints == 1 { "entry is" } else { "entries are" };
+            asides.push(format!("{complaints} {are} no longer true ({})", known.file));
+        }
+        let count = known.failing.len();
+        match known.gate {
+            Conformance::Conformant if run.summary.verdict != Conformance::Conformant => {
+                asides.push("nothing but what is known: exit code 0".to_owned());
+            }
+            _ if count > 0 => asides.push(format!("{count} failed as known")),
+            _ => {}
+        }
+    }
     std::iter::once(head).chain(asides).collect::<Vec<_>>().join("; ")
 }
 
@@ -140,4 +155,22 @@ pub(super) fn counts(tally: &Tally) -> String {
     } else {
         parts.join(", ")
     }
+}
+
+/// What was not judged, grouped by how and why: verdict, reason, ids.
+pub(super) fn not_judged(run: &Run) -> Vec<(VerdictName, String, Vec<&str>)> {
+    let mut groups: Vec<(VerdictName, String, Vec<&str>)> = Vec::new();
+    for verdict in [VerdictName::Blocked, VerdictName::Unsupported, VerdictName::Skipped] {
+        for case in run.cases.iter().filter(|case| case.verdict == verdict) {
+            let reason = case
+                .reason
+                .as_deref()
+                .map_or_else(|| "no reason was recorded".to_owned(), visible);
+            match groups.iter_mut().find(|group| group.0 == verdict && group.1 == reason) {
+                Some(group) => group.2.push(&case.id),
+                None => groups.push((verdict, reason, vec![&case.id])),
+            }
+        }
+    }
+    groups
 }

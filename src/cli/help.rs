@@ -1,0 +1,94 @@
+//! Help beyond the options: examples, completion for shells, the manual.
+
+use crate::exit;
+use anyhow::bail;
+use clap::Command;
+
+/// Examples of `run`.
+pub(super) const RUN: &str = "\
+Examples:
+  redis-cluster-conformance run --target processes
+      a first verdict, without Docker
+  redis-cluster-conformance run A1 AUTH REPL-03 --skip AUTH-20
+      by assertion, chapter, id
+  redis-cluster-conformance run --target kubernetes --namespace shop --target-file shop.yaml
+      what is there; what would break it is left out without --allow-disruptive
+  redis-cluster-conformance run --target kubernetes --namespace test --apply --target-file shop.yaml
+      applied there, judged, and removed
+  redis-cluster-conformance run --known-failing known-failing.yaml --out out/pr
+      a gate: what is listed may fail until its date
+  redis-cluster-conformance run --trials 10 --fault kill --target processes
+      failover as figures
+
+A file of known failures is a list; the case still runs, and the run fails when it passes or the date is past:
+  - case: FAIL-11
+    reason: no handover before the pod ends; issue 12
+    until: 2027-03-31
+  - {case: NET-08, reason: slow on the shared runners, until: 2027-01-31, flaky: true}
+
+Then: `explain ID` for a case that failed, `compare` for two runs.";
+
+/// Examples of `lint`.
+pub(super) const LINT: &str = "\
+Examples:
+  redis-cluster-conformance lint redis.yaml
+  redis-cluster-conformance lint redis.yaml redis-policies.yaml
+      all files of one deployment
+  helm template shop ./chart | redis-cluster-conformance lint -
+  redis-cluster-conformance lint --strict redis.yaml
+      a missed should counts too
+
+Then: `explain ID` for a row, `run ID` for the harm on a cluster that runs.";
+
+/// Examples of `compare`.
+pub(super) const COMPARE: &str = "\
+Examples:
+  redis-cluster-conformance compare out/main/run.json out/pr/run.json
+  redis-cluster-conformance compare out/main/run.json out/pr/run.json --fail-on broken,unsupported,lossier,slower
+      what may not get worse
+  redis-cluster-conformance compare out/main/run.json out/pr/run.json --format markdown >> \"$GITHUB_STEP_SUMMARY\"
+
+Times count over trials: run both with `--trials 5 --fault kill`.";
+
+/// Examples of `completion`.
+pub(super) const COMPLETION: &str = "\
+Examples:
+  redis-cluster-conformance completion bash > /etc/bash_completion.d/redis-cluster-conformance
+  redis-cluster-conformance completion zsh > ~/.zfunc/_redis-cluster-conformance
+  redis-cluster-conformance completion fish > ~/.config/fish/completions/redis-cluster-conformance.fish";
+
+/// Examples of `man`.
+pub(super) const MAN: &str = "\
+Examples:
+  redis-cluster-conformance man | man -l -
+  redis-cluster-conformance man run > /usr/local/share/man/man1/redis-cluster-conformance-run.1";
+
+/// Prints the completion of a shell.
+pub(super) fn completion(mut all: Command, shell: clap_complete::Shell) -> anyhow::Result<u8> {
+    let name = all.get_name().to_owned();
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut all, name, &mut text);
+    anstream::print!("{}", String::from_utf8(text)?);
+    Ok(exit::CONFORMANT)
+}
+
+/// Prints the manual page of all commands, or of one.
+///
+/// # Errors
+/// When there is no such command.
+pub(super) fn man(all: Command, name: Option<&str>) -> anyhow::Result<u8> {
+    let mut all = all.disable_help_subcommand(true);
+    // Names of commands become redis-cluster-conformance-run, as pages are filed.
+    all.build();
+    let command = match name {
+        None => all,
+        Some(name) => match all.find_subcommand(name) {
+            Some(command) => command.clone(),
+            None => bail!("there is no command \"{name}\"; `--help` shows them"),
+        },
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command).render(&mut text)?;
+    anstream::print!("{}", String::from_utf8(text)?);
+    Ok(exit::CONFORMANT)
+}

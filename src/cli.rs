@@ -2,6 +2,7 @@
 
 mod compare;
 mod help;
+mod init;
 
 use crate::budget::{self, Costs};
 use crate::case::{Case, CaseId, Impact, Level, Profile};
@@ -120,6 +121,12 @@ enum Command {
         /// The run's run.json.
         run: PathBuf,
     },
+    /// Describe a deployment that is there, for --target-file: its pods, Services, password's place and configuration.
+    ///
+    /// Nothing is changed, and no password is read. Exit codes: 0 described, 2 nothing there can be described, or it cannot be
+    /// looked at.
+    #[command(after_help = help::INIT)]
+    Init(init::InitArguments),
     /// Make the kind cluster, with the images loaded, and leave it for runs to come.
     Up {
         #[command(flatten)]
@@ -333,6 +340,7 @@ pub async fn main() -> u8 {
         Command::Controls { names, json } => controls(&names, json).await,
         Command::Report { run, out } => report_of(&run, out.as_deref()),
         Command::Costs { run } => costs(&run),
+        Command::Init(arguments) => init::init(&arguments).await,
         Command::Up { nodes } => up(nodes.nodes).await,
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),

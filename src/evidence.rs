@@ -128,7 +128,7 @@ pub async fn hints_of(deployment: &dyn Deployment, password: Option<&Secret>) ->
     let mut hints = PlatformHints {
         pods,
         events: events.unwrap_or_default(),
-        bootstrap_pod: Some(deployment.bootstrap_pod()),
+        bootstrap_pod: deployment.bootstrap_pod(),
         bootstrap_log,
         logs: logs.into_iter().flatten().collect(),
     };

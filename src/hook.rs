@@ -2,7 +2,7 @@
 //! publishes the pod's address, so the pod's own name leads nowhere until the hook has ended.
 
 use crate::check::{Look, eventually};
-use crate::context::{Context, Event, Fault};
+use crate::context::{Context, Deployment, Event, Fault};
 use crate::failover::kept;
 use crate::inside::server_container;
 use crate::verdict::{Mismatch, Stop};
@@ -37,6 +37,18 @@ pub async fn observed(cx: &Context) -> Result<Arc<Hook>, Stop> {
     Ok(hook.await.clone()?)
 }
 
+/// The name of the pod that forms the cluster.
+///
+/// # Errors
+/// An unsupported stop where none does, by the target's description.
+pub fn bootstrap_pod(deployment: &dyn Deployment) -> Result<String, Stop> {
+    deployment.bootstrap_pod().ok_or_else(|| {
+        Stop::Unsupported(
+            "the target's description names no pod that forms the cluster: a Job, an operator or people do".into(),
+        )
+    })
+}
+
 /// Expects that there is a postStart hook.
 ///
 /// # Errors
@@ -52,7 +64,7 @@ pub async fn needed(cx: &Context) -> Result<(), Stop> {
 async fn observe(cx: &Context) -> Result<Hook, Stop> {
     needed(cx).await?;
     let deployment = cx.deployment()?;
-    let name = deployment.bootstrap_pod();
+    let name = bootstrap_pod(deployment)?;
     let (_, pod) = server_container(cx).await?;
     let has_init_containers = pod["initContainers"].as_array().is_some_and(|all| !all.is_empty());
     let members = cx.members().await?;

@@ -338,26 +338,38 @@ pub async fn headless(cx: &Context) -> Result<String, Stop> {
     if let Some(name) = deployment.headless_service() {
         return Ok(name);
     }
-    let workload = deployment.live(LiveKind::Workload).await?;
-    let name = workload
+    let workloads = deployment.live(LiveKind::Workload).await?;
+    let names = workloads
         .iter()
-        .find_map(|(_, workload)| workload["spec"]["serviceName"].as_str());
-    name.filter(|name| !name.is_empty()).map(str::to_owned).ok_or_else(|| {
-        Stop::Unsupported("neither the target's description nor the workload names a headless Service".into())
-    })
+        .filter_map(|(_, workload)| workload["spec"]["serviceName"].as_str());
+    let names: BTreeSet<&str> = names.filter(|name| !name.is_empty()).collect();
+    match names.iter().collect::<Vec<_>>().as_slice() {
+        [only] => Ok((**only).to_owned()),
+        [] => Err(Stop::Unsupported(
+            "neither the target's description nor a workload names a headless Service".into(),
+        )),
+        several => Err(Stop::Unsupported(format!(
+            "the workloads have a headless Service each ({}): the suite follows names by one alone",
+            several.iter().map(|name| **name).collect::<Vec<_>>().join(", ")
+        ))),
+    }
 }
 
-/// The server's container as the workload describes it, and the pod's description around it.
+/// The server's container as the workload describes it, and the pod's description around it; of pods that were made one by
+/// one, as the first of them is.
 ///
 /// # Errors
 /// When the API cannot be asked, or shows no such container.
 pub async fn server_container(cx: &Context) -> Result<(Value, Value), Stop> {
     let deployment = cx.deployment()?;
-    let workload = deployment.live(LiveKind::Workload).await?;
-    let pod = workload
-        .first()
-        .map(|(_, workload)| workload["spec"]["template"]["spec"].clone());
-    let pod = pod.unwrap_or_default();
+    let workloads = deployment.live(LiveKind::Workload).await?;
+    let pod = match workloads.first() {
+        Some((_, workload)) => workload["spec"]["template"]["spec"].clone(),
+        None => {
+            let pods = deployment.live(LiveKind::Pod).await?;
+            pods.first().map(|(_, pod)| pod["spec"].clone()).unwrap_or_default()
+        }
+    };
     let name = deployment.server_container();
     let containers = pod["containers"].as_array().into_iter().flatten();
     let container = containers
@@ -366,9 +378,7 @@ pub async fn server_container(cx: &Context) -> Result<(Value, Value), Stop> {
         .cloned();
     match container {
         Some(container) => Ok((container, pod)),
-        None => {
-            Err(anyhow::anyhow!("the workload has no container {name}, which the target's description names").into())
-        }
+        None => Err(anyhow::anyhow!("the pods have no container {name}, which the target's description names").into()),
     }
 }
 

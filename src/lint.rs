@@ -166,9 +166,10 @@ impl Lint {
         Self::of_objects(objects.collect())
     }
 
-    /// The same for one workload of several, `StatefulSet/redis-cluster`. Nothing is judged where it is not recognised.
-    pub fn of_workload(manifest: &Manifest, name: &str) -> Self {
-        let own = |workload: &Workload<'_>| workload.object.document.to_string() == name;
+    /// The same for some workloads of several, each named as `StatefulSet/redis-cluster`. Nothing is judged where none is
+    /// recognised.
+    pub fn of_workloads(manifest: &Manifest, names: &[String]) -> Self {
+        let own = |workload: &Workload<'_>| names.contains(&workload.object.document.to_string());
         Self::of_deployment(&recognise(manifest), own)
     }
 

@@ -488,7 +488,7 @@ fn topology(view: &ClusterView) -> BTreeMap<String, String> {
 
 async fn idempotent(cx: &Context) -> Outcome {
     let deployment = cx.deployment()?;
-    let pod = deployment.bootstrap_pod();
+    let pod = crate::hook::bootstrap_pod(deployment)?;
     make_a_replica(cx, &pod).await?;
     let before = cx.view().await?;
     let slot = before

@@ -50,6 +50,15 @@ Examples:
 
 Times count over trials: run both with `--trials 5 --fault kill`.";
 
+/// Examples of `init`.
+pub(super) const INIT: &str = "\
+Examples:
+  redis-cluster-conformance init --namespace shop --out shop.yaml
+  redis-cluster-conformance init --namespace shop --selector app=cache,tier=backend
+      where there is more than one cluster
+
+Then: `run --target kubernetes --target-file shop.yaml`.";
+
 /// Examples of `completion`.
 pub(super) const COMPLETION: &str = "\
 Examples:

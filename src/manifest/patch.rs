@@ -41,7 +41,7 @@ pub enum Operation {
 }
 
 /// A patch as it is written: exactly one of the operations.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
     kind: String,
@@ -52,6 +52,17 @@ struct Written {
     remove: bool,
     append: Option<Value>,
     prepend: Option<Value>,
+}
+
+/// As it is written.
+impl schemars::JsonSchema for Patch {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Patch".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Written::json_schema(generator)
+    }
 }
 
 impl TryFrom<Written> for Patch {

@@ -1,16 +1,22 @@
 //! The description of a deployment (`--target-file`): what to apply, and where in it the things stand that the suite must
 //! know. The canonical deployment is such a file too; it is part of the program, so that a bare binary can use it.
 
+pub mod found;
+
 use super::{Scaling, Secret, Variant};
 use crate::cluster::view::Shape;
 use crate::manifest::parameters::Places;
 use crate::manifest::{Manifest, ManifestError, Parameters, Patch};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The version of the form that this program reads.
 pub const VERSION: u32 = 1;
+
+/// The kinds of what makes pods.
+const WORKLOADS: [&str; 2] = ["StatefulSet", "Deployment"];
 
 const CANONICAL: &str = include_str!("../../manifests/targets/canonical.yaml");
 const CANONICAL_MANIFEST: &str = include_str!("../../manifests/redis-cluster.yaml");
@@ -27,7 +33,7 @@ pub enum DescriptorError {
 }
 
 /// A description as it is written. Every field is documented here and nowhere else.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Descriptor {
     /// The version of this form: 1.
@@ -39,8 +45,11 @@ pub struct Descriptor {
     pub namespace: Option<String>,
     /// The labels by which the servers' pods are found.
     pub pods: BTreeMap<String, String>,
-    /// The StatefulSet that makes the pods.
-    pub workload: String,
+    /// The StatefulSet that makes the pods, where one makes all of them.
+    pub workload: Option<String>,
+    /// Else what makes them: `StatefulSet/leader`, `Deployment/redis-0`. Nothing, where pods were made one by one.
+    #[serde(default)]
+    pub workloads: Vec<String>,
     /// The container of a pod that runs the server.
     pub container: String,
     /// The port for clients, in the container.
@@ -56,8 +65,8 @@ pub struct Descriptor {
     pub redis_conf: Option<ConfigMapEntry>,
     /// The shape that the cluster is meant to have.
     pub shape: ExpectedShape,
-    /// How the cluster is formed.
-    pub bootstrap: Bootstrap,
+    /// The pod that forms the cluster; left out where nothing of the deployment does: a Job, an operator, its people.
+    pub bootstrap: Option<Bootstrap>,
     /// How servers are added: `automatic`, where nothing else is said, or `manual`, where the deployment's documentation
     /// says how its people do it.
     #[serde(default)]
@@ -84,7 +93,7 @@ pub enum Source {
 }
 
 /// The Services of a deployment.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Services {
     /// The headless one, which gives the pods their names.
@@ -94,7 +103,7 @@ pub struct Services {
 }
 
 /// Where a password is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum PasswordSource {
     /// `secret: {name, key}`: an entry of a Secret.
@@ -113,7 +122,7 @@ pub enum PasswordSource {
 }
 
 /// An entry of a ConfigMap.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigMapEntry {
     /// The ConfigMap.
@@ -123,7 +132,7 @@ pub struct ConfigMapEntry {
 }
 
 /// The shape that the cluster is meant to have.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExpectedShape {
     /// Masters that own slots.
@@ -133,7 +142,7 @@ pub struct ExpectedShape {
 }
 
 /// How the cluster is formed.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bootstrap {
     /// The pod that forms the cluster: in a postStart hook, or in a container of its own.
@@ -145,7 +154,7 @@ pub struct Bootstrap {
 }
 
 /// How an altered copy is made: what is changed in the manifest, and what is done to its links.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VariantRecipe {
     /// Changes of the manifest.
@@ -165,7 +174,7 @@ pub struct VariantRecipe {
 }
 
 /// An object of a copy that is made some time after the bootstrap's pod.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Late {
     /// Its kind.
@@ -178,6 +187,19 @@ pub struct Late {
 
 fn redis_port() -> u16 {
     6379
+}
+
+/// The JSON schema of a description, as `docs/target.schema.json` holds it.
+///
+/// # Errors
+/// Never: a schema is JSON.
+pub fn schema() -> serde_json::Result<String> {
+    let mut schema = schemars::schema_for!(Descriptor);
+    schema.insert(
+        "title".into(),
+        "The description of a target (--target-file) of redis-cluster-conformance".into(),
+    );
+    Ok(serde_json::to_string_pretty(&schema)? + "\n")
 }
 
 impl Descriptor {
@@ -222,7 +244,42 @@ impl Descriptor {
                 "{file}: pods names no label, so every pod of the namespace would count as a server"
             )));
         }
+        if descriptor.workload.is_some() && !descriptor.workloads.is_empty() {
+            return Err(DescriptorError::Unusable(format!(
+                "{file}: workload names the one StatefulSet that makes all pods, workloads what makes them otherwise: not both"
+            )));
+        }
+        let known = |workload: &&String| {
+            let (kind, name) = workload.split_once('/').unwrap_or_default();
+            WORKLOADS.contains(&kind) && !name.is_empty()
+        };
+        if let Some(unknown) = descriptor.workloads.iter().find(|workload| !known(workload)) {
+            return Err(DescriptorError::Unusable(format!(
+                "{file}: workloads: \"{unknown}\" is not {} with a name behind it",
+                WORKLOADS.map(|kind| format!("{kind}/")).join(" or ")
+            )));
+        }
         Ok(descriptor)
+    }
+
+    /// The one StatefulSet that makes all pods, where it is so.
+    pub fn stateful_set(&self) -> Option<&str> {
+        match (&self.workload, self.workloads.as_slice()) {
+            (Some(name), _) => Some(name),
+            (None, [only]) => only.strip_prefix("StatefulSet/"),
+            (None, _) => None,
+        }
+    }
+
+    /// All that makes the pods, each by kind and name: `StatefulSet/redis-cluster`.
+    pub fn workloads(&self) -> Vec<String> {
+        let only = self.workload.as_ref().map(|name| format!("StatefulSet/{name}"));
+        only.into_iter().chain(self.workloads.iter().cloned()).collect()
+    }
+
+    /// The pod that forms the cluster.
+    pub fn bootstrap_pod(&self) -> Option<&str> {
+        self.bootstrap.as_ref().map(|bootstrap| bootstrap.pod.as_str())
     }
 
     /// The file's name, for messages and reports.

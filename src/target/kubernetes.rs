@@ -13,6 +13,7 @@ mod faults;
 mod forward;
 mod hosts;
 mod links;
+mod look;
 mod objects;
 mod ownership;
 mod site;
@@ -38,6 +39,7 @@ use deployment::SharedSite;
 use faults::{Lasting, allowed, take_back_leftovers};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+pub use look::look;
 use ownership::remove_run;
 pub(crate) use ownership::{is_alive, remove_leftovers};
 use site::{Site, unusable};
@@ -294,11 +296,13 @@ impl KubernetesTarget {
         let mut found = BTreeSet::from([Capability::Kubernetes, Capability::Tended]);
         // What the run has made can be made again; what it found there cannot.
         let ours = self.is_ours();
+        // How many pods there are to be, and how they are made anew, is a matter of one object there alone.
+        let one_set = self.descriptor.stateful_set().is_some();
         if may("delete", "pods").await {
             found.extend([Capability::Restart, Capability::NewAddress, Capability::ForceDelete]);
             if may("create", "resourcequotas").await {
                 found.insert(Capability::KeepAway);
-                if ours && may("delete", "persistentvolumeclaims").await {
+                if ours && one_set && may("delete", "persistentvolumeclaims").await {
                     found.insert(Capability::LoseVolume);
                 }
             }
@@ -314,7 +318,7 @@ impl KubernetesTarget {
             found.extend(self.nodes.is_some().then_some(Capability::LoseHost));
         }
         let _ = self.lone.set(lone);
-        if may("patch", "statefulsets").await {
+        if one_set && may("patch", "statefulsets").await {
             found.extend([Capability::Scale, Capability::RollOut]);
         }
         if ours && may("delete", "statefulsets").await {
@@ -388,7 +392,7 @@ impl KubernetesTarget {
 
     async fn attach(&self, site: &Arc<Site>) -> Result<Vec<Phase>, TargetError> {
         let started = Instant::now();
-        site.workload().await?;
+        site.workloads().await?;
         take_back_leftovers(site).await?;
         companion::dismiss_leftovers(site).await?;
         if site.members().await?.is_empty() {
@@ -508,6 +512,11 @@ impl Target for KubernetesTarget {
         match capability {
             Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
             Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
+            Capability::Scale | Capability::RollOut | Capability::LoseVolume
+                if self.descriptor.stateful_set().is_none() =>
+            {
+                Some("not one StatefulSet makes all pods, by the target's description".into())
+            }
             // One node's addresses are enough to choose from; with several, a pod's next address depends on its next node.
             Capability::SwapAddresses if self.nodes.is_some() && self.lone.get()?.is_none() => {
                 Some("with several nodes it cannot be said which of them the next address is from".into())

@@ -9,8 +9,8 @@ pub struct Objects {
     /// What is there, without what the platform adds: states, managers of fields, the namespace. Its file is the place.
     /// Passwords are taken out, see [`crate::manifest::Document::redact`].
     pub live: Manifest,
-    /// What makes the servers: `StatefulSet/redis-cluster`.
-    pub workload: String,
+    /// What makes the servers: `StatefulSet/redis-cluster`. Nothing where their pods were made one by one.
+    pub workloads: Vec<String>,
     /// The manifest that this run has applied, with its parameters set.
     pub applied: Option<Manifest>,
     /// The kinds that may not be looked at, each with the right that is missing.

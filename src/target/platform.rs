@@ -153,7 +153,7 @@ pub enum Companion {
 }
 
 /// How servers are added to a deployment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scaling {
     /// The deployment does it itself, once the platform is told how many there are to be.
@@ -199,8 +199,8 @@ pub trait Deployment: Send + Sync {
     /// When the API cannot be asked.
     async fn events(&self) -> Result<Vec<Event>, TargetError>;
 
-    /// The name of the pod whose hook runs the bootstrap.
-    fn bootstrap_pod(&self) -> String;
+    /// The name of the pod that forms the cluster, where one does.
+    fn bootstrap_pod(&self) -> Option<String>;
 
     /// The bootstrap's log: the hook's own log file where the descriptor names one and the container still has it, else
     /// the container's log.

@@ -107,7 +107,7 @@ async fn failure_is_visible(cx: &Context) -> Outcome {
 async fn never_hangs(cx: &Context) -> Outcome {
     let shown = cx
         .with_variant(Variant::BlockedBus, async |copy| {
-            let pod = copy.deployment().bootstrap_pod();
+            let pod = crate::hook::bootstrap_pod(copy.deployment())?;
             eventually(
                 cx,
                 &format!("the copy's pod {pod} exists"),

@@ -52,7 +52,7 @@ fn peers(view: &ClusterView, but: &str) -> BTreeMap<String, String> {
 /// The server whose start runs the bootstrap.
 async fn bootstrapper(cx: &Context) -> Result<String, Stop> {
     if let Some(deployment) = cx.shared().target.deployment() {
-        return Ok(deployment.bootstrap_pod());
+        return crate::hook::bootstrap_pod(deployment);
     }
     let members = cx.members().await?;
     let last = members.last().ok_or_else(|| Mismatch::new("servers", "none"))?;

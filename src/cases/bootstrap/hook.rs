@@ -58,7 +58,7 @@ const SECONDS: Duration = Duration::from_secs(30);
 async fn ends_soon(cx: &Context) -> Outcome {
     hook::needed(cx).await?;
     let deployment = cx.deployment()?;
-    let name = format!("Pod/{}", deployment.bootstrap_pod());
+    let name = format!("Pod/{}", hook::bootstrap_pod(deployment)?);
     let pods = deployment.live(LiveKind::Pod).await?;
     let pod = pods.iter().find(|(of, _)| *of == name);
     let (_, pod) = pod.ok_or_else(|| Mismatch::new(format!("{name}, which runs the bootstrap"), "no such pod"))?;

@@ -176,7 +176,7 @@ pub(super) async fn cut_short(cx: &Context, copy: &dyn DeployedVariant) -> Resul
     let whole = whole_within(cx, copy, patience(cx)).await;
     let events = copy.deployment().events().await?;
     let pods = copy.deployment().pods().await?;
-    let bootstrap = copy.deployment().bootstrap_pod();
+    let bootstrap = crate::hook::bootstrap_pod(copy.deployment())?;
     match whole {
         Ok(()) => {
             if !was_cut(&pods, &events, &bootstrap) {

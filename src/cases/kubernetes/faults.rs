@@ -336,7 +336,7 @@ mod tests {
         let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: r}\nspec: {template: {spec: {containers: [{name: c, image: redis:7, args: [redis-server, --cluster-enabled, 'yes'], readinessProbe: {periodSeconds: 3, failureThreshold: 2}}]}}}\n";
         Objects {
             live: Manifest::parse("m.yaml", text).unwrap(),
-            workload: "StatefulSet/r".into(),
+            workloads: vec!["StatefulSet/r".into()],
             applied: None,
             refused: BTreeMap::new(),
         }

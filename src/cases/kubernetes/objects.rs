@@ -162,15 +162,12 @@ pub(super) fn found(objects: &Objects, row: &str, level: Level) -> Result<Found,
     if let Some(right) = missing {
         return Err(Stop::Unsupported(right.clone()));
     }
-    let live = Lint::of_workload(&objects.live, &objects.workload);
+    let live = Lint::of_workloads(&objects.live, &objects.workloads);
     if live.workloads.is_empty() {
-        return Err(Stop::Unsupported(format!(
-            "nothing in {} says that it runs servers of a Redis Cluster: the rules cannot look at it",
-            objects.workload
-        )));
+        return Err(unrecognised(objects));
     }
     let applied = objects.applied.as_ref();
-    let applied = applied.map(|manifest| Lint::of_workload(manifest, &objects.workload));
+    let applied = applied.map(|manifest| Lint::of_workloads(manifest, &objects.workloads));
     let line = |finding: &Finding| placed(finding, applied.as_ref());
     let (failing, remarks) = live.of_row(row, level);
     let failing = failing
@@ -202,14 +199,24 @@ pub(super) fn with_workload<T>(
     look: impl FnOnce(&Deployment<'_>, &Workload<'_>) -> T,
 ) -> Result<T, Stop> {
     let deployment = lint::recognise(&objects.live);
-    let own = |workload: &&Workload<'_>| workload.object.document.to_string() == objects.workload;
+    let own = |workload: &&Workload<'_>| objects.workloads.contains(&workload.object.document.to_string());
     match deployment.workloads.iter().find(own) {
         Some(workload) => Ok(look(&deployment, workload)),
-        None => Err(Stop::Unsupported(format!(
-            "nothing in {} says that it runs servers of a Redis Cluster",
-            objects.workload
-        ))),
+        None => Err(unrecognised(objects)),
     }
+}
+
+/// Why the rules cannot look at what makes the servers.
+fn unrecognised(objects: &Objects) -> Stop {
+    Stop::Unsupported(match objects.workloads.as_slice() {
+        [] => {
+            "the servers' pods were made one by one: there is nothing that makes them, for the rules to look at".into()
+        }
+        workloads => format!(
+            "nothing in {} says that it runs servers of a Redis Cluster: the rules cannot look at it",
+            workloads.join(", ")
+        ),
+    })
 }
 
 /// A case of which the objects say everything.
@@ -292,7 +299,7 @@ mod tests {
             .map(|kind| ((*kind).to_owned(), format!("{kind} may not be listed")));
         Objects {
             live: Manifest::parse("namespace n", text).unwrap(),
-            workload: "StatefulSet/redis-cluster".to_owned(),
+            workloads: vec!["StatefulSet/redis-cluster".to_owned()],
             applied: None,
             refused: refused.collect(),
         }

@@ -205,7 +205,7 @@ async fn failing_hook(cx: &Context) -> Outcome {
         formed(cx, copy).await?;
         let before = look_at(cx, copy).await?;
         let keys = write(cx, copy, &before).await?;
-        let name = copy.deployment().bootstrap_pod();
+        let name = crate::hook::bootstrap_pod(copy.deployment())?;
         let pods = copy.deployment().pods().await?;
         let members = copy.members().await?;
         let hooked = members.iter().find(|member| member.name == name);

@@ -128,20 +128,20 @@ fn unsteady(before: &[Pod], now: &[Pod]) -> Vec<String> {
 }
 
 /// The objects whose warnings count.
-fn concerned(pods: &[Pod], workload: &str) -> BTreeSet<String> {
+fn concerned(pods: &[Pod], workloads: &[String]) -> BTreeSet<String> {
     let own = pods.iter().map(|pod| format!("Pod/{}", pod.name));
     let claims = pods
         .iter()
         .flat_map(|pod| &pod.claims)
         .map(|claim| format!("PersistentVolumeClaim/{claim}"));
-    own.chain(claims).chain([workload.to_owned()]).collect()
+    own.chain(claims).chain(workloads.iter().cloned()).collect()
 }
 
 async fn steady(cx: &Context) -> Outcome {
-    let workload = super::objects::objects(cx).await?.workload.clone();
+    let workloads = super::objects::objects(cx).await?.workloads.clone();
     let deployment = cx.deployment()?;
     let before = deployment.pods().await?;
-    let about = concerned(&before, &workload);
+    let about = concerned(&before, &workloads);
     let told = warnings(&deployment.events().await?, &about);
     let restarts: i32 = before.iter().map(|pod| pod.restarts).sum();
     if restarts > 0 || !told.is_empty() {
@@ -269,7 +269,7 @@ mod tests {
     #[case(&[event("Warning", "Pod/r-0", 2)], &[event("Warning", "Pod/r-0", 2)], 0)]
     #[case(&[], &[event("Normal", "Pod/r-0", 1), event("Warning", "Pod/other", 1)], 0)]
     fn a_warning_that_is_new_is_told(#[case] before: &[Event], #[case] now: &[Event], #[case] expected: usize) {
-        let about = concerned(&[pod("r-0", "a", "x")], "StatefulSet/r");
+        let about = concerned(&[pod("r-0", "a", "x")], &["StatefulSet/r".to_owned()]);
         assert_eq!(
             new_warnings(&warnings(before, &about), &warnings(now, &about)).len(),
             expected

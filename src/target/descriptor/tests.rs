@@ -7,7 +7,11 @@ fn the_canonical_deployment_is_part_of_the_program() {
     let manifest = descriptor.manifest(&Parameters::default()).unwrap().unwrap();
     assert_eq!(descriptor.shape().nodes(), 6);
     assert_eq!(descriptor.selector(), "app=redis-cluster,appCluster=redis-cluster");
-    assert!(manifest.find("StatefulSet", &descriptor.workload).is_some());
+    assert!(
+        manifest
+            .find("StatefulSet", descriptor.stateful_set().unwrap())
+            .is_some()
+    );
     assert!(descriptor.password(Some(&manifest)).unwrap().is_some());
     let conf = descriptor.redis_conf.unwrap();
     assert!(
@@ -108,4 +112,45 @@ fn a_password_in_a_file_is_its_first_line() {
     std::fs::write(&file, format!("{LEAST}password: {{file: p}}\n")).unwrap();
     let descriptor = Descriptor::read(&file).unwrap();
     assert_eq!(descriptor.password(None).unwrap().unwrap().expose(), "secret word");
+}
+
+#[test]
+fn the_schema_is_as_kept() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/target.schema.json");
+    let schema = schema().unwrap();
+    if std::env::var_os("RCC_UPDATE").is_some() {
+        std::fs::write(&path, &schema).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == schema,
+        "docs/target.schema.json is stale; RCC_UPDATE=1 cargo test --lib descriptor writes it anew"
+    );
+}
+
+#[rstest]
+#[case::both("workload: a\nworkloads: [StatefulSet/b]\n", "not both")]
+#[case::no_kind("workloads: [b]\n", "\"b\" is not StatefulSet/ or Deployment/")]
+#[case::another_kind("workloads: [Job/b]\n", "\"Job/b\" is not")]
+#[case::no_name("workloads: [Deployment/]\n", "\"Deployment/\" is not")]
+fn what_makes_the_pods_is_said_in_one_way(#[case] lines: &str, #[case] says: &str) {
+    let rest = "version: 1\npods: {app: a}\ncontainer: redis\nshape: {masters: 3, replicasPerMaster: 1}\n";
+    let error = Descriptor::parse("t.yaml", &format!("{rest}{lines}"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with("t.yaml: ") && error.contains(says), "{error}");
+}
+
+#[rstest]
+#[case::one("workload: a\n", Some("a"), &["StatefulSet/a"])]
+#[case::the_same("workloads: [StatefulSet/a]\n", Some("a"), &["StatefulSet/a"])]
+#[case::a_deployment("workloads: [Deployment/a]\n", None, &["Deployment/a"])]
+#[case::two("workloads: [StatefulSet/a, StatefulSet/b]\n", None, &["StatefulSet/a", "StatefulSet/b"])]
+#[case::bare("", None, &[])]
+fn one_stateful_set_can_do_more(#[case] lines: &str, #[case] only: Option<&str>, #[case] all: &[&str]) {
+    let rest = "version: 1\npods: {app: a}\ncontainer: redis\nshape: {masters: 3, replicasPerMaster: 1}\n";
+    let descriptor = Descriptor::parse("t.yaml", &format!("{rest}{lines}")).unwrap();
+    assert_eq!(descriptor.stateful_set(), only);
+    assert_eq!(descriptor.workloads(), all);
+    assert_eq!(descriptor.bootstrap_pod(), None);
 }

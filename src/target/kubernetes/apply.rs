@@ -449,11 +449,15 @@ impl Site {
         if !pods.is_empty() {
             return Ok(pods.iter().map(|pod| format!("pod {}", pod.name_any())).collect());
         }
-        let workload = format!("-{}-", self.descriptor.workload);
+        let workloads = self.descriptor.workloads();
+        let sets: Vec<String> = workloads
+            .iter()
+            .filter_map(|workload| Some(format!("-{}-", workload.strip_prefix("StatefulSet/")?)))
+            .collect();
         let api = self.api::<PersistentVolumeClaim>();
         let mut left = Vec::new();
         for claim in self.claims().await?.difference(&made.claims_before) {
-            if claim.contains(&workload) {
+            if sets.iter().any(|set| claim.contains(set)) {
                 delete(&api, claim, &format!("removing volume claim {claim}")).await?;
                 left.push(format!("volume claim {claim}"));
             }

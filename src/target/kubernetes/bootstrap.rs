@@ -94,9 +94,12 @@ fn keep<K: ResourceExt>(
 impl Site {
     /// Waits until every pod is Ready, of at most `bound`, and gives how long the pods and the hook took.
     pub(super) async fn await_pods(&self, bound: Duration, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
-        let workload = self.workload().await?;
-        let replicas = workload.spec.and_then(|spec| spec.replicas).unwrap_or(1);
-        let expected = usize::try_from(replicas).unwrap_or(0);
+        let declared: i32 = self.workloads().await?.iter().map(|workload| workload.declared).sum();
+        let expected = match usize::try_from(declared) {
+            // Nobody but the description says how many pods there are to be that were made one by one.
+            Ok(0) | Err(_) => self.descriptor.shape().nodes(),
+            Ok(declared) => declared,
+        };
         let started = Instant::now();
         let mut watched = Watched::default();
         let mut stream = self.watch();
@@ -149,11 +152,9 @@ impl Site {
 
     /// While the hook runs, the API shows its pod as being created: say what is really awaited.
     fn hook_hint(&self, watched: &Watched) -> &'static str {
-        if self.descriptor.bootstrap.container.is_some() {
-            return "";
-        }
-        let hook = watched.pods.get(&self.descriptor.bootstrap.pod);
-        match hook {
+        let bootstrap = self.descriptor.bootstrap.as_ref();
+        let hook = bootstrap.filter(|bootstrap| bootstrap.container.is_none());
+        match hook.and_then(|bootstrap| watched.pods.get(&bootstrap.pod)) {
             Some(pod) if !is_ready(pod) => " (its postStart hook forms the cluster)",
             Some(_) | None => "",
         }
@@ -162,10 +163,9 @@ impl Site {
     /// From the start of the bootstrap pod's container until now, when it is first seen to be Ready. The API shows
     /// the start to the second.
     fn hook_time(&self, watched: &Watched) -> Option<Duration> {
-        if self.descriptor.bootstrap.container.is_some() {
-            return None;
-        }
-        let pod = watched.pods.get(&self.descriptor.bootstrap.pod)?;
+        let bootstrap = self.descriptor.bootstrap.as_ref();
+        let hook = bootstrap.filter(|bootstrap| bootstrap.container.is_none())?;
+        let pod = watched.pods.get(&hook.pod)?;
         let container = containers(pod)
             .iter()
             .find(|container| container.name == self.descriptor.container)?;
@@ -179,7 +179,7 @@ impl Site {
             text.push_str(&self.storage_classes().await);
         }
         if let Some(pod) = pod {
-            let log = if pod == self.descriptor.bootstrap.pod {
+            let log = if Some(pod) == self.descriptor.bootstrap_pod() {
                 self.hook_log().await
             } else {
                 match self.container_log(pod, true, Some(LINES as i64)).await {
@@ -198,8 +198,9 @@ impl Site {
             text.push_str("\nlast warning: ");
             text.push_str(&warning);
         }
-        let hook = &self.descriptor.bootstrap.pod;
-        if watched.pods.get(hook).is_some_and(|pod| !is_ready(pod)) {
+        if let Some(hook) = self.descriptor.bootstrap_pod()
+            && watched.pods.get(hook).is_some_and(|pod| !is_ready(pod))
+        {
             text.push_str(&last_lines(hook, self.hook_log().await));
         }
         TargetError::NotDeployed(self.redact(&text))

@@ -84,13 +84,14 @@ fn labels(site: &Site, which: Companion) -> BTreeMap<String, String> {
 
 /// The pod: the server's image and what lets it run where the servers run, and nothing else of theirs.
 async fn described(site: &Site, which: Companion) -> Result<Pod, TargetError> {
-    let theirs = site.workload().await?.spec.and_then(|spec| spec.template.spec);
+    // As the pods are, whatever makes them.
+    let theirs = site.raw_pods().await?.into_iter().find_map(|pod| pod.spec);
     let theirs = theirs.unwrap_or_default();
     let wanted = &site.descriptor.container;
     let Some(server) = theirs.containers.iter().find(|container| container.name == *wanted) else {
         return Err(TargetError::Usage(format!(
-            "StatefulSet {} has no container {wanted}; the target's description names it",
-            site.descriptor.workload
+            "no pod with the labels {} has a container {wanted}; the target's description names it",
+            site.descriptor.selector()
         )));
     };
     let command: Vec<String> = match which {

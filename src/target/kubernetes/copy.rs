@@ -70,8 +70,12 @@ impl AlteredCopy {
         };
         manifest.documents = on_time;
         let mut descriptor = (*original.descriptor).clone();
-        descriptor.workload = recipe.workload.clone().unwrap_or(descriptor.workload);
-        descriptor.bootstrap.pod = recipe.bootstrap_pod.clone().unwrap_or(descriptor.bootstrap.pod);
+        if let Some(name) = &recipe.workload {
+            (descriptor.workload, descriptor.workloads) = (Some(name.clone()), Vec::new());
+        }
+        if let (Some(bootstrap), Some(pod)) = (&mut descriptor.bootstrap, &recipe.bootstrap_pod) {
+            bootstrap.pod.clone_from(pod);
+        }
         let descriptor = Arc::new(descriptor);
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("rcc-{}-copy-{number}", fit(&original.run_id));
@@ -158,7 +162,9 @@ async fn make_late(site: Arc<Site>, delay: Duration) {
         let status = pod.and_then(|pod| pod.status.as_ref());
         status.is_some_and(|status| status.pod_ip.as_ref().is_some_and(|ip| !ip.is_empty()))
     };
-    let pod = &site.descriptor.bootstrap.pod;
+    let Some(pod) = site.descriptor.bootstrap_pod() else {
+        return;
+    };
     while let Err(error) = kube::runtime::wait::await_condition(site.api::<Pod>(), pod, addressed).await {
         tracing::warn!(%error, "the bootstrap's pod cannot be watched");
         tokio::time::sleep(LOOK_AGAIN).await;

@@ -3,7 +3,7 @@
 use super::client::failed;
 use super::companion;
 use super::copy::AlteredCopy;
-use super::site::{Site, bounded, claim_summary, containers, event_summary, summary, timed_out};
+use super::site::{Site, Workload, bounded, claim_summary, containers, event_summary, summary, timed_out};
 use crate::cluster::node::Member;
 use crate::target::{
     Budget, Change, Claim, Companion, DeployedVariant, Deployment, Event, Execution, Host, LiveKind, Objects, Pod,
@@ -32,10 +32,16 @@ pub(super) struct SharedSite(pub(super) Arc<Site>);
 #[async_trait]
 impl Deployment for SharedSite {
     async fn replicas(&self) -> Result<(i32, i32), TargetError> {
-        let workload = self.0.workload().await?;
-        let declared = workload.spec.and_then(|spec| spec.replicas).unwrap_or(1);
-        let ready = workload.status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        Ok((declared, ready))
+        let workloads = self.0.workloads().await?;
+        if workloads.is_empty() {
+            // Pods that were made one by one: there are to be those that there are.
+            let pods = self.pods().await?;
+            let count = |pods: usize| i32::try_from(pods).unwrap_or(i32::MAX);
+            let ready = pods.iter().filter(|pod| pod.ready).count();
+            return Ok((count(pods.len()), count(ready)));
+        }
+        let sum = |of: fn(&Workload) -> i32| workloads.iter().map(of).sum();
+        Ok((sum(|workload| workload.declared), sum(|workload| workload.ready)))
     }
 
     async fn pods(&self) -> Result<Vec<Pod>, TargetError> {
@@ -50,8 +56,8 @@ impl Deployment for SharedSite {
         Ok(self.0.raw_events().await?.iter().map(event_summary).collect())
     }
 
-    fn bootstrap_pod(&self) -> String {
-        self.0.descriptor.bootstrap.pod.clone()
+    fn bootstrap_pod(&self) -> Option<String> {
+        self.0.descriptor.bootstrap_pod().map(str::to_owned)
     }
 
     async fn bootstrap_log(&self) -> Result<String, TargetError> {
@@ -134,7 +140,10 @@ impl Deployment for SharedSite {
 
     async fn live(&self, kind: LiveKind) -> Result<Vec<(String, serde_json::Value)>, TargetError> {
         match kind {
-            LiveKind::Workload => named("StatefulSet", &[self.0.workload().await?]),
+            LiveKind::Workload => {
+                let workloads = self.0.workloads().await?.into_iter();
+                Ok(workloads.map(|workload| (workload.name, workload.object)).collect())
+            }
             LiveKind::Pod => named("Pod", &self.0.raw_pods().await?),
             LiveKind::ConfigMap => named("ConfigMap", &self.0.listed::<ConfigMap>("ConfigMaps").await?),
             LiveKind::Service => named("Service", &self.0.listed::<Service>("Services").await?),

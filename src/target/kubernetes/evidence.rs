@@ -48,7 +48,11 @@ impl Site {
                 )
                 .await
             },
-            async { self.keep(folder, "bootstrap.log", self.hook_log().await).await },
+            async {
+                if self.descriptor.bootstrap.is_some() {
+                    self.keep(folder, "bootstrap.log", self.hook_log().await).await;
+                }
+            },
             join_all(names.iter().map(|pod| self.keep_pod(folder, pod, &own))),
         );
     }
@@ -60,7 +64,8 @@ impl Site {
         if let Ok(previous) = self.container_log(pod, true, None).await {
             self.keep(folder, &format!("{pod}.previous.log"), Ok(previous)).await;
         }
-        if let Some(container) = &self.descriptor.bootstrap.container {
+        let bootstrap = self.descriptor.bootstrap.as_ref();
+        if let Some(container) = bootstrap.and_then(|bootstrap| bootstrap.container.as_ref()) {
             let log = self.log_of(pod, container, false, None).await;
             self.keep(folder, &format!("{pod}.{container}.log"), log).await;
         }

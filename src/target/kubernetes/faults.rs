@@ -8,7 +8,7 @@ use super::{ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
 use crate::cluster::node::Member;
 use crate::target::{Fault, TargetError};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -354,16 +354,24 @@ pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
 }
 
 async fn nudge(site: &Site) -> Result<(), TargetError> {
-    let api = site.api::<StatefulSet>();
     let annotation = "redis-cluster-conformance/look-again";
-    for value in [serde_json::json!("now"), serde_json::Value::Null] {
-        let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
-        let what = format!(
-            "asking the controller of StatefulSet {} to look again",
-            site.descriptor.workload
-        );
-        let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
-        bounded(&what, api.patch(&site.descriptor.workload, &how, &patch)).await?;
+    for workload in site.descriptor.workloads() {
+        let what = format!("asking the controller of {workload} to look again");
+        for value in [serde_json::json!("now"), serde_json::Value::Null] {
+            let change = serde_json::json!({"metadata": {"annotations": {annotation: value}}});
+            let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+            match workload.split_once('/') {
+                Some(("Deployment", name)) => {
+                    let api = site.api::<Deployment>();
+                    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)?;
+                }
+                Some((_, name)) => {
+                    let api = site.api::<StatefulSet>();
+                    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)?;
+                }
+                None => {}
+            }
+        }
     }
     Ok(())
 }

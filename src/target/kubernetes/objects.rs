@@ -115,7 +115,7 @@ impl Site {
                 documents,
                 normalisations: Vec::new(),
             },
-            workload: format!("StatefulSet/{}", self.descriptor.workload),
+            workloads: self.descriptor.workloads(),
             applied: self.manifest.clone(),
             refused,
         })

@@ -9,7 +9,7 @@ use crate::cluster::node::Member;
 use crate::manifest::Manifest;
 use crate::target::descriptor::{Descriptor, DescriptorError, PasswordSource, required_password};
 use crate::target::{Claim, Event, Execution, Pod, Secret, TargetError};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{self as core, ConfigMap};
 use kube::api::{AttachParams, ListParams, LogParams};
 use kube::{Api, Client, ResourceExt};
@@ -41,6 +41,36 @@ pub(super) struct Site {
     addresses: Mutex<Option<(Instant, Vec<Member>)>>,
     /// The pods as they were when the API was made to answer nobody; none while it answers.
     remembered: Mutex<Option<Vec<core::Pod>>>,
+}
+
+/// What makes pods, as the API has it.
+pub(super) struct Workload {
+    /// Kind and name: `StatefulSet/redis-cluster`.
+    pub(super) name: String,
+    /// How many pods there are to be.
+    pub(super) declared: i32,
+    /// How many are Ready.
+    pub(super) ready: i32,
+    /// The whole object.
+    pub(super) object: serde_json::Value,
+}
+
+impl Workload {
+    fn of(
+        name: String,
+        declared: Option<i32>,
+        ready: Option<i32>,
+        object: &impl serde::Serialize,
+    ) -> Result<Self, TargetError> {
+        let object = serde_json::to_value(object)
+            .map_err(|error| TargetError::Surroundings(format!("{name} cannot be shown: {error}")))?;
+        Ok(Self {
+            name,
+            declared: declared.unwrap_or(1),
+            ready: ready.unwrap_or(0),
+            object,
+        })
+    }
 }
 
 impl Site {
@@ -116,16 +146,50 @@ impl Site {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) async fn workload(&self) -> Result<StatefulSet, TargetError> {
-        let name = &self.descriptor.workload;
-        let api = self.api::<StatefulSet>();
-        match tokio::time::timeout(PATIENCE, api.get(name)).await {
+    /// The name of the one StatefulSet that makes all pods.
+    pub(super) fn stateful_set_name(&self) -> Result<&str, TargetError> {
+        self.descriptor.stateful_set().ok_or_else(|| {
+            TargetError::Usage("the target's description names no one StatefulSet that makes all pods".into())
+        })
+    }
+
+    /// The one StatefulSet that makes all pods.
+    pub(super) async fn stateful_set(&self) -> Result<StatefulSet, TargetError> {
+        self.named(self.stateful_set_name()?, "StatefulSet").await
+    }
+
+    /// What makes the pods, as the description names it.
+    pub(super) async fn workloads(&self) -> Result<Vec<Workload>, TargetError> {
+        let asked = self.descriptor.workloads().into_iter().map(async |workload| {
+            let name = workload.split_once('/').map_or("", |(_, name)| name);
+            if workload.starts_with("Deployment/") {
+                let found = self.named::<Deployment>(name, "Deployment").await?;
+                let declared = found.spec.as_ref().and_then(|spec| spec.replicas);
+                let ready = found.status.as_ref().and_then(|status| status.ready_replicas);
+                Workload::of(workload.clone(), declared, ready, &found)
+            } else {
+                let found = self.named::<StatefulSet>(name, "StatefulSet").await?;
+                let declared = found.spec.as_ref().and_then(|spec| spec.replicas);
+                let ready = found.status.as_ref().and_then(|status| status.ready_replicas);
+                Workload::of(workload.clone(), declared, ready, &found)
+            }
+        });
+        futures::future::try_join_all(asked).await
+    }
+
+    async fn named<K>(&self, name: &str, kind: &str) -> Result<K, TargetError>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug,
+        K: serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        match tokio::time::timeout(PATIENCE, self.api::<K>().get(name)).await {
             Ok(Err(error)) if is_missing(&error) => Err(TargetError::Usage(format!(
-                "there is no StatefulSet {name} in namespace {}; the target's description names it as the workload",
+                "there is no {kind} {name} in namespace {}; the target's description names it as what makes the pods",
                 self.namespace
             ))),
-            Ok(found) => found.map_err(|error| failed(&format!("looking at StatefulSet {name}"), &error)),
-            Err(_) => Err(timed_out(&format!("looking at StatefulSet {name}"), PATIENCE)),
+            Ok(found) => found.map_err(|error| failed(&format!("looking at {kind} {name}"), &error)),
+            Err(_) => Err(timed_out(&format!("looking at {kind} {name}"), PATIENCE)),
         }
     }
 
@@ -258,7 +322,11 @@ impl Site {
 
     /// The hook's own log file; else what the container that forms the cluster said, or said before it was started again.
     pub(super) async fn hook_log(&self) -> Result<String, TargetError> {
-        let bootstrap = &self.descriptor.bootstrap;
+        let Some(bootstrap) = &self.descriptor.bootstrap else {
+            return Err(TargetError::Usage(
+                "the target's description names no pod that forms the cluster".into(),
+            ));
+        };
         if let Some(file) = &bootstrap.log_file {
             let read = self.run(&bootstrap.pod, &["cat", file], Duration::from_secs(10)).await;
             if let Ok(Execution { stdout, status: 0, .. }) = read

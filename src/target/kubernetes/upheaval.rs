@@ -112,7 +112,12 @@ impl Lasting {
 
     /// Has more pods made than there are.
     async fn scale_out(&self, site: &Site, more: usize) -> Result<(), TargetError> {
-        let before = site.workload().await?.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let before = site
+            .stateful_set()
+            .await?
+            .spec
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
         let wanted = before + i32::try_from(more).unwrap_or(1);
         let claims = site.claims().await?;
         *lock(&self.upheavals.scaled) = Some(before);
@@ -135,7 +140,12 @@ impl Lasting {
 
     /// Changes how many pods there are to be; returns when the servers of those that are too many have ended.
     async fn scale(&self, site: &Site, wanted: impl Fn(i32) -> i32) -> Result<(), TargetError> {
-        let before = site.workload().await?.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let before = site
+            .stateful_set()
+            .await?
+            .spec
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
         let wanted = wanted(before);
         let mut pods = site.raw_pods().await?;
         pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(wanted)));
@@ -233,7 +243,7 @@ async fn roll_out(site: &Site) -> Result<(), TargetError> {
     let now = jiff::Timestamp::now().to_string();
     let annotations = serde_json::json!({"metadata": {"annotations": {ROLLED_OUT: now}}});
     let change = serde_json::json!({"spec": {"template": annotations}});
-    let name = &site.descriptor.workload;
+    let name = site.stateful_set_name()?;
     let what = format!("changing the pods' template of StatefulSet {name}");
     let api = site.api::<StatefulSet>();
     let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
@@ -291,7 +301,7 @@ async fn set_replicas(site: &Site, replicas: i32, before: Option<i32>) -> Result
         "metadata": {"annotations": {REPLICAS: before}},
         "spec": {"replicas": replicas},
     });
-    let name = &site.descriptor.workload;
+    let name = site.stateful_set_name()?;
     let what = format!("scaling StatefulSet {name} to {replicas}");
     let api = site.api::<StatefulSet>();
     let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
@@ -300,7 +310,11 @@ async fn set_replicas(site: &Site, replicas: i32, before: Option<i32>) -> Result
 
 /// Scales back what a killed run has scaled.
 pub(super) async fn scale_back(site: &Site) -> Result<(), TargetError> {
-    let workload = site.workload().await?;
+    // No other can have been scaled.
+    if site.stateful_set_name().is_err() {
+        return Ok(());
+    }
+    let workload = site.stateful_set().await?;
     match workload
         .annotations()
         .get(REPLICAS)

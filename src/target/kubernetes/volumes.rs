@@ -16,7 +16,11 @@ pub(super) type Claim = (String, String);
 
 /// The claims that are this pod's alone: its workload makes them from templates, and makes those anew that are gone.
 pub(super) async fn claims(site: &Site, pod: &Pod) -> Result<Vec<Claim>, TargetError> {
-    let templates = site.workload().await?.spec.and_then(|spec| spec.volume_claim_templates);
+    let templates = site
+        .stateful_set()
+        .await?
+        .spec
+        .and_then(|spec| spec.volume_claim_templates);
     let own = templates.unwrap_or_default();
     let own: Vec<String> = own
         .iter()

@@ -34,11 +34,10 @@ impl Deployment for SharedSite {
     async fn replicas(&self) -> Result<(i32, i32), TargetError> {
         let workloads = self.0.workloads().await?;
         if workloads.is_empty() {
-            // Pods that were made one by one: there are to be those that there are.
-            let pods = self.pods().await?;
+            // Pods that were made one by one: only the description says how many there are to be.
+            let ready = self.pods().await?.iter().filter(|pod| pod.ready).count();
             let count = |pods: usize| i32::try_from(pods).unwrap_or(i32::MAX);
-            let ready = pods.iter().filter(|pod| pod.ready).count();
-            return Ok((count(pods.len()), count(ready)));
+            return Ok((count(self.0.descriptor.shape().nodes()), count(ready)));
         }
         let sum = |of: fn(&Workload) -> i32| workloads.iter().map(of).sum();
         Ok((sum(|workload| workload.declared), sum(|workload| workload.ready)))

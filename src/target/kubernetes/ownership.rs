@@ -1,8 +1,9 @@
 //! Whose a namespace is: those of a run go with it, those of runs that were killed with the next.
 
 use super::apply::{fit, namespaces, remove_namespaces};
+use super::assess::is_ready;
 use super::client::reach;
-use super::site::bounded;
+use super::site::{bounded, condition_of_node};
 use crate::progress::Progress;
 use crate::target::TargetError;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -52,13 +53,7 @@ pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
     let nodes = bounded("listing the nodes", nodes.list(&ListParams::default()))
         .await
         .map_err(|error| error.to_string())?;
-    let unready = nodes.iter().find(|node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        !conditions
-            .into_iter()
-            .flatten()
-            .any(|it| it.type_ == "Ready" && it.status == "True")
-    });
+    let unready = nodes.iter().find(|node| !condition_of_node(node, "Ready"));
     if let Some(node) = unready {
         let name = node.metadata.name.as_deref().unwrap_or("?");
         return Err(format!("its node {name} is not Ready"));
@@ -69,14 +64,7 @@ pub(crate) async fn is_alive(kubeconfig: &Path) -> Result<(), String> {
     let pods = bounded("listing the pods of the cluster's name service", pods.list(&of_names))
         .await
         .map_err(|error| error.to_string())?;
-    let ready = |pod: &Pod| {
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|it| it.type_ == "Ready" && it.status == "True")
-    };
-    match pods.iter().any(ready) {
+    match pods.iter().any(is_ready) {
         true => Ok(()),
         false => Err("no pod of its name service (k8s-app=kube-dns in kube-system) is Ready".to_owned()),
     }

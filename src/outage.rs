@@ -1,17 +1,19 @@
 //! One observed outage of a whole shard, which several cases look at from their own side: a master and all its replicas
-//! are stopped together and kept away until the survivors have been asked, and then come back.
+//! are lost together and kept away until the survivors have been asked, and then come back.
 //!
 //! It is done once in a run, by the first case that asks. What survivors do depends on `cluster-require-full-coverage`:
 //! it is set to `yes` first, then to `no`, and at the end to what it was.
 
+use crate::case::Capability;
 use crate::check::{self, Look, eventually, expect, no_findings};
 use crate::cluster::connection::Address;
-use crate::cluster::node::Member;
+use crate::cluster::node::{Member, NodeId};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::failover::{Shard, kept, pick_shard};
 use crate::verdict::{Mismatch, Outcome, Stop};
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ const COVERAGE: &str = "cluster-require-full-coverage";
 /// What was seen.
 #[derive(Debug)]
 pub struct Outage {
-    /// The servers that were stopped, the master first.
+    /// The servers that were lost, the master first.
     pub stopped: Vec<Member>,
     /// How long it took, from the end of the last of them, until every survivor refused keys of every shard.
     pub refused: Result<Duration, Mismatch>,
@@ -81,10 +83,13 @@ async fn make_happen(cx: &Context) -> Result<Outage, Stop> {
     write(cx, &survivors.shard.master, &key).await?;
     let during = async {
         set_coverage(cx, &survivors.members, &before, Some("yes")).await?;
-        for stop in futures::future::join_all(stopped.iter().map(|member| cx.inject(Fault::KeepAway, member))).await {
-            stop?;
-        }
-        let gone = Instant::now();
+        let gone = lose(cx, &stopped).await?;
+        not_handed_over(
+            cx,
+            &survivors.members,
+            &[(&survivors.shard.master, &survivors.shard.master_id)],
+        )
+        .await?;
         let refused = eventually(cx, "every survivor refuses keys", cx.timing().fail(), async || {
             Ok(match still_served(cx, &survivors).await? {
                 none if none.is_empty() => Look::Reached(gone.elapsed()),
@@ -125,6 +130,62 @@ async fn make_happen(cx: &Context) -> Result<Outage, Stop> {
         recovered,
         data,
     })
+}
+
+/// Takes servers away together, as a loss does, until faults are undone; the instant at which the last of them was gone.
+///
+/// They are killed, where the target can: a deployment that hands over before it stops a server has no time to, and nothing
+/// is lost of it otherwise. What a graceful stop would have saved is saved before. Else they are stopped gracefully, and
+/// the caller looks whether anything was handed over ([`not_handed_over`]).
+///
+/// # Errors
+/// When it could not be done.
+pub async fn lose(cx: &Context, members: &[Member]) -> Result<Instant, Stop> {
+    let fault = match cx.capabilities().contains(&Capability::Kill) {
+        true => Fault::Kill,
+        false => Fault::KeepAway,
+    };
+    if fault == Fault::Kill {
+        for saved in join_all(members.iter().map(|member| save(cx, member))).await {
+            saved?;
+        }
+    }
+    for gone in join_all(members.iter().map(|member| cx.inject(fault, member))).await {
+        gone?;
+    }
+    Ok(Instant::now())
+}
+
+/// Has a server save its data where it would do so at its end: with save points, and without an append-only file.
+async fn save(cx: &Context, member: &Member) -> Outcome {
+    let has = async |directive: &str, without: &str| {
+        let value = setting(cx, member, directive).await?;
+        Ok::<bool, Stop>(value.is_some_and(|value| value != without))
+    };
+    if has("save", "").await? && !has("appendonly", "no").await? {
+        cx.connect(&member.address).await?.ask(&["SAVE"]).await?;
+    }
+    Ok(())
+}
+
+/// Whether masters that are gone had handed their slots over before: then the survivors know one of them as a replica, and
+/// it was no loss.
+///
+/// # Errors
+/// That such a loss cannot be made on this target, where one had.
+pub async fn not_handed_over(cx: &Context, survivors: &[Member], lost: &[(&Member, &NodeId)]) -> Outcome {
+    let view = cx.look_among(survivors.to_vec()).await;
+    let replica = |id: &NodeId| {
+        view.nodes
+            .iter()
+            .any(|node| node.line(id).is_some_and(|line| line.is_replica()))
+    };
+    match lost.iter().find(|(_, id)| replica(id)) {
+        Some((member, _)) => Err(Stop::Unsupported(format!(
+            "{member} had handed its slots over before it ended, and this target cannot kill a server: nothing is lost"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The servers of the shard, the master first, and those that are left.
@@ -343,7 +404,7 @@ pub async fn serving(cx: &Context, slots: &[u16]) -> Result<Look<()>, Stop> {
 pub fn refused(cx: &Context, outage: &Outage) -> Result<(), Mismatch> {
     let took = outage.refused.clone()?;
     let names: Vec<&str> = outage.stopped.iter().map(|member| member.name.as_str()).collect();
-    cx.note(format!("stopped together: {}", names.join(", ")));
+    cx.note(format!("lost together: {}", names.join(", ")));
     cx.measure("every survivor refuses", took, None, Some(cx.timing().fail()));
     Ok(())
 }

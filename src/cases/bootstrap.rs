@@ -156,8 +156,9 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_sched + T_hook",
         controls: &[],
-        method: "Deletes the pod whose hook runs the bootstrap (after its node was made a replica), then restarts its container: ids, \
-                 masters, slots, epochs and a key's value must be as before, and the hook must have run each time.",
+        method: "Deletes the pod that runs the bootstrap (after its node was made a replica), then restarts its container, the one whose \
+                 hook it is or its own: ids, masters, slots, epochs and a key's value must be as before, and the bootstrap must have run \
+                 each time, by its log.",
         run: |cx| Box::pin(idempotent(cx)),
     },
     copies::FAILURE_IS_VISIBLE,
@@ -506,7 +507,7 @@ async fn idempotent(cx: &Context) -> Outcome {
         if again == "its pod was deleted" {
             cx.inject(Fault::Restart, &old).await?;
         } else {
-            deployment.restart_container(&pod, limit).await?;
+            deployment.restart_bootstrap(limit).await?;
         }
         let what = format!("the cluster as before, after {again}");
         let expected = topology(&before);
@@ -514,7 +515,7 @@ async fn idempotent(cx: &Context) -> Outcome {
         // A bootstrap in a container of its own says its first word when it likes.
         let what = format!("a log of the bootstrap's run after {again}");
         eventually(cx, &what, limit, async || {
-            Ok(match deployment.bootstrap_log().await?.trim().is_empty() {
+            Ok(match deployment.bootstrap_said().await?.trim().is_empty() {
                 true => Look::NotYet("an empty log".into()),
                 false => Look::Reached(()),
             })

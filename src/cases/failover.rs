@@ -251,7 +251,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Config],
         bound: "refused within T_fail; served again within T_sched + T_undo + T_w + 1 s",
         controls: &["coverage-lifted", "data-lost"],
-        method: "Writes a key, stops a master and all its replicas together, and keeps them away. With `cluster-require-full-coverage yes` \
+        method: "Writes a key, takes a master and all its replicas away together (killed, where the target can, else stopped). With `cluster-require-full-coverage yes` \
                  (set for the time of it, where the deployment says otherwise) every survivor must refuse keys of every shard with \
                  `-CLUSTERDOWN`. Once they are back, every node must say `cluster_state:ok`, every shard take writes, and the key be there.",
         run: |cx| Box::pin(outages::whole_shard_lost(cx)),
@@ -305,7 +305,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "refused within T_min + 0.5 s; for 3·NT nobody is promoted; served again within T_sched + T_undo + T_w + 1 s",
         controls: &["impatient-operator", "minority-serves"],
-        method: "Stops as many masters together as leave no majority and keeps them away. Every survivor must say `cluster_state:fail`, a \
+        method: "Takes as many masters away together as leave no majority: killed, where the target can, else stopped. Every survivor must say `cluster_state:fail`, a \
                  surviving master must refuse writes with `-CLUSTERDOWN`, and every replica must remain one. Once they are back, every node \
                  must say `cluster_state:ok` and every shard take writes.",
         run: |cx| Box::pin(outages::majority_lost(cx)),
@@ -405,7 +405,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
         controls: &["never-replaced", "second-takeover"],
-        method: "Writes to every shard all the time and stops a master and a replica of another shard together. The master's replica must be \
+        method: "Writes to every shard all the time and takes a master and a replica of another shard away together: killed, where the target can, else stopped. The master's replica must be \
                  promoted, every other master must be one at the epoch of before, and no shard may be without an acknowledged write for longer \
                  than one failover takes.",
         run: |cx| Box::pin(outages::master_and_foreign_replica(cx)),

@@ -209,7 +209,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Config],
         bound: "T_fail",
         controls: &["coverage-lifted", "failed-slots-uncounted"],
-        method: "Stops a master and all its replicas together. Every survivor must answer `SET` and `GET` of keys of every shard with \
+        method: "Takes a master and all its replicas away together: killed, where the target can, else stopped. Every survivor must answer `SET` and `GET` of keys of every shard with \
                  `-CLUSTERDOWN`, and all the same `PING` with `+PONG`, `CLUSTER NODES` with its table, and count the shard's slots in \
                  `cluster_slots_fail`. The setting is `yes` for that time, whatever the deployment says, and then as it was.",
         run: |cx| Box::pin(lost::covered(cx)),

@@ -209,6 +209,12 @@ pub trait Deployment: Send + Sync {
     /// When neither can be had.
     async fn bootstrap_log(&self) -> Result<String, TargetError>;
 
+    /// What the bootstrap has said in its present run: of a container of its own only the one that runs now.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    async fn bootstrap_said(&self) -> Result<String, TargetError>;
+
     /// The log of a pod's container, or of its previous one.
     ///
     /// # Errors
@@ -227,6 +233,12 @@ pub trait Deployment: Send + Sync {
     /// # Errors
     /// When it could not be done within `limit`.
     async fn restart_container(&self, pod: &str, limit: Duration) -> Result<(), TargetError>;
+
+    /// Makes the bootstrap run again in place: the container whose hook it is is started again, or its own.
+    ///
+    /// # Errors
+    /// When it could not be done within `limit`.
+    async fn restart_bootstrap(&self, limit: Duration) -> Result<(), TargetError>;
 
     /// The volume claims of the deployment's namespace, ordered by name.
     ///

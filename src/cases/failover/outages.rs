@@ -170,16 +170,14 @@ pub(super) async fn majority_lost(cx: &Context) -> Outcome {
         return Err(Stop::Unsupported(reason.into()));
     }
     let (lost, left) = masters.split_at(masters.len() - masters.len() / 2);
-    let stopped: Vec<&Member> = lost.iter().map(|(member, _, _)| member).collect();
-    let survivors = others(&view, &stopped);
+    let gone: Vec<Member> = lost.iter().map(|(member, _, _)| member.clone()).collect();
+    let survivors = others(&view, &gone.iter().collect::<Vec<_>>());
     let slots: Vec<u16> = masters.iter().map(|(_, _, slot)| *slot).collect();
     let probes: Vec<String> = masters.iter().map(|(_, _, slot)| cx.key_in(*slot, "probe")).collect();
     let outage = async {
-        for stop in futures::future::join_all(stopped.iter().map(|member| cx.inject(Fault::KeepAway, member))).await {
-            stop?;
-        }
-        let gone = Instant::now();
-        handed_over(cx, &survivors, lost).await?;
+        let gone = outage::lose(cx, &gone).await?;
+        let lost: Vec<_> = lost.iter().map(|(member, id, _)| (member, id)).collect();
+        outage::not_handed_over(cx, &survivors, &lost).await?;
         let bound = cx.timing().minority();
         eventually(cx, "the survivors refuse writes", bound + HICCUP, async || {
             minority(cx, &survivors, &view, left).await
@@ -202,23 +200,6 @@ pub(super) async fn majority_lost(cx: &Context) -> Outcome {
     .await?;
     cx.measure("served again", restored.elapsed(), None, Some(bound));
     cx.remove_keys(&probes).await
-}
-
-/// Whether the deployment had handed slots over before a server ended: then the survivors know it as a replica, and most
-/// masters are not lost at all.
-async fn handed_over(cx: &Context, survivors: &[Member], lost: &[Owner]) -> Outcome {
-    let view = cx.look_among(survivors.to_vec()).await;
-    let replica = |id: &NodeId| {
-        view.nodes
-            .iter()
-            .any(|node| node.line(id).is_some_and(|line| line.is_replica()))
-    };
-    match lost.iter().find(|(_, id, _)| replica(id)) {
-        Some((member, _, _)) => Err(Stop::Unsupported(format!(
-            "{member} had handed its slots over before it ended: most masters are not lost"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// Whether the survivors of a lost majority refuse; a mismatch when one of them is promoted.
@@ -255,16 +236,13 @@ pub(super) async fn master_and_foreign_replica(cx: &Context) -> Outcome {
     let Some(foreign) = foreign.map(|node| node.member.clone()) else {
         return Err(Stop::Unsupported("no other shard has a replica".into()));
     };
-    cx.note(format!("stopped together: {}, {foreign}", shard.master));
+    cx.note(format!("lost together: {}, {foreign}", shard.master));
     let survivors = others(&view, &[&shard.master, &foreign]);
     let writer = Writer::start(cx, &shard.slots()).await?;
     let fault = Instant::now();
     let patience = cx.timing().shutdown() + cx.timing().failover_retry();
     let failover = async {
-        let stops = [&shard.master, &foreign].map(|member| cx.inject(Fault::KeepAway, member));
-        for stop in futures::future::join_all(stops).await {
-            stop?;
-        }
+        outage::lose(cx, &[shard.master.clone(), foreign.clone()]).await?;
         let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
         eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await
     };

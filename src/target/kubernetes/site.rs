@@ -7,7 +7,7 @@ use super::forward::Listeners;
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::manifest::Manifest;
-use crate::target::descriptor::{Descriptor, DescriptorError, PasswordSource, required_password};
+use crate::target::descriptor::{Bootstrap, Descriptor, DescriptorError, PasswordSource, required_password};
 use crate::target::{Claim, Event, Execution, Pod, Secret, TargetError};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{self as core, ConfigMap};
@@ -320,13 +320,22 @@ impl Site {
         .await
     }
 
+    /// What the description says of how the cluster is formed.
+    pub(super) fn bootstrap(&self) -> Result<&Bootstrap, TargetError> {
+        self.descriptor
+            .bootstrap
+            .as_ref()
+            .ok_or_else(|| TargetError::Usage("the target's description names no pod that forms the cluster".into()))
+    }
+
+    /// The container in which the bootstrap runs: its own, or the server's, whose hook it is.
+    pub(super) fn bootstrap_container<'a>(&'a self, bootstrap: &'a Bootstrap) -> &'a str {
+        bootstrap.container.as_ref().unwrap_or(&self.descriptor.container)
+    }
+
     /// The hook's own log file; else what the container that forms the cluster said, or said before it was started again.
     pub(super) async fn hook_log(&self) -> Result<String, TargetError> {
-        let Some(bootstrap) = &self.descriptor.bootstrap else {
-            return Err(TargetError::Usage(
-                "the target's description names no pod that forms the cluster".into(),
-            ));
-        };
+        let bootstrap = self.bootstrap()?;
         if let Some(file) = &bootstrap.log_file {
             let read = self.run(&bootstrap.pod, &["cat", file], Duration::from_secs(10)).await;
             if let Ok(Execution { stdout, status: 0, .. }) = read
@@ -335,7 +344,7 @@ impl Site {
                 return Ok(stdout);
             }
         }
-        let container = bootstrap.container.as_ref().unwrap_or(&self.descriptor.container);
+        let container = self.bootstrap_container(bootstrap);
         let now = self.log_of(&bootstrap.pod, container, false, None).await;
         match now {
             Ok(log) if !log.trim().is_empty() => Ok(log),
@@ -348,9 +357,20 @@ impl Site {
 
     /// Runs a command in the server's container of a pod.
     pub(super) async fn run(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError> {
+        self.run_in(pod, &self.descriptor.container, command, limit).await
+    }
+
+    /// Runs a command in a container of a pod.
+    pub(super) async fn run_in(
+        &self,
+        pod: &str,
+        container: &str,
+        command: &[&str],
+        limit: Duration,
+    ) -> Result<Execution, TargetError> {
         let name = command.first().copied().unwrap_or_default();
         let what = format!("running {name} in pod {pod}");
-        match tokio::time::timeout(limit, self.run_unbounded(pod, command, &[], &what)).await {
+        match tokio::time::timeout(limit, self.run_unbounded(pod, container, command, &[], &what)).await {
             Ok(done) => done,
             Err(_) => Err(timed_out(&what, limit)),
         }
@@ -377,7 +397,12 @@ impl Site {
             .chain(command.iter().copied())
             .collect();
         let values: Vec<&Secret> = environment.iter().map(|(_, value)| *value).collect();
-        match tokio::time::timeout(limit, self.run_unbounded(pod, &with_shell, &values, &what)).await {
+        match tokio::time::timeout(
+            limit,
+            self.run_unbounded(pod, &self.descriptor.container, &with_shell, &values, &what),
+        )
+        .await
+        {
             Ok(done) => done,
             Err(_) => Err(timed_out(&what, limit)),
         }
@@ -386,12 +411,13 @@ impl Site {
     async fn run_unbounded(
         &self,
         pod: &str,
+        container: &str,
         command: &[&str],
         input: &[&Secret],
         what: &str,
     ) -> Result<Execution, TargetError> {
         let parameters = AttachParams::default()
-            .container(&self.descriptor.container)
+            .container(container)
             .stdin(!input.is_empty())
             .stdout(true)
             .stderr(true);

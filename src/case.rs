@@ -147,6 +147,8 @@ pub enum Capability {
     Scale,
     /// Have the platform make every server anew, as it does for a change of what they are made from.
     RollOut,
+    /// Have the platform make every server anew from another image, which the user names.
+    Upgrade,
     /// Delete what makes the servers, all but their volumes, and apply it again.
     Reapply,
     /// Stop two servers and bring each back, with its data, under the address of the other.

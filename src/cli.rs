@@ -265,6 +265,10 @@ struct RunArguments {
     /// The server's image. docker: redis-cluster-conformance/redis:7.0 without it.
     #[arg(long)]
     image: Option<String>,
+    /// kind, and kubernetes with --apply: the image of another version, to which the servers are upgraded at the end of the
+    /// run, under load (OPS-04).
+    #[arg(long, value_name = "IMAGE")]
+    upgrade_to: Option<String>,
     /// The storage class of the volumes.
     #[arg(long, value_name = "NAME")]
     storage_class: Option<String>,
@@ -502,6 +506,7 @@ impl RunArguments {
                 password: password.clone(),
                 ..Parameters::default()
             },
+            upgrade_to: self.upgrade_to.clone(),
             password,
             addresses: self.addresses.clone(),
             masters: self.masters,

@@ -23,6 +23,8 @@ pub struct Request {
     pub target_file: Option<PathBuf>,
     /// Parameters in the place of the description's.
     pub parameters: Parameters,
+    /// For `kind`, and for `kubernetes` where the manifest is applied: the image to which the servers are upgraded.
+    pub upgrade_to: Option<String>,
     /// The password in the place of the description's: set in a manifest that is applied, and asked of servers that are
     /// there.
     pub password: Option<Secret>,
@@ -63,6 +65,7 @@ impl Request {
             kind,
             target_file: None,
             parameters: Parameters::default(),
+            upgrade_to: None,
             password: None,
             password_source: None,
             addresses: Vec::new(),
@@ -97,6 +100,17 @@ impl Request {
         if let Some(replicas) = self.replicas_per_master {
             descriptor.shape.replicas_per_master = replicas;
         }
+        let upgradable = match self.kind {
+            TargetKind::Kind => true,
+            TargetKind::Kubernetes => self.apply,
+            TargetKind::Processes | TargetKind::Docker | TargetKind::Addresses => false,
+        };
+        if self.upgrade_to.is_some() && !upgradable {
+            return Err(TargetError::Usage(
+                "--upgrade-to is for a deployment that the run applies: --target kind, or kubernetes with --apply"
+                    .into(),
+            ));
+        }
         if descriptor.shape.masters == 0 {
             return Err(TargetError::Usage("a cluster has at least one master".into()));
         }
@@ -119,6 +133,7 @@ impl Request {
                 Ok(Arc::new(KubernetesTarget::new(KubernetesOptions {
                     descriptor,
                     parameters: self.parameters.clone(),
+                    upgrade_to: self.upgrade_to.clone(),
                     kubeconfig: self.kubeconfig.clone(),
                     context: self.context.clone(),
                     in_cluster: self.in_cluster,
@@ -136,6 +151,7 @@ impl Request {
             TargetKind::Kind => Ok(Arc::new(KindTarget::new(KindOptions {
                 descriptor,
                 parameters: self.parameters.clone(),
+                upgrade_to: self.upgrade_to.clone(),
                 nodes: self.nodes,
                 keep: self.keep,
                 run_id: self.run_id.clone(),

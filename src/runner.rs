@@ -217,6 +217,9 @@ impl Recorder<'_> {
             } else if case.impact == Impact::Disruptive && !self.target.is_ours() && !self.options.allow_disruptive {
                 let reason = "disruptive, on a deployment that the run did not make; --allow-disruptive runs it";
                 self.record_unrun(case, Verdict::Skipped(reason.into()));
+            } else if case.needs.contains(&Capability::Upgrade) {
+                // Nothing brings the old version back for those that come after it.
+                last.insert(0, *case);
             } else if case.id.0 == "OPS-16" {
                 last.push(*case);
             } else if case.needs.contains(&Capability::Variant) {

@@ -77,6 +77,7 @@ async fn hosts_are_drained_frozen_and_started_again() {
     let target = KindTarget::new(KindOptions {
         descriptor: Descriptor::canonical().unwrap(),
         parameters: Parameters::default(),
+        upgrade_to: None,
         nodes: Some(4),
         keep: false,
         run_id: "hosts".to_owned(),

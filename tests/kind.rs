@@ -31,6 +31,7 @@ fn target_of(run: &str, parameters: Parameters, descriptor: Descriptor) -> KindT
     KindTarget::new(KindOptions {
         descriptor,
         parameters,
+        upgrade_to: None,
         nodes: None,
         keep: false,
         run_id: run.to_owned(),
@@ -266,6 +267,7 @@ async fn what_cannot_come_up_is_told_at_once_and_leaves_nothing() {
         let target = KubernetesTarget::new(KubernetesOptions {
             descriptor: Descriptor::canonical().unwrap(),
             parameters: Parameters::default(),
+            upgrade_to: None,
             kubeconfig: Some(kubeconfig().unwrap()),
             context: context.map(str::to_owned),
             in_cluster: false,
@@ -304,6 +306,7 @@ fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
     KubernetesTarget::new(KubernetesOptions {
         descriptor: Descriptor::canonical().unwrap(),
         parameters: Parameters::default(),
+        upgrade_to: None,
         kubeconfig: Some(kubeconfig().unwrap()),
         context: None,
         in_cluster: false,
@@ -375,6 +378,7 @@ async fn an_api_server_that_is_not_there_is_told_with_its_address() {
     let options = KubernetesOptions {
         descriptor: Descriptor::canonical().unwrap(),
         parameters: Parameters::default(),
+        upgrade_to: None,
         kubeconfig: Some(kubeconfig),
         context: None,
         in_cluster: false,

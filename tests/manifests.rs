@@ -1,6 +1,6 @@
 //! Manifests that are deliberately wrong (`manifests/controls/`): the rules find in each what it names and nothing else, and
 //! on kind the cases fail on it. No cluster is needed but for the last: `cargo test --test manifests -- --ignored`, which
-//! takes minutes; `RCC_CONTROL=no-memory-limit` runs one control.
+//! takes minutes; `RCC_CONTROL=no-memory-limit,as-root` runs these controls.
 
 #![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
 
@@ -178,6 +178,32 @@ fn a_case_names_the_controls_that_make_it_fail_and_no_other() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
+/// The program, about a cluster that is not that of other runs.
+fn program() -> std::process::Command {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_redis-cluster-conformance"));
+    if std::env::var_os("RCC_CLUSTER_NAME").is_none() {
+        program.env("RCC_CLUSTER_NAME", "rcc-manifests");
+    }
+    program
+}
+
+/// One cluster for all controls, which goes with this.
+struct Cluster;
+
+impl Cluster {
+    fn up() -> Self {
+        let cluster = Self;
+        assert!(program().arg("up").status().unwrap().success(), "the kind cluster");
+        cluster
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = program().arg("down").status();
+    }
+}
+
 /// Runs cases over a manifest on kind; each case with its verdict.
 fn run(manifest: &Manifest, ids: &[String], folder: &Path) -> BTreeMap<String, String> {
     let text: Vec<String> = manifest
@@ -189,7 +215,7 @@ fn run(manifest: &Manifest, ids: &[String], folder: &Path) -> BTreeMap<String, S
     let target = std::fs::read_to_string(root().join("manifests/targets/canonical.yaml")).unwrap();
     let target = target.replace("manifest: ../redis-cluster.yaml", "manifest: manifest.yaml");
     std::fs::write(folder.join("target.yaml"), target).unwrap();
-    let done = std::process::Command::new(env!("CARGO_BIN_EXE_redis-cluster-conformance"))
+    let done = program()
         .arg("run")
         .args(ids)
         .args(["--target", "kind", "--target-file"])
@@ -235,11 +261,16 @@ fn ids(control: Option<&ManifestControl>) -> Vec<String> {
 #[ignore = "needs Docker and kind, and a minute for each control"]
 fn on_kind_exactly_the_cases_of_a_control_fail() {
     let wanted = std::env::var("RCC_CONTROL").ok();
+    let wanted: Option<Vec<&str>> = wanted.as_ref().map(|names| names.split(',').collect());
+    let _cluster = Cluster::up();
     let folder = tempfile::tempdir().unwrap();
     let controls = manifests::all().unwrap();
-    let chosen = controls
-        .iter()
-        .filter(|control| control.forms && wanted.as_ref().is_none_or(|name| control.name == *name));
+    let chosen = controls.iter().filter(|control| {
+        control.forms
+            && wanted
+                .as_ref()
+                .is_none_or(|names| names.contains(&control.name.as_str()))
+    });
     let base_fails = failed(&run(&base("redis-cluster"), &ids(None), folder.path()));
     let mut complaints = Vec::new();
     for control in chosen {

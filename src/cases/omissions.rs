@@ -59,16 +59,4 @@ pub static OMISSIONS: &[Omission] = &[
         seed: &[Seed::A6],
         reason: "Which code of a deployment polls DNS, and when, cannot be seen from outside, and whether a cluster's DNS caches such answers is not the deployment's. NET-07 and OPS-08 judge what comes of it: all names are gone, and the cluster must be whole within T_names, which has room for that cache, and what the protocol needs after it.",
     },
-    Omission {
-        id: CaseId("OPS-04"),
-        title: "an upgrade to the next version keeps the service up",
-        requirement: "An upgrade between supported versions, replicas first or pod after pod, MUST keep the service up.",
-        source: "Redis documentation, Upgrade a Redis Cluster; Redis Cluster tutorial, section Upgrade nodes in a Redis Cluster",
-        level: Level::Must,
-        profile: Profile::Extended,
-        seed: &[Seed::A5],
-        reason: "A target is of one version: none can put the next one in its place and take it back afterwards, and nodes.conf and \
-             snapshots of a newer version need not be readable by an older. What an upgrade does beside that, each node restarted \
-             under load with its data, OPS-01 and OPS-02 judge.",
-    },
 ];

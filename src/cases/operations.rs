@@ -5,6 +5,7 @@ mod diagnosis;
 mod platform;
 mod rollout;
 mod scaling;
+mod upgrade;
 
 use super::failover::swapping::swap;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
@@ -16,6 +17,7 @@ use crate::rolling;
 use crate::settle;
 use crate::soak;
 use crate::verdict::{Mismatch, Outcome};
+use crate::workload::Record;
 use std::time::{Duration, Instant};
 
 /// The cases of this chapter.
@@ -56,6 +58,7 @@ pub static CASES: &[Case] = &[
         run: |cx| Box::pin(rolling_restart_gaps(cx)),
     },
     rollout::ONE_AT_A_TIME,
+    upgrade::UPGRADED,
     scaling::SCALED_OUT,
     platform::SCALED_IN,
     scaling::MEMBERS_ONLY,
@@ -221,10 +224,14 @@ const HANDED_OVER: Duration = Duration::from_secs(1);
 
 async fn rolling_restart_gaps(cx: &Context) -> Outcome {
     let rolling = rolling::observe(cx).await?;
+    judge_gaps(cx, &rolling.writes)
+}
+
+/// Measures the longest time that each shard was without an acknowledged write, and expects it to be one failover at most.
+fn judge_gaps(cx: &Context, writes: &Record) -> Outcome {
     let timing = cx.timing();
     let bound = timing.shutdown() + timing.failover_hard();
     let with_lost_election = timing.shutdown() + timing.failover_retry();
-    let writes = &rolling.writes;
     let mut findings = Vec::new();
     let mut longest = Duration::ZERO;
     for ledger in &writes.ledgers {

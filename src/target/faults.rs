@@ -85,6 +85,9 @@ pub enum Upheaval {
     /// The platform is to make every server anew, by its own way of rolling out a change. Returns when it has been told.
     /// There is nothing to undo.
     RollOut,
+    /// The platform is to make every server anew from the image that the user names. Returns when it has been told. It
+    /// cannot be undone: an older server need not read what a newer one has written.
+    Upgrade,
     /// All that makes the servers is deleted, but what holds their data; it is applied again when the upheaval is undone.
     Delete,
     /// Two servers are stopped gracefully, and each comes back under the address of the other, where it stays.
@@ -110,6 +113,7 @@ impl Upheaval {
             Self::Recreate => Capability::NewAddress,
             Self::ScaleIn(_) | Self::ScaleToNothing | Self::ScaleOut(_) => Capability::Scale,
             Self::RollOut => Capability::RollOut,
+            Self::Upgrade => Capability::Upgrade,
             Self::Delete => Capability::Reapply,
             Self::SwapAddresses(..) => Capability::SwapAddresses,
             Self::LoseApi => Capability::LoseApi,
@@ -128,6 +132,7 @@ impl fmt::Display for Upheaval {
             Self::ScaleToNothing => write!(f, "scaled to no server at all"),
             Self::ScaleOut(more) => write!(f, "scaled out by {more}"),
             Self::RollOut => write!(f, "the platform was told to roll out a change to every server"),
+            Self::Upgrade => write!(f, "the platform was told to make every server anew from another image"),
             Self::Delete => write!(f, "what makes the servers was deleted, all but their volumes"),
             Self::SwapAddresses(one, other) => write!(f, "{one} and {other} got the address of each other"),
             Self::LoseApi => write!(f, "the platform's API answers nobody"),

@@ -37,6 +37,8 @@ pub struct KindOptions {
     pub descriptor: Descriptor,
     /// Parameters that win over those of the description.
     pub parameters: Parameters,
+    /// The image to which the servers are upgraded in the run.
+    pub upgrade_to: Option<String>,
     /// How many nodes the cluster is to have; where that is not said, one that runs is taken as it is, and one that is made
     /// has one.
     pub nodes: Option<u16>,
@@ -81,6 +83,7 @@ impl KindTarget {
             KubernetesOptions {
                 descriptor: options.descriptor.clone(),
                 parameters,
+                upgrade_to: options.upgrade_to.clone(),
                 kubeconfig: Some(kubeconfig()?),
                 context: None,
                 in_cluster: false,
@@ -121,11 +124,12 @@ impl KindTarget {
             phases.push(phase("leftovers removed", started));
         }
         let started = Instant::now();
-        let images = self
+        let mut images = self
             .inner
             .manifest()
             .map(|manifest| manifest.images())
             .unwrap_or_default();
+        images.extend(self.options.upgrade_to.clone());
         cluster.load(&images, progress).await?;
         phases.push(phase("images loaded", started));
         Ok(phases)

@@ -65,6 +65,8 @@ pub struct KubernetesOptions {
     pub descriptor: Descriptor,
     /// Parameters that win over those of the description.
     pub parameters: Parameters,
+    /// The image to which the servers are upgraded in the run.
+    pub upgrade_to: Option<String>,
     /// The kubeconfig; the usual one where not named.
     pub kubeconfig: Option<PathBuf>,
     /// The context; the kubeconfig's current one where not named.
@@ -204,6 +206,7 @@ impl KubernetesTarget {
         if let Some(manifest) = &manifest {
             facts.insert("manifest".to_owned(), manifest.file.clone());
             facts.insert("images".to_owned(), manifest.images().join(", "));
+            facts.extend(options.upgrade_to.clone().map(|image| ("upgrade to".to_owned(), image)));
             if !manifest.normalisations.is_empty() {
                 facts.insert("normalised".to_owned(), manifest.normalisations.join("; "));
             }
@@ -320,6 +323,8 @@ impl KubernetesTarget {
         let _ = self.lone.set(lone);
         if one_set && may("patch", "statefulsets").await {
             found.extend([Capability::Scale, Capability::RollOut]);
+            // What the run found there stays of the version that it has.
+            found.extend((ours && self.options.upgrade_to.is_some()).then_some(Capability::Upgrade));
         }
         if ours && may("delete", "statefulsets").await {
             found.insert(Capability::Reapply);
@@ -443,6 +448,7 @@ impl Target for KubernetesTarget {
         }
         if self.manifest.is_some() {
             hoped.insert(Capability::Variant);
+            hoped.extend(self.options.upgrade_to.is_some().then_some(Capability::Upgrade));
         }
         if self.nodes.is_some() {
             hoped.extend([
@@ -512,7 +518,11 @@ impl Target for KubernetesTarget {
         match capability {
             Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
             Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
-            Capability::Scale | Capability::RollOut | Capability::LoseVolume
+            Capability::Upgrade if self.options.upgrade_to.is_none() => {
+                Some("--upgrade-to names the image of another version".into())
+            }
+            Capability::Upgrade if !self.is_ours() => Some("the run did not make the deployment".into()),
+            Capability::Scale | Capability::RollOut | Capability::Upgrade | Capability::LoseVolume
                 if self.descriptor.stateful_set().is_none() =>
             {
                 Some("not one StatefulSet makes all pods, by the target's description".into())
@@ -530,6 +540,9 @@ impl Target for KubernetesTarget {
     }
 
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
+        if let (Upheaval::Upgrade, Some(image)) = (upheaval, &self.options.upgrade_to) {
+            return upheaval::upgrade(self.site()?, image).await;
+        }
         let made = lock(&self.made).clone();
         self.lasting.upheave(self.site()?, upheaval, &made).await
     }

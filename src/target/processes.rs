@@ -444,6 +444,7 @@ impl Target for ProcessesTarget {
             | Upheaval::ScaleToNothing
             | Upheaval::ScaleOut(_)
             | Upheaval::RollOut
+            | Upheaval::Upgrade
             | Upheaval::Delete
             | Upheaval::LoseApi
             | Upheaval::Drain(_)

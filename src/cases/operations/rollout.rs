@@ -32,13 +32,42 @@ pub(super) const ONE_AT_A_TIME: Case = Case {
 const SHARP: Duration = Duration::from_secs(1);
 
 async fn one_at_a_time(cx: &Context) -> Outcome {
+    let seen = follow(cx, &Upheaval::RollOut).await?;
+    no_findings(
+        "each server stopped only when those before it were in step",
+        &seen.rollout.findings,
+    )?;
+    seen.over?;
+    match seen.rollout.undecided.first() {
+        None => Ok(()),
+        Some(undecided) => Err(Stop::Unsupported(format!(
+            "looks took up to {:.1} s, too long to tell what came first: {undecided}",
+            seen.longest_look.as_secs_f64()
+        ))),
+    }
+}
+
+/// The longest that making one server anew may take, until it is in step.
+pub(super) fn each(cx: &Context) -> Duration {
+    let timing = cx.timing();
+    timing.scheduling() + timing.sync() + 2 * timing.node_timeout()
+}
+
+/// What was seen of a rollout from its beginning to its end.
+pub(super) struct Followed {
+    rollout: Rollout,
+    /// Whether every server was made anew, and was in step after that.
+    pub(super) over: Outcome,
+    longest_look: Duration,
+}
+
+/// Has the platform make every server anew, and looks at the pods and all servers until all are in step again.
+pub(super) async fn follow(cx: &Context, upheaval: &Upheaval) -> Result<Followed, Stop> {
     let deployment = cx.deployment()?;
     let nodes = cx.shape().nodes();
     let mut rollout = Rollout::of(&deployment.pods().await?);
-    let timing = cx.timing();
-    let each = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
-    let began = cx.upheave(&Upheaval::RollOut).await?;
-    let bound = u32::try_from(nodes).unwrap_or(u32::MAX) * each;
+    let began = cx.upheave(upheaval).await?;
+    let bound = u32::try_from(nodes).unwrap_or(u32::MAX) * each(cx);
     let mut longest_look = Duration::ZERO;
     let what = "every server is made anew and in step";
     let over = eventually(cx, what, bound, async || {
@@ -65,18 +94,11 @@ async fn one_at_a_time(cx: &Context) -> Outcome {
     cx.note(format!("order: {}", rollout.stopped.join(", ")));
     cx.measure("the rollout", began.elapsed(), None, Some(bound));
     cx.measure("longest look: what was shorter was not seen", longest_look, None, None);
-    no_findings(
-        "each server stopped only when those before it were in step",
-        &rollout.findings,
-    )?;
-    over?;
-    match rollout.undecided.first() {
-        None => Ok(()),
-        Some(undecided) => Err(Stop::Unsupported(format!(
-            "looks took up to {:.1} s, too long to tell what came first: {undecided}",
-            longest_look.as_secs_f64()
-        ))),
-    }
+    Ok(Followed {
+        rollout,
+        over,
+        longest_look,
+    })
 }
 
 /// What keeps a server from being a member in step, if anything.

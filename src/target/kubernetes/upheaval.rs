@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::target::{TargetError, Upheaval};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use std::collections::BTreeSet;
@@ -59,6 +59,7 @@ impl Lasting {
             Upheaval::ScaleToNothing => self.scale(site, |_| 0).await,
             Upheaval::ScaleOut(more) => self.scale_out(site, *more).await,
             Upheaval::RollOut => roll_out(site).await,
+            Upheaval::Upgrade => Err(TargetError::Usage("no image is named to upgrade to".into())),
             Upheaval::Delete => {
                 let pods = site.raw_pods().await?;
                 *lock(&self.upheavals.deleted) = true;
@@ -247,6 +248,28 @@ async fn roll_out(site: &Site) -> Result<(), TargetError> {
     let what = format!("changing the pods' template of StatefulSet {name}");
     let api = site.api::<StatefulSet>();
     let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)
+}
+
+/// Changes the image of the pods' template: of the server's container, and of every other that runs the same one.
+pub(super) async fn upgrade(site: &Site, image: &str) -> Result<(), TargetError> {
+    let name = site.stateful_set_name()?;
+    let api = site.api::<StatefulSet>();
+    let set = bounded(&format!("looking at StatefulSet {name}"), api.get(name)).await?;
+    let pod = set.spec.and_then(|spec| spec.template.spec).unwrap_or_default();
+    let (all, first) = (&pod.containers, pod.init_containers.as_deref().unwrap_or_default());
+    let server = all.iter().find(|one| one.name == site.descriptor.container);
+    let old = server.and_then(|server| server.image.clone());
+    let changed = |containers: &[Container]| -> Vec<serde_json::Value> {
+        let same = containers.iter().filter(|one| one.image == old);
+        same.map(|one| serde_json::json!({"name": one.name, "image": image}))
+            .collect()
+    };
+    let change = serde_json::json!({"spec": {"template": {"spec": {
+        "containers": changed(all), "initContainers": changed(first),
+    }}}});
+    let what = format!("changing the image of StatefulSet {name} to {image}");
+    let (how, patch) = (PatchParams::default(), Patch::Strategic(&change));
     bounded(&what, api.patch(name, &how, &patch)).await.map(drop)
 }
 

@@ -25,7 +25,7 @@ impl Settings<'_> {
                 .lines()
                 .filter_map(|line| line.trim().split_once(char::is_whitespace));
             let own = lines.filter(|(name, _)| name.eq_ignore_ascii_case(directive));
-            own.map(|(_, value)| value.trim()).last()
+            own.map(|(_, value)| value.trim()).next_back()
         });
         let of_environment = || {
             let mut variables = self.container.env.iter().flatten();

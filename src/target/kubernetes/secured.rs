@@ -10,9 +10,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, Pod, Secret, V
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// How long a server may take to say something to a `PING`, where only that is looked at: whether it goes on after the
-/// handshake. One that wants a certificate says so then.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+/// How long a server may take until it has said something over TLS, where only that is looked at.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 impl Site {
     /// How TLS is spoken to the servers; asked of the API once.
@@ -68,13 +67,12 @@ impl Site {
     /// Expects that one server at least speaks TLS as described: where none does, the description is the likelier reason.
     pub(super) async fn speaks_tls(&self) -> Result<(), TargetError> {
         self.tls().await?;
-        let mut first = None;
-        for member in self.members().await? {
-            match self.answers(&member).await {
-                Ok(()) => return Ok(()),
-                Err(reason) => first = first.or(Some(reason)),
-            }
+        let members = self.members().await?;
+        let asked = futures::future::join_all(members.iter().map(|member| self.answers(member))).await;
+        if asked.iter().any(Result::is_ok) {
+            return Ok(());
         }
+        let first = asked.into_iter().find_map(Result::err);
         Err(TargetError::Usage(format!(
             "{}: no server can be spoken to as its tls says: {}",
             self.descriptor.file(),
@@ -84,21 +82,24 @@ impl Site {
 
     /// Whether a server goes on after the handshake: that it refuses a certificate, or the lack of one, it says then.
     async fn answers(&self, member: &Member) -> Result<(), String> {
-        let mut stream = self.open(&member.address).await.map_err(|error| error.to_string())?;
         let asked = async {
-            stream.write_all(b"PING\r\n").await?;
-            stream.flush().await?;
-            stream.read_u8().await
+            let mut stream = self.open(&member.address).await.map_err(|error| error.to_string())?;
+            let word = async {
+                stream.write_all(b"PING\r\n").await?;
+                stream.flush().await?;
+                stream.read_u8().await
+            };
+            let heard = word.await.map(drop);
+            heard.map_err(|error| format!("{}: {}", member.address, reason(&error)))
         };
-        match tokio::time::timeout(FIRST_WORD, asked).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("{}: {}", member.address, reason(&error))),
-            Err(_) => Err(format!(
-                "{}: no answer within {} s",
-                member.address,
-                FIRST_WORD.as_secs()
-            )),
-        }
+        tokio::time::timeout(FIRST_WORD, asked).await.unwrap_or_else(|_| {
+            // A server without TLS takes the beginning of a handshake for a line that has not ended yet.
+            let seconds = FIRST_WORD.as_secs();
+            Err(format!(
+                "{}: no answer over TLS within {seconds} s; a port without TLS waits so",
+                member.address
+            ))
+        })
     }
 
     /// The options that a command-line client needs in a pod; see [`crate::target::Target::client_options`].

@@ -205,6 +205,16 @@ impl Context {
             })
     }
 
+    /// `AUTH` with a password, as the deployment's user.
+    pub fn auth(&self, password: &str) -> Vec<String> {
+        auth(self.shared.target.user(), password)
+    }
+
+    /// The user whose password the deployment's is.
+    pub fn user(&self) -> String {
+        self.shared.target.user().unwrap_or_else(|| "default".to_owned())
+    }
+
     /// The deployment's servers at present.
     ///
     /// # Errors
@@ -241,7 +251,7 @@ impl Context {
     /// When the node cannot be reached, or refuses the password.
     pub async fn connect(&self, address: &Address) -> Result<Connection, LinkError> {
         let mut connection = self.connect_raw(address).await?;
-        authenticate(&mut connection, self.shared.target.password().as_ref()).await?;
+        authenticate(&mut connection, &*self.shared.target).await?;
         Ok(connection)
     }
 
@@ -351,16 +361,34 @@ impl Context {
     }
 }
 
-/// Authenticates a connection where there is a password.
+/// `AUTH` with a password, as a user where one is named.
+fn auth(user: Option<String>, password: &str) -> Vec<String> {
+    let words = [Some("AUTH".to_owned()), user, Some(password.to_owned())];
+    words.into_iter().flatten().collect()
+}
+
+/// Authenticates a connection to a server of the target, where there is a password.
 ///
 /// # Errors
 /// When the node refuses the password. A node that has none, and serves all the same, does not refuse: chapter AUTH is
 /// about that.
-pub async fn authenticate(connection: &mut Connection, password: Option<&Secret>) -> Result<(), LinkError> {
-    let Some(password) = password else {
-        return Ok(());
-    };
-    let reply = connection.call(&["AUTH", password.expose()]).await?;
+pub async fn authenticate(connection: &mut Connection, target: &dyn Target) -> Result<(), LinkError> {
+    match target.password() {
+        Some(password) => authenticate_as(connection, target.user(), &password).await,
+        None => Ok(()),
+    }
+}
+
+/// Authenticates a connection with a password, as a user where one is named.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_as(
+    connection: &mut Connection,
+    user: Option<String>,
+    password: &Secret,
+) -> Result<(), LinkError> {
+    let reply = connection.call(&auth(user, password.expose())).await?;
     let open = reply
         .error()
         .is_some_and(|text| text.contains("without any password") || text.contains("no password is set"));

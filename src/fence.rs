@@ -33,6 +33,8 @@ pub struct Seen {
     pub stranger_is_connected: bool,
     /// The NetworkPolicies that say who may reach the servers.
     pub policies: Vec<String>,
+    /// Whether every server's bus asks for a certificate (`tls-cluster yes`).
+    pub certified: bool,
     /// Tried only where a stranger reached a bus port in spite of a policy.
     pub enforcement: Option<Enforcement>,
 }
@@ -68,9 +70,10 @@ async fn look(cx: &Context) -> Result<Seen, Stop> {
     let bus_from_inside = knock(cx, &inside.0, &bus).await?;
     let reaches_clients = clients_from_outside.iter().any(|knock| knock.open);
     let stranger_is_connected = reaches_clients || resolves(cx, &outside).await?;
+    let certified = certified(cx, &doors).await?;
     let policies = policies(cx).await?;
     let reached = bus_from_outside.iter().any(|knock| knock.open);
-    let enforcement = match reached && !policies.is_empty() {
+    let enforcement = match reached && !certified && !policies.is_empty() {
         true => Some(try_policy(cx, &outside).await?),
         false => None,
     };
@@ -80,8 +83,22 @@ async fn look(cx: &Context) -> Result<Seen, Stop> {
         clients_from_outside,
         stranger_is_connected,
         policies,
+        certified,
         enforcement,
     })
+}
+
+/// Whether every server says that its bus speaks TLS. A server that shows no settings, or knows no TLS, does not say so.
+async fn certified(cx: &Context, doors: &[(Member, Address)]) -> Result<bool, Stop> {
+    for (member, _) in doors {
+        let mut connection = cx.connect(&member.address).await?;
+        let reply = connection.call(&["CONFIG", "GET", "tls-cluster"]).await?;
+        let value = reply.array().and_then(|items| items.get(1)?.text());
+        if value != Some("yes") {
+            return Ok(false);
+        }
+    }
+    Ok(!doors.is_empty())
 }
 
 /// Whether a pod can look up the name of the API's own Service, which every cluster has.
@@ -165,6 +182,13 @@ pub fn judge(seen: &Seen) -> Result<(), Stop> {
             )),
         };
     }
+    if seen.certified {
+        // Whoever has a certificate by the same CA may join, and who that is the network does not show.
+        return Err(Stop::Unsupported(
+            "the bus opens to a pod that is no member, and asks it for a certificate (tls-cluster yes): who has one is not seen"
+                .into(),
+        ));
+    }
     let policies = seen.policies.join(", ");
     let why = match (seen.policies.is_empty(), &seen.enforcement) {
         (true, _) | (false, None) => "no NetworkPolicy selects the servers' pods".to_owned(),
@@ -211,6 +235,7 @@ mod tests {
             clients_from_outside: knocks(&[true, true]),
             stranger_is_connected: true,
             policies: policies.iter().map(|name| (*name).to_owned()).collect(),
+            certified: false,
             enforcement,
         }
     }
@@ -234,6 +259,11 @@ mod tests {
         Seen { stranger_is_connected: false, ..seen(&SHUT, &ALL, &[], None) },
         "unsupported nothing at all"
     )]
+    #[case::asks_for_a_certificate(
+        Seen { certified: true, ..seen(&ALL, &ALL, &[], None) },
+        "unsupported asks it for a certificate"
+    )]
+    #[case::shut_and_certified(Seen { certified: true, ..seen(&SHUT, &ALL, &[], None) }, "pass")]
     #[case::nobody_asked(seen(&SHUT, &[], &[], None), "fail ")]
     fn who_reaches_the_bus_is_judged(#[case] seen: Seen, #[case] expected: &str) {
         let told = match judge(&seen) {

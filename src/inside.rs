@@ -43,16 +43,17 @@ exit 0
 "#;
 
 /// Has a client open connections one after another and send the same commands over each. Arguments: port, how many
-/// connections to each host, seconds, the commands, hosts. Three connections in a row that fail are enough of a host.
+/// connections to each host, seconds, the client's options, the commands, hosts. Three connections in a row that fail are enough of a host.
 const CALL: &str = r#"
 client=$(command -v redis-cli || command -v valkey-cli) || { echo "neither redis-cli nor valkey-cli" >&2; exit 127; }
 for program in timeout tr; do command -v $program >/dev/null || { echo "no $program" >&2; exit 127; }; done
-port=$1 count=$2 limit=$3 commands=$4; shift 4
+set -f
+port=$1 count=$2 limit=$3 options=$4 commands=$5; shift 5
 for host; do
   left=$count lost=0
   while [ "$left" -gt 0 ] && [ "$lost" -lt 3 ]; do
     left=$((left - 1))
-    said=$(printf '%s\n' "$commands" | timeout "$limit" "$client" -h "$host" -p "$port" 2>&1 | tr '\n\r' '\t ')
+    said=$(printf '%s\n' "$commands" | timeout "$limit" "$client" $options -h "$host" -p "$port" 2>&1 | tr '\n\r' '\t ')
     case "$said" in ''|'Could not connect'*) lost=$((lost + 1)) ;; *) lost=0 ;; esac
     printf '%s\t%s\n' "$host" "$said"
   done
@@ -225,10 +226,12 @@ pub async fn call(
     password: Option<&Secret>,
 ) -> Result<Vec<Call>, Stop> {
     let each = cx.timing().reply();
+    let options = cx.client_options(from, password.is_some()).await?;
     let mut words = vec![
         port.to_string(),
         count.to_string(),
         each.as_secs().max(1).to_string(),
+        options.join(" "),
         commands.join("\n"),
     ];
     words.extend(hosts.iter().cloned());

@@ -96,12 +96,20 @@ impl Master {
         let password = cx.shared().target.password();
         let mut command: Vec<&[u8]> = vec![b"MIGRATE", to.host.as_bytes(), port.as_bytes(), b"", b"0"];
         command.push(patience.as_bytes());
-        let auth = password.iter().flat_map(|password| ["AUTH", password.expose()]);
-        command.extend(auth.map(str::as_bytes));
+        let user = cx.shared().target.user();
+        if let Some(password) = &password {
+            command.extend(as_migrate_takes_it(user.as_deref(), password.expose()).map(str::as_bytes));
+        }
         command.push(b"KEYS");
         command.extend(keys.iter().map(Vec::as_slice));
         Ok(self.connection.call(&command).await?)
     }
+}
+
+/// The words by which MIGRATE is told how to authenticate: with a password, as a user where one is named.
+pub fn as_migrate_takes_it<'a>(user: Option<&'a str>, password: &'a str) -> impl Iterator<Item = &'a str> {
+    let word = if user.is_some() { "AUTH2" } else { "AUTH" };
+    std::iter::once(word).chain(user).chain([password])
 }
 
 /// Two masters between which slots are moved, and the others, which are told.

@@ -197,6 +197,13 @@ impl Request {
     /// What servers are started with that the suite makes itself.
     fn settings(&self, descriptor: &Descriptor) -> Result<Settings, TargetError> {
         let usage = |error: &dyn std::fmt::Display| TargetError::Usage(error.to_string());
+        if descriptor.tls.is_some() || descriptor.user.is_some() {
+            return Err(TargetError::Usage(format!(
+                "{}: servers of the target `{}` speak no TLS and have no user but default; the description says otherwise",
+                descriptor.file(),
+                self.kind
+            )));
+        }
         let manifest = descriptor.manifest(&self.parameters).map_err(|error| usage(&error))?;
         let (Some(manifest), Some(entry)) = (&manifest, &descriptor.redis_conf) else {
             return Err(TargetError::Usage(format!(

@@ -87,7 +87,7 @@ async fn ask(
             got: None,
         })??;
     let mut connection = Connection::new(stream, member.address.clone(), patience);
-    crate::context::authenticate(&mut connection, target.password().as_ref()).await?;
+    crate::context::authenticate(&mut connection, target).await?;
     let reply = connection.ask(&["INFO", "server"]).await?;
     let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
     let (product, version) = ["valkey", "redis"]

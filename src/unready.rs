@@ -49,6 +49,12 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
         ));
     };
     let right = cx.password()?;
+    if cx.shared().target.user().is_some() {
+        return Err(Stop::Unsupported(
+            "as which user the readiness probe authenticates is not known: the description names one for the suite"
+                .into(),
+        ));
+    }
     let other = Secret::new(format!("another-password-{}", cx.shared().run_id));
     cx.keep_secret([other.clone()]);
     let view = cx.view().await?;

@@ -145,6 +145,7 @@ fn target(kind: TargetKind, run_id: &str, of_use: bool) -> Box<dyn Target> {
         })),
         TargetKind::Kind => Box::new(
             KindTarget::new(KindOptions {
+                upgrade_to: None,
                 descriptor: Descriptor::canonical().unwrap(),
                 parameters: Parameters {
                     image: (!of_use).then(|| "localhost:1/none:1".into()),

@@ -79,7 +79,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Hello],
         bound: "-",
         controls: &["frozen", "open-hello", "open-node", "other-password"],
-        method: "On every node, each on a new connection: `HELLO 3` -> `-NOAUTH`; `HELLO 3 AUTH default` with another password -> `-WRONGPASS`, then `PING` -> `-NOAUTH`; with the password -> a map with `proto` 3, then `PING` -> `+PONG`.",
+        method: "On every node, each on a new connection: `HELLO 3` -> `-NOAUTH`; `HELLO 3 AUTH default` (or the user that the description names) with another password -> `-WRONGPASS`, then `PING` -> `-NOAUTH`; with the password -> a map with `proto` 3, then `PING` -> `+PONG`.",
         run: |cx| Box::pin(hello(cx)),
     },
     Case {
@@ -101,7 +101,7 @@ pub static CASES: &[Case] = &[
             "open-node",
             "other-password",
         ],
-        method: "On every node: `AUTH` -> `-ERR wrong number of arguments`; `AUTH` of a user that is not there, with the password -> `-WRONGPASS`, then `GET` -> `-NOAUTH`; `AUTH default` with the password -> `+OK`.",
+        method: "On every node: `AUTH` -> `-ERR wrong number of arguments`; `AUTH` of a user that is not there, with the password -> `-WRONGPASS`, then `GET` -> `-NOAUTH`; `AUTH default` (or the user that the description names) with the password -> `+OK`.",
         run: |cx| Box::pin(forms_of_auth(cx)),
     },
     Case {
@@ -136,7 +136,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "-",
         controls: &["frozen", "links-down", "no-masterauth", "other-password"],
-        method: "Asks every node for `CONFIG GET masterauth`: the value must be the password. Neither is shown.",
+        method: "Asks every node for `CONFIG GET masterauth`: the value must be the password; where `masteruser` is another than the user that the description names, both must be the same everywhere. No password is shown.",
         run: |cx| Box::pin(masterauth_everywhere(cx)),
     },
     network::THROUGH_SERVICES,
@@ -312,7 +312,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Acl],
         bound: "-",
         controls: &["extra-user", "frozen", "open-node", "other-password"],
-        method: "Asks every node for `ACL LIST`: the user `default` must have a password and not `nopass`, and no other user may be `on`. No line is shown, since it holds hashes of passwords.",
+        method: "Asks every node for `ACL LIST`: the user `default` must have a password and not `nopass`, and no other user may be `on` but the one that the description names, and then `masteruser`. No line is shown, since it holds hashes of passwords.",
         run: |cx| Box::pin(no_extra_users(cx)),
     },
     Case {

@@ -1,6 +1,6 @@
 //! Clients other than the suite's own: programs that run where a server runs, and a client library.
 
-use super::{Context, Execution, Secret, Target};
+use super::{Context, Execution, Secret, Target, TargetError};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::verdict::Stop;
@@ -49,6 +49,7 @@ impl Context {
         password: Option<&Secret>,
         limit: Duration,
     ) -> Result<Execution, Stop> {
+        let options = self.client_options(member, password.is_some()).await?;
         let environment: Vec<(&str, &Secret)> = password
             .iter()
             .flat_map(|password| [("REDISCLI_AUTH", *password), ("VALKEYCLI_AUTH", *password)])
@@ -66,8 +67,9 @@ impl Context {
                 .await
             {
                 Ok(Execution { status: 0, .. }) => {
-                    let command = without.iter().chain([&program]).chain(arguments);
-                    let command: Vec<&str> = command.copied().collect();
+                    let options = options.iter().map(String::as_str);
+                    let command = without.iter().chain([&program]).copied().chain(options);
+                    let command: Vec<&str> = command.chain(arguments.iter().copied()).collect();
                     return self.exec(member, &command, &environment, limit).await;
                 }
                 Ok(other) => refusals.push(format!("{program}: status {}: {}", other.status, other.stderr.trim())),
@@ -79,6 +81,23 @@ impl Context {
             "there is no client beside {member}: {}",
             refusals.join("; ")
         )))
+    }
+
+    /// What a command-line client must be given in a pod to speak to the servers: the options of TLS, and the user where it
+    /// authenticates. No word of it has a space in it.
+    ///
+    /// # Errors
+    /// An unsupported stop where no client there can speak to them.
+    pub async fn client_options(&self, member: &Member, authenticates: bool) -> Result<Vec<String>, Stop> {
+        let target = &self.shared.target;
+        let mut options = target.client_options(member).await.map_err(|error| match error {
+            TargetError::Usage(reason) => Stop::Unsupported(reason),
+            error => error.into(),
+        })?;
+        if let Some(user) = target.user().filter(|_| authenticates) {
+            options.extend(["--user".to_owned(), user]);
+        }
+        Ok(options)
     }
 
     /// A client library's connection to the whole cluster, entered at one server, with a password of its own: it learns
@@ -103,6 +122,9 @@ impl Context {
             .max_retry_wait(200);
         if let Some(password) = password {
             builder = builder.password(password.expose());
+            if let Some(user) = self.shared.target.user() {
+                builder = builder.username(user);
+            }
         }
         let connecting = builder.build()?;
         match tokio::time::timeout(patience * 2, connecting.get_async_connection()).await {

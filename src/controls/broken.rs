@@ -25,9 +25,7 @@ const SPREAD: Duration = Duration::from_secs(20);
 pub(super) async fn open(target: &dyn Target, member: &Member) -> Result<Connection, TargetError> {
     let stream = target.connect(&member.address).await?;
     let mut connection = Connection::new(stream, member.address.clone(), SPREAD);
-    if let Some(password) = target.password() {
-        connection.ask(&["AUTH", password.expose()]).await?;
-    }
+    crate::context::authenticate(&mut connection, target).await?;
     Ok(connection)
 }
 
@@ -225,6 +223,14 @@ impl Target for Broken {
 
     fn password(&self) -> Option<Secret> {
         self.inner.password()
+    }
+
+    fn user(&self) -> Option<String> {
+        self.inner.user()
+    }
+
+    async fn client_options(&self, member: &Member) -> Result<Vec<String>, TargetError> {
+        self.inner.client_options(member).await
     }
 
     async fn members(&self) -> Result<Vec<Member>, TargetError> {

@@ -385,7 +385,7 @@ fn not_ready<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fl
 }
 
 fn fenced<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    if other_policies(deployment) {
+    if other_policies(deployment) || workload.bus_is_certified() {
         return Vec::new();
     }
     let policies = deployment.policies(workload);
@@ -405,7 +405,7 @@ fn fenced<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw>
 }
 
 fn isolated<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    if other_policies(deployment) {
+    if other_policies(deployment) || workload.bus_is_certified() {
         return Vec::new();
     }
     let bus = workload.bus_port();

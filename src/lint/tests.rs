@@ -30,6 +30,7 @@ fn spoilt(from: &str, to: &str) -> String {
 #[case("as-published")]
 #[case("others/deployments-and-job")]
 #[case("others/leaders-and-followers")]
+#[case("others/chart-like")]
 fn what_the_project_s_own_manifests_miss_is_as_kept(#[case] name: &str) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = format!("manifests/{name}.yaml");

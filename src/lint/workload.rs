@@ -69,21 +69,35 @@ impl<'a> Workload<'a> {
         format!("container {}", self.container.at("name").text().unwrap_or("?"))
     }
 
-    /// The port for clients.
+    /// The port for clients: that for TLS, where there is no other.
     pub fn client_port(&self) -> i64 {
-        self.configuration
-            .number("port")
-            .and_then(|port| i64::try_from(port).ok())
-            .unwrap_or(6379)
+        match (self.port("port"), self.port("tls-port")) {
+            (Some(0), Some(tls)) => tls,
+            (plain, _) => plain.unwrap_or(6379),
+        }
+    }
+
+    fn port(&self, directive: &str) -> Option<i64> {
+        let number = self.configuration.number(directive)?;
+        i64::try_from(number).ok()
+    }
+
+    /// Whether members speak TLS to each other: then the bus asks whoever connects for a certificate (`tls-auth-clients` says
+    /// nothing of the bus; Redis source, cluster.c, clusterAcceptHandler).
+    pub fn bus_is_certified(&self) -> bool {
+        let directive = self.configuration.get("tls-cluster");
+        directive.is_some_and(|directive| directive.value() == "yes")
     }
 
     /// The cluster bus's port.
     pub fn bus_port(&self) -> i64 {
-        self.configuration
-            .number("cluster-port")
-            .and_then(|port| i64::try_from(port).ok())
+        let base = match self.port("tls-port") {
+            Some(tls) if self.bus_is_certified() => tls,
+            _ => self.client_port(),
+        };
+        self.port("cluster-port")
             .filter(|port| *port != 0)
-            .unwrap_or(self.client_port() + 10000)
+            .unwrap_or(base + 10000)
     }
 
     /// The environment variable of a name.

@@ -2,6 +2,9 @@
 //! know. The canonical deployment is such a file too; it is part of the program, so that a bare binary can use it.
 
 pub mod found;
+mod tls;
+
+pub use tls::{PemSource, ServerNames, Tls};
 
 use super::{Scaling, Secret, Variant};
 use crate::cluster::view::Shape;
@@ -61,6 +64,12 @@ pub struct Descriptor {
     /// Where the password is; left out where the deployment has none.
     #[serde(default, deserialize_with = "serde_yaml::with::singleton_map_recursive::deserialize")]
     pub password: Option<PasswordSource>,
+    /// The user (ACL) whose password that is; left out where it is that of `default`. It must be allowed every command on
+    /// every key: what it may not do, cases report as the servers' refusal.
+    pub user: Option<String>,
+    /// That the port for clients speaks TLS, and how; left out where it does not.
+    #[serde(default, deserialize_with = "serde_yaml::with::singleton_map_recursive::deserialize")]
+    pub tls: Option<Tls>,
     /// Where the servers' configuration is, for the targets `processes` and `docker`.
     pub redis_conf: Option<ConfigMapEntry>,
     /// The shape that the cluster is meant to have.
@@ -249,6 +258,21 @@ impl Descriptor {
                 "{file}: workload names the one StatefulSet that makes all pods, workloads what makes them otherwise: not both"
             )));
         }
+        if let Some(user) = &descriptor.user {
+            let flaw = match &descriptor.password {
+                None => Some("names a user and no password: where is it?"),
+                Some(_) if user.is_empty() || user.contains(char::is_whitespace) => {
+                    Some("user: a user's name has no space in it, and is not empty")
+                }
+                Some(_) => None,
+            };
+            if let Some(flaw) = flaw {
+                return Err(DescriptorError::Unusable(format!("{file}: {flaw}")));
+            }
+        }
+        if let Some(flaw) = descriptor.tls.as_ref().and_then(Tls::flaw) {
+            return Err(DescriptorError::Unusable(format!("{file}: {flaw}")));
+        }
         let known = |workload: &&String| {
             let (kind, name) = workload.split_once('/').unwrap_or_default();
             WORKLOADS.contains(&kind) && !name.is_empty()
@@ -316,6 +340,17 @@ impl Descriptor {
                 | None => None,
             },
         }
+    }
+
+    /// A file that the description names.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn file_beside(&self, path: &Path) -> Result<Vec<u8>, DescriptorError> {
+        let path = self.beside(path);
+        std::fs::read(&path).map_err(|error| {
+            DescriptorError::Unusable(format!("{}: {} cannot be read: {error}", self.file(), path.display()))
+        })
     }
 
     /// A path of this description, relative to its folder.

@@ -185,6 +185,14 @@ impl Target for KindTarget {
         self.inner.password()
     }
 
+    fn user(&self) -> Option<String> {
+        self.inner.user()
+    }
+
+    async fn client_options(&self, member: &Member) -> Result<Vec<String>, TargetError> {
+        self.inner.client_options(member).await
+    }
+
     async fn members(&self) -> Result<Vec<Member>, TargetError> {
         self.inner.members().await
     }

@@ -16,6 +16,7 @@ mod links;
 mod look;
 mod objects;
 mod ownership;
+mod secured;
 mod site;
 mod upheaval;
 mod volumes;
@@ -203,6 +204,12 @@ impl KubernetesTarget {
             )));
         }
         let mut facts = BTreeMap::from([("description".to_owned(), options.descriptor.file())]);
+        if let Some(user) = &options.descriptor.user {
+            facts.insert("user".to_owned(), user.clone());
+        }
+        if let Some(tls) = &options.descriptor.tls {
+            facts.insert("TLS".to_owned(), tls.server_names.to_string());
+        }
         if let Some(manifest) = &manifest {
             facts.insert("manifest".to_owned(), manifest.file.clone());
             facts.insert("images".to_owned(), manifest.images().join(", "));
@@ -238,6 +245,11 @@ impl KubernetesTarget {
             shared.0.listeners.close().await;
         }
         *lock(&self.made_namespace) = None;
+    }
+
+    /// Whether something makes the pods anew that are gone.
+    fn is_tended(&self) -> bool {
+        !self.descriptor.workloads().is_empty()
     }
 
     fn note(&self, name: &str, value: &str) {
@@ -296,12 +308,15 @@ impl KubernetesTarget {
 
     async fn probe(&self, site: &Site) {
         let may = async |verb, resource| allowed(&site.client, Some(&site.namespace), verb, resource).await;
-        let mut found = BTreeSet::from([Capability::Kubernetes, Capability::Tended]);
+        let mut found = BTreeSet::from([Capability::Kubernetes]);
+        // A pod that was made by itself is gone for good when it is deleted.
+        let tended = self.is_tended();
+        found.extend(tended.then_some(Capability::Tended));
         // What the run has made can be made again; what it found there cannot.
         let ours = self.is_ours();
         // How many pods there are to be, and how they are made anew, is a matter of one object there alone.
         let one_set = self.descriptor.stateful_set().is_some();
-        if may("delete", "pods").await {
+        if tended && may("delete", "pods").await {
             found.extend([Capability::Restart, Capability::NewAddress, Capability::ForceDelete]);
             if may("create", "resourcequotas").await {
                 found.insert(Capability::KeepAway);
@@ -310,7 +325,7 @@ impl KubernetesTarget {
                 }
             }
         }
-        if may("create", "pods/eviction").await {
+        if tended && may("create", "pods/eviction").await {
             found.insert(Capability::Evict);
         }
         let lone = hosts::lone(&site.client).await;
@@ -318,7 +333,7 @@ impl KubernetesTarget {
             if found.contains(&Capability::Evict) && allowed(&site.client, None, "patch", "nodes").await {
                 found.insert(Capability::Drain);
             }
-            found.extend(self.nodes.is_some().then_some(Capability::LoseHost));
+            found.extend((tended && self.nodes.is_some()).then_some(Capability::LoseHost));
         }
         let _ = self.lone.set(lone);
         if one_set && may("patch", "statefulsets").await {
@@ -356,7 +371,8 @@ impl KubernetesTarget {
         let possible = links::possible(site, nodes).await;
         let _ = self.cuttable.set(possible);
         // A node has no record of the addresses that it gave away before its first pod has one.
-        if nodes.can_hold_addresses().await
+        if self.is_tended()
+            && nodes.can_hold_addresses().await
             && let Some(found) = &mut *lock(&self.probed)
         {
             found.insert(Capability::SwapAddresses);
@@ -392,6 +408,9 @@ impl KubernetesTarget {
         progress.line(format!("  applied to namespace {}", site.namespace));
         let mut phases = vec![bootstrap::phase("apply", started.elapsed())];
         phases.extend(site.await_pods(self.options.timing.deployment(), progress).await?);
+        if site.descriptor.tls.is_some() {
+            site.tls().await?;
+        }
         Ok(phases)
     }
 
@@ -408,6 +427,9 @@ impl KubernetesTarget {
             )));
         }
         let _ = site.password.set(site.find_password().await?);
+        if site.descriptor.tls.is_some() {
+            site.speaks_tls().await?;
+        }
         Ok(vec![bootstrap::phase("attach", started.elapsed())])
     }
 }
@@ -488,12 +510,20 @@ impl Target for KubernetesTarget {
         self.site.get()?.0.password.get()?.clone()
     }
 
+    fn user(&self) -> Option<String> {
+        self.descriptor.user.clone()
+    }
+
+    async fn client_options(&self, member: &Member) -> Result<Vec<String>, TargetError> {
+        self.site()?.client_options(member).await
+    }
+
     async fn members(&self) -> Result<Vec<Member>, TargetError> {
         self.site()?.members().await
     }
 
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
-        self.link_site(address)?.forward(address).await
+        self.link_site(address)?.open(address).await
     }
 
     fn detour(&self) -> Duration {
@@ -517,7 +547,7 @@ impl Target for KubernetesTarget {
     fn lacks(&self, capability: Capability) -> Option<String> {
         match capability {
             Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
-            Capability::Drain | Capability::LoseHost => self.lone.get()?.clone(),
+            Capability::Drain | Capability::LoseHost if self.is_tended() => self.lone.get()?.clone(),
             Capability::Upgrade if self.options.upgrade_to.is_none() => {
                 Some("--upgrade-to names the image of another version".into())
             }
@@ -526,6 +556,21 @@ impl Target for KubernetesTarget {
                 if self.descriptor.stateful_set().is_none() =>
             {
                 Some("not one StatefulSet makes all pods, by the target's description".into())
+            }
+            Capability::Tended
+            | Capability::Restart
+            | Capability::KeepAway
+            | Capability::NewAddress
+            | Capability::ForceDelete
+            | Capability::Evict
+            | Capability::Drain
+            | Capability::LoseHost
+            | Capability::Kill
+            | Capability::SwapAddresses
+            | Capability::Reapply
+                if !self.is_tended() =>
+            {
+                Some("the pods were made one by one, by the target's description: one that is gone stays away".into())
             }
             // One node's addresses are enough to choose from; with several, a pod's next address depends on its next node.
             Capability::SwapAddresses if self.nodes.is_some() && self.lone.get()?.is_none() => {

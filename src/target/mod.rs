@@ -16,6 +16,7 @@ mod objects;
 mod platform;
 pub mod processes;
 mod redis_conf;
+mod tls;
 mod volume;
 
 pub use self::cut::{Cut, Traffic, Way};
@@ -224,6 +225,20 @@ pub trait Target: Send + Sync {
 
     /// The password that every node should ask for; known after `prepare`. `None` where the deployment has none.
     fn password(&self) -> Option<Secret>;
+
+    /// The user whose password that is, where it is not `default`'s.
+    fn user(&self) -> Option<String> {
+        None
+    }
+
+    /// What a command-line client (`redis-cli`) must be given where a server runs, or in a companion, to speak to the
+    /// servers: the options of TLS, where they speak it.
+    ///
+    /// # Errors
+    /// [`TargetError::Usage`] where no client there can.
+    async fn client_options(&self, _member: &Member) -> Result<Vec<String>, TargetError> {
+        Ok(Vec::new())
+    }
 
     /// The servers that the deployment is made of at present, ordered by name, with their present addresses. A server
     /// that is being replaced is missing.

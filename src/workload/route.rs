@@ -122,7 +122,7 @@ pub(super) async fn open(target: &dyn Target, patience: Duration, address: &Addr
         .map_err(|_| unreachable(format!("no connection within {:.1} s", patience.as_secs_f64())))??;
     let mut connection = Connection::new(stream, address.clone(), patience);
     // A write has not been sent yet: whatever goes wrong here is a refusal, not an unknown fate.
-    authenticate(&mut connection, target.password().as_ref())
+    authenticate(&mut connection, target)
         .await
         .map_err(|error| unreachable(error.to_string()))?;
     Ok(connection)

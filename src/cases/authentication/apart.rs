@@ -7,7 +7,7 @@ use crate::cluster::node::{Member, NodeView};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
 use crate::cluster::view::{ClusterView, Shape};
-use crate::context::{Alteration, Context, Fault, Scratch, Secret, Variant, authenticate};
+use crate::context::{Alteration, Context, Fault, Scratch, Secret, Variant, authenticate_as};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -306,7 +306,7 @@ async fn only_the_new_one(beside: &Context, old: &Secret, new: &Secret) -> Outco
 
 async fn connect(beside: &Context, address: &Address, password: &Secret) -> Result<Connection, Stop> {
     let mut connection = beside.connect_raw(address).await?;
-    authenticate(&mut connection, Some(password)).await?;
+    authenticate_as(&mut connection, None, password).await?;
     Ok(connection)
 }
 

@@ -89,7 +89,7 @@ pub(super) async fn wrong_password_refused(cx: &Context) -> Outcome {
         let mut findings = Vec::new();
         for (what, candidate) in &wrong {
             let mut connection = cx.connect_raw(&member.address).await?;
-            let reply = connection.call(&["AUTH", candidate]).await?;
+            let reply = connection.call(&cx.auth(candidate)).await?;
             findings.extend(check::unless(
                 refuses(&reply),
                 member,
@@ -109,7 +109,7 @@ pub(super) async fn right_password_accepted(cx: &Context) -> Outcome {
     let password = cx.password()?;
     cx.judge_every_member("AUTH with the password -> +OK, then PING -> +PONG", async |member| {
         let mut connection = cx.connect_raw(&member.address).await?;
-        let auth = connection.call(&["AUTH", password.expose()]).await?;
+        let auth = connection.call(&cx.auth(password.expose())).await?;
         let ping = connection.call(&["PING"]).await?;
         let findings = [
             check::unless(auth.is_ok(), member, "AUTH with the password", &auth),
@@ -130,7 +130,10 @@ pub(super) async fn enforced_after_change_of_role(cx: &Context) -> Outcome {
 }
 
 /// The value of a setting. A server that does not know it, or lets nobody read settings, cannot be judged by it.
-async fn setting(connection: &mut crate::cluster::connection::Connection, name: &str) -> Result<String, Stop> {
+pub(super) async fn setting(
+    connection: &mut crate::cluster::connection::Connection,
+    name: &str,
+) -> Result<String, Stop> {
     let reply = connection.call(&["CONFIG", "GET", name]).await?;
     match reply.array() {
         Some([_, value]) => Ok(value.text().unwrap_or_default().to_owned()),
@@ -144,14 +147,29 @@ async fn setting(connection: &mut crate::cluster::connection::Connection, name: 
 
 pub(super) async fn masterauth_everywhere(cx: &Context) -> Outcome {
     let password = cx.password()?;
+    let user = cx.user();
+    // Replicas may be another user than the suite: its password is not known, but it must be the same everywhere.
+    let first: std::cell::RefCell<Option<(String, String)>> = std::cell::RefCell::default();
     cx.judge_every_node(
-        "masterauth is the password on every node",
+        "masterauth is the password on every node; of another user than the suite, the same on every node",
         async |member, connection| {
             let value = setting(connection, "masterauth").await?;
-            let finding = match value.as_str() {
-                "" => Some("is empty"),
-                value if value != password.expose() => Some("is another than the password"),
-                _ => None,
+            let replicates_as = match user.as_str() {
+                "default" => user.clone(),
+                _ => match setting(connection, "masteruser").await? {
+                    none if none.is_empty() => "default".to_owned(),
+                    named => named,
+                },
+            };
+            let finding = if value.is_empty() {
+                Some("is empty")
+            } else if replicates_as == user {
+                (value != password.expose()).then_some("is another than the password")
+            } else {
+                let mut first = first.borrow_mut();
+                let own = (replicates_as, value);
+                let other = first.get_or_insert_with(|| own.clone());
+                (*other != own).then_some("or masteruser is another than on a node asked before")
             };
             Ok(finding
                 .map(|what| format!("{member}: masterauth {what}"))
@@ -167,15 +185,11 @@ async fn behaviour(cx: &Context, member: &Member, password: &Secret) -> Result<S
     let mut none = cx.connect_raw(&member.address).await?;
     let ping = none.call(&["PING"]).await?;
     let other = format!("not-the-password-{}", cx.shared().run_id);
-    let wrong = cx
-        .connect_raw(&member.address)
-        .await?
-        .call(&["AUTH", other.as_str()])
-        .await?;
+    let wrong = cx.connect_raw(&member.address).await?.call(&cx.auth(&other)).await?;
     let right = cx
         .connect_raw(&member.address)
         .await?
-        .call(&["AUTH", password.expose()])
+        .call(&cx.auth(password.expose()))
         .await?;
     let first_word = |reply: &Reply| {
         reply

@@ -1,11 +1,12 @@
 //! The bodies of chapter AUTH about the forms of authenticating, and about what is said to whoever has not.
 
-use super::checks::refuses;
+use super::checks::{refuses, setting};
 use crate::check;
 use crate::cluster::connection::Connection;
 use crate::cluster::node::parse_fields;
 use crate::cluster::resp::Reply;
 use crate::context::{Context, Secret};
+use crate::migration::as_migrate_takes_it;
 use crate::verdict::{Outcome, Stop};
 
 /// A password that no node has.
@@ -27,7 +28,7 @@ fn greets(reply: &Reply) -> bool {
 
 pub(super) async fn hello(cx: &Context) -> Outcome {
     let password = cx.password()?;
-    let wrong = another(cx);
+    let (wrong, user) = (another(cx), cx.user());
     let expected = "HELLO 3 -> -NOAUTH; with another password -> -WRONGPASS and PING -> -NOAUTH; with the password -> \
                     the server's greeting and PING -> +PONG";
     cx.judge_every_member(expected, async |member| {
@@ -37,16 +38,16 @@ pub(super) async fn hello(cx: &Context) -> Outcome {
         findings.extend(check::unless(needs_auth(&reply), member, "HELLO 3", &reply));
 
         let mut connection = cx.connect_raw(&member.address).await?;
-        let reply = connection.call(&["HELLO", "3", "AUTH", "default", &wrong]).await?;
-        let what = "HELLO 3 AUTH default with another password";
+        let reply = connection.call(&["HELLO", "3", "AUTH", &user, &wrong]).await?;
+        let what = format!("HELLO 3 AUTH {user} with another password");
         findings.extend(check::unless(refuses(&reply), member, what, &reply));
         let ping = connection.call(&["PING"]).await?;
         findings.extend(check::unless(needs_auth(&ping), member, "PING after it", &ping));
 
         let mut connection = cx.connect_raw(&member.address).await?;
-        let hello = ["HELLO", "3", "AUTH", "default", password.expose()];
+        let hello = ["HELLO", "3", "AUTH", &user, password.expose()];
         let reply = connection.call(&hello).await?;
-        let what = "HELLO 3 AUTH default with the password";
+        let what = format!("HELLO 3 AUTH {user} with the password");
         findings.extend(check::unless(greets(&reply), member, what, &reply));
         let ping = connection.call(&["PING"]).await?;
         let answered = ping == Reply::Simple("PONG".into());
@@ -58,8 +59,8 @@ pub(super) async fn hello(cx: &Context) -> Outcome {
 
 pub(super) async fn forms_of_auth(cx: &Context) -> Outcome {
     let password = cx.password()?;
-    let nobody = format!("nobody-{}", cx.shared().run_id);
-    let expected = "AUTH default with the password -> +OK; AUTH alone -> -ERR wrong number of arguments; AUTH of an \
+    let (nobody, user) = (format!("nobody-{}", cx.shared().run_id), cx.user());
+    let expected = "AUTH of the user with the password -> +OK; AUTH alone -> -ERR wrong number of arguments; AUTH of an \
                     unknown user -> -WRONGPASS, and GET -> -NOAUTH";
     let key = cx.key("forms");
     cx.judge_every_member(expected, async |member| {
@@ -75,8 +76,8 @@ pub(super) async fn forms_of_auth(cx: &Context) -> Outcome {
         findings.extend(check::unless(refused, member, "AUTH of an unknown user", &reply));
         let get = connection.call(&["GET", &key]).await?;
         findings.extend(check::unless(needs_auth(&get), member, "GET after it", &get));
-        let reply = connection.call(&["AUTH", "default", password.expose()]).await?;
-        let what = "AUTH default with the password";
+        let reply = connection.call(&["AUTH", &user, password.expose()]).await?;
+        let what = format!("AUTH {user} with the password");
         findings.extend(check::unless(reply.is_ok(), member, what, &reply));
         Ok(findings)
     })
@@ -90,7 +91,7 @@ pub(super) async fn failed_auth_keeps_the_session(cx: &Context) -> Outcome {
         "on an authenticated connection AUTH with another password -> -WRONGPASS, then PING -> +PONG",
         async |member, connection| {
             let mut findings = Vec::new();
-            let reply = connection.call(&["AUTH", &wrong]).await?;
+            let reply = connection.call(&cx.auth(&wrong)).await?;
             let what = "AUTH with another password";
             findings.extend(check::unless(refuses(&reply), member, what, &reply));
             let ping = connection.call(&["PING"]).await?;
@@ -104,7 +105,7 @@ pub(super) async fn failed_auth_keeps_the_session(cx: &Context) -> Outcome {
 
 /// What a user is allowed, by the words of its line in `ACL LIST`. The line itself holds hashes of passwords and is not
 /// shown.
-fn trouble_with_user(line: &str) -> Option<String> {
+fn trouble_with_user(line: &str, intended: &[String]) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let ["user", name, rules @ ..] = words.as_slice() else {
         return Some("a line that is no user's".into());
@@ -118,14 +119,19 @@ fn trouble_with_user(line: &str) -> Option<String> {
         let guarded = rules.iter().any(|rule| rule.starts_with('#'));
         return (enabled && !guarded).then(|| "user default has no password".into());
     }
-    enabled.then(|| format!("there is a user {name}"))
+    (enabled && !intended.iter().any(|user| user == name)).then(|| format!("there is a user {name}"))
 }
 
 pub(super) async fn no_extra_users(cx: &Context) -> Outcome {
     cx.password()?;
+    let user = cx.user();
     cx.judge_every_node(
-        "ACL LIST shows the user default with a password, and no other user that is on",
+        "ACL LIST shows the user default off or with a password, and on no other but whom the description names, and masteruser",
         async |member, connection| {
+            let mut intended = vec![user.clone()];
+            if user != "default" {
+                intended.push(setting(connection, "masteruser").await?);
+            }
             let reply = connection.call(&["ACL", "LIST"]).await?;
             let Some(users) = reply.array() else {
                 return Err(Stop::Unsupported(format!("ACL LIST -> {reply}")));
@@ -134,7 +140,7 @@ pub(super) async fn no_extra_users(cx: &Context) -> Outcome {
             if !lines.iter().any(|line| line.starts_with("user default ")) {
                 return Ok(vec![format!("{member}: ACL LIST shows no user default")]);
             }
-            let findings = lines.iter().filter_map(|line| trouble_with_user(line));
+            let findings = lines.iter().filter_map(|line| trouble_with_user(line, &intended));
             Ok(findings.map(|found| format!("{member}: {found}")).collect())
         },
     )
@@ -197,7 +203,7 @@ pub(super) async fn failed_logins_are_counted(cx: &Context) -> Outcome {
                 counted(connection, "NOAUTH").await?,
             ];
             let mut stranger = cx.connect_raw(&member.address).await?;
-            let auth = stranger.call(&["AUTH", &wrong]).await?;
+            let auth = stranger.call(&cx.auth(&wrong)).await?;
             findings.extend(check::unless(
                 refuses(&auth),
                 member,
@@ -280,6 +286,7 @@ pub(super) async fn exit_status_says_nothing(cx: &Context) -> Outcome {
 
 pub(super) async fn migration_authenticates(cx: &Context) -> Outcome {
     let password = cx.password()?;
+    let user = cx.shared().target.user();
     let wrong = another(cx);
     let view = cx.view().await?;
     let masters: Vec<_> = view
@@ -315,14 +322,15 @@ pub(super) async fn migration_authenticates(cx: &Context) -> Outcome {
             // A node keeps a connection for later migrations, authenticated as it is, under the target's host and port as
             // they were written. Noughts before the port keep this case's connections apart from any other.
             let ports = ["0", "00", "000"].map(|noughts| format!("{noughts}{}", target.member.address.port));
-            let attempts: [(&str, &str, &[&str]); 3] = [
-                ("without AUTH", &ports[0], &[]),
-                ("with another password", &ports[1], &["AUTH", &wrong]),
-                ("with the password", &ports[2], &["AUTH", password.expose()]),
+            let as_user = |password| as_migrate_takes_it(user.as_deref(), password).collect::<Vec<&str>>();
+            let attempts: [(&str, &str, Vec<&str>); 3] = [
+                ("without AUTH", &ports[0], Vec::new()),
+                ("with another password", &ports[1], as_user(&wrong)),
+                ("with the password", &ports[2], as_user(password.expose())),
             ];
             for (number, (what, port, authentication)) in attempts.into_iter().enumerate() {
                 let migrate = ["MIGRATE", host, port, key.as_str(), "0", "1000"];
-                let command: Vec<&str> = migrate.iter().chain(authentication).copied().collect();
+                let command: Vec<&str> = migrate.into_iter().chain(authentication).collect();
                 let reply = connection.call(&command).await?;
                 let text = reply.error().unwrap_or_default().to_lowercase();
                 let unauthenticated = text.contains("noauth");
@@ -355,9 +363,11 @@ mod tests {
     #[case("user default on ~* +@all", Some("user default has no password"))]
     #[case("user backup off #6b86b273 ~* +@all", None)]
     #[case("user backup on #6b86b273 ~* +@all", Some("there is a user backup"))]
+    #[case("user suite on #6b86b273 ~* +@all", None)]
+    #[case("user suite on nopass ~* +@all", Some("user suite needs no password"))]
     #[case("default", Some("a line that is no user's"))]
     fn users_are_judged_by_their_rules(#[case] line: &str, #[case] trouble: Option<&str>) {
-        assert_eq!(trouble_with_user(line).as_deref(), trouble);
+        assert_eq!(trouble_with_user(line, &["suite".to_owned()]).as_deref(), trouble);
     }
 
     #[test]

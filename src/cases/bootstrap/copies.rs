@@ -291,7 +291,7 @@ pub(in crate::cases) async fn connected(
 ) -> Result<Connection, LinkError> {
     let stream = copy.connect(address).await?;
     let mut connection = Connection::new(stream, address.clone(), cx.patience());
-    authenticate(&mut connection, cx.shared().target.password().as_ref()).await?;
+    authenticate(&mut connection, &*cx.shared().target).await?;
     Ok(connection)
 }
 

@@ -34,10 +34,10 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// How many connections are made in a row.
 const CONNECTIONS: usize = 20;
 
-/// Arguments: the Service's name, its port, how many connections.
+/// Arguments: the Service's name, its port, how many connections, the client's options.
 const KNOCK: &str = r#"
 client=$(command -v redis-cli || command -v valkey-cli) || exit 127
-for number in $(seq "$3"); do timeout 2 "$client" -h "$1" -p "$2" PING 2>&1 || echo "no answer"; done
+for number in $(seq "$3"); do timeout 2 "$client" $4 -h "$1" -p "$2" PING 2>&1 || echo "no answer"; done
 "#;
 
 async fn drops_the_dead(cx: &Context) -> Outcome {
@@ -87,7 +87,8 @@ async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<
         .flat_map(|password| [("REDISCLI_AUTH", password), ("VALKEYCLI_AUTH", password)])
         .collect();
     let (port, count) = (port.to_string(), CONNECTIONS.to_string());
-    let command = ["sh", "-c", KNOCK, "sh", service, &port, &count];
+    let options = cx.client_options(from, password.is_some()).await?.join(" ");
+    let command = ["sh", "-c", KNOCK, "sh", service, &port, &count, &options];
     let limit = Duration::from_secs(2 * CONNECTIONS as u64) + cx.patience();
     let done = cx.exec(from, &command, &environment, limit).await?;
     if done.status == 127 {

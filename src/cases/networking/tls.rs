@@ -72,7 +72,7 @@ async fn connect(beside: &Context, client: &TlsConnector, address: &Address) -> 
     let opened = tokio::time::timeout(beside.patience(), opening).await;
     let stream = opened.map_err(|_| refused("no TLS in time".into()))??;
     let mut connection = Connection::new(Box::new(stream), address.clone(), beside.patience());
-    authenticate(&mut connection, target.password().as_ref()).await?;
+    authenticate(&mut connection, &**target).await?;
     Ok(connection)
 }
 

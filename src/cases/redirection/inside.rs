@@ -171,7 +171,7 @@ async fn seeds_own(cx: &Context) -> Outcome {
         keys.len().to_string(),
     )?;
     let script = "client=$(command -v redis-cli || command -v valkey-cli) || exit 127\n\
-                  printf '%s\\n' \"$3\" | timeout 20 \"$client\" -c --no-raw -h \"$1\" -p \"$2\" 2>&1";
+                  printf '%s\\n' \"$3\" | timeout 20 \"$client\" $4 -c --no-raw -h \"$1\" -p \"$2\" 2>&1";
     let commands: Vec<String> = keys
         .iter()
         .enumerate()
@@ -179,7 +179,8 @@ async fn seeds_own(cx: &Context) -> Outcome {
         .collect();
     let (port, commands) = (port.to_string(), commands.join("\n"));
     let work = async {
-        let command = ["sh", "-c", script, "sh", &service, &port, &commands];
+        let options = cx.client_options(&from, true).await?.join(" ");
+        let command = ["sh", "-c", script, "sh", &service, &port, &commands, &options];
         let environment = [("REDISCLI_AUTH", &password), ("VALKEYCLI_AUTH", &password)];
         let limit = std::time::Duration::from_secs(20) + cx.patience();
         let done = cx.exec(&from, &command, &environment, limit).await?;

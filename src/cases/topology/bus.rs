@@ -198,6 +198,8 @@ async fn listen(cx: &Context, address: &Address) -> Result<Vec<u8>, LinkError> {
         }
         let mut buffer = [0; 256];
         match tokio::time::timeout(SILENCE, stream.read(&mut buffer)).await {
+            // A bus that speaks TLS ends such a connection with an alert.
+            Ok(Ok(count)) if is_alert(&buffer[..count]) => {}
             Ok(Ok(count)) => said.extend_from_slice(&buffer[..count]),
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Err(refused(error.to_string()));
@@ -206,6 +208,11 @@ async fn listen(cx: &Context, address: &Address) -> Result<Vec<u8>, LinkError> {
         }
     }
     Ok(said)
+}
+
+/// Whether a record of TLS is an alert: type 21 and a version 3.x (RFC 8446, section 5.1).
+fn is_alert(record: &[u8]) -> bool {
+    matches!(record, [21, 3, ..])
 }
 
 /// The counters that grow while nodes ping each other.

@@ -3,6 +3,8 @@
 //! What can be seen is written down, what can only be guessed has a comment that says so, and what cannot be known is left
 //! to the reader. The text is read back before it is given away.
 
+mod secured;
+
 use super::Descriptor;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, PodSpec, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -87,6 +89,7 @@ impl Seen {
         self.head(&mut text, &servers, &pods, &makers);
         self.services(&mut text, &servers, &pods, &makers);
         self.password(&mut text, &servers);
+        self.tls(&mut text, &servers[0]);
         self.configuration(&mut text, &servers);
         shape(&mut text, servers.len());
         bootstrap(&mut text, &servers);
@@ -320,16 +323,16 @@ impl Seen {
         });
     }
 
+    fn tls(&self, text: &mut String, server: &Server<'_>) {
+        let conf = self.configured(server, clustered).and_then(|(map, key)| {
+            let map = self.config_maps.iter().find(|seen| seen.name_any() == map)?;
+            map.data.as_ref()?.get(&key).map(String::as_str)
+        });
+        let container = server.container;
+        text.push_str(&secured::describe(server, &secured::Settings { container, conf }));
+    }
+
     fn configuration(&self, text: &mut String, servers: &[Server<'_>]) {
-        let clustered = |conf: &str| {
-            conf.lines().any(|line| {
-                let mut words = line.split_whitespace();
-                words
-                    .next()
-                    .is_some_and(|word| word.eq_ignore_ascii_case("cluster-enabled"))
-                    && words.next() == Some("yes")
-            })
-        };
         if let Some((map, key)) = self.configured(&servers[0], clustered) {
             let _ = writeln!(
                 text,
@@ -354,6 +357,17 @@ impl Seen {
             Some((name.clone(), key.clone()))
         })
     }
+}
+
+/// Whether a text is the redis.conf of a server of a cluster.
+fn clustered(conf: &str) -> bool {
+    conf.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("cluster-enabled"))
+            && words.next() == Some("yes")
+    })
 }
 
 /// The shape, of which only the number of pods is seen.

@@ -76,6 +76,16 @@ const LEAST: &str = "version: 1\npods: {a: b}\nworkload: w\ncontainer: c\nshape:
 #[case::version(&LEAST.replace("version: 1", "version: 2"), "d.yaml: version 2")]
 #[case::no_labels(&LEAST.replace("{a: b}", "{}"), "d.yaml: pods names no label")]
 #[case::missing("version: 1\n", "d.yaml")]
+#[case::user_alone(&format!("{LEAST}user: suite\n"), "d.yaml: names a user and no password")]
+#[case::names_unsaid(&format!("{LEAST}tls: {{ca: {{file: ca.pem}}}}\n"), "d.yaml")]
+#[case::no_key(
+    &format!("{LEAST}tls: {{ca: {{file: a}}, certificate: {{file: b}}, serverNames: addresses}}\n"),
+    "d.yaml: tls: it names a certificate and no key"
+)]
+#[case::no_name(
+    &format!("{LEAST}tls: {{ca: {{file: a}}, serverNames: {{name: \"a b\"}}}}\n"),
+    "d.yaml: tls: serverNames: \"a b\" is no name"
+)]
 #[case::syntax("version: [\n", "d.yaml")]
 #[case::variant(&format!("{LEAST}variants: {{other: {{}}}}\n"), "d.yaml:7:")]
 fn errors_name_the_file_and_the_line(#[case] text: &str, #[case] expected: &str) {

@@ -33,7 +33,8 @@ pid=$(ctr --namespace k8s.io task ls | while read -r id pid state; do
 done)
 "#;
 
-/// A third argument: the signal's name. A kill is done when the process has gone.
+/// A third argument: the signal's name. A kill is done when the process has gone, and takes the container's others with it;
+/// any other signal goes to what the process has started as well: the first process may be a shell, and the server its child.
 const SIGNAL: &str = r#"
 if [ -z "$pid" ]; then
     [ "$3" = CONT ] && exit 0
@@ -41,6 +42,10 @@ if [ -z "$pid" ]; then
     exit 3
 fi
 kill -s "$3" "$pid" || exit 4
+tree() { for child in $(cat "/proc/$1/task"/*/children 2>/dev/null); do echo "$child"; tree "$child"; done; }
+[ "$3" = KILL ] || for child in $(tree "$pid"); do
+    kill -s "$3" "$child" 2>/dev/null || [ ! -d "/proc/$child" ] || exit 4
+done
 [ "$3" = KILL ] || exit 0
 for look in $(seq 200); do
     [ -d "/proc/$pid" ] || exit 0

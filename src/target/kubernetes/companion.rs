@@ -3,11 +3,12 @@
 
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
+use super::secured;
 use super::site::{Site, bounded, containers, timed_out, trouble};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::target::{Companion, TargetError};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, Volume, VolumeMount};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -22,6 +23,9 @@ pub(super) const COMPANION_LABEL: &str = "redis-cluster-conformance/companion";
 
 /// For how long a companion runs at most, in seconds: one that nobody removes ends by itself.
 const LONGEST: i64 = 4 * 60 * 60;
+
+/// Where a companion has the certificates of TLS.
+pub(super) const CERTIFICATES: &str = "/rcc-tls";
 
 /// What a client does until programs are run in it. A shell ends at once when it is asked to.
 const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 5 & wait $!; done";
@@ -111,7 +115,12 @@ async fn described(site: &Site, which: Companion) -> Result<Pod, TargetError> {
                 .into(),
         )
     };
+    let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) = match which {
+        Companion::Client => secured::volumes(site).into_iter().unzip(),
+        Companion::Bait => (Vec::new(), Vec::new()),
+    };
     let container = Container {
+        volume_mounts: Some(mounts),
         name: server.name.clone(),
         image: server.image.clone(),
         image_pull_policy: server.image_pull_policy.clone(),
@@ -138,6 +147,7 @@ async fn described(site: &Site, which: Companion) -> Result<Pod, TargetError> {
         security_context: theirs.security_context.clone(),
         node_selector: theirs.node_selector.clone(),
         tolerations: theirs.tolerations.clone(),
+        volumes: Some(volumes),
         ..PodSpec::default()
     });
     Ok(pod)

@@ -187,7 +187,7 @@ impl DeployedVariant for AlteredCopy {
     }
 
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
-        self.site.0.forward(address).await
+        self.site.0.open(address).await
     }
 
     async fn stop_all(&self) -> Result<(), TargetError> {

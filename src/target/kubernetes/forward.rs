@@ -27,6 +27,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 type Refusal = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
 impl Site {
+    /// A stream to the server that has the address at present: over TLS, where its port for clients speaks that.
+    pub(super) async fn open(&self, address: &Address) -> Result<BoxedStream, LinkError> {
+        let stream = self.forward(address).await?;
+        if self.descriptor.tls.is_none() || address.port != self.descriptor.client_port {
+            return Ok(stream);
+        }
+        let unreachable = |reason: String| LinkError::Unreachable {
+            address: address.clone(),
+            reason,
+        };
+        let tls = self.tls().await.map_err(|error| unreachable(error.to_string()))?;
+        let pod = self
+            .pod_at(address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        tls.secure(stream, address, &pod.unwrap_or_default()).await
+    }
+
     /// A stream to the pod that has the address at present.
     pub(super) async fn forward(&self, address: &Address) -> Result<BoxedStream, LinkError> {
         let unreachable = |reason: String| LinkError::Unreachable {
@@ -188,7 +206,8 @@ impl Drop for Listener {
 impl Listeners {
     /// The listener for an address, made when it is asked for first.
     pub(super) async fn dial(&self, site: &Arc<Site>, address: &Address) -> Result<SocketAddr, LinkError> {
-        if site.inside {
+        // A client that opens its connections itself speaks no TLS: the listener does.
+        if site.inside && site.descriptor.tls.is_none() {
             return resolve(address).await;
         }
         let mut open = self.open.lock().await;
@@ -224,7 +243,7 @@ async fn accept(socket: TcpListener, site: Weak<Site>, address: Address) {
                 connections.spawn(async move {
                     // Requests are small and answered one by one: waiting to fill packets would only slow them down.
                     let _ = near.set_nodelay(true);
-                    let forwarded = tokio::time::timeout(PATIENCE, site.forward(&address)).await;
+                    let forwarded = tokio::time::timeout(PATIENCE, site.open(&address)).await;
                     drop(site);
                     match forwarded {
                         Ok(Ok(mut far)) => {

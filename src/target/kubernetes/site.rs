@@ -37,6 +37,8 @@ pub(super) struct Site {
     pub(super) copies: bool,
     /// Whether this program runs in a pod of the same cluster, from where pods' addresses are reached without the API.
     pub(super) inside: bool,
+    /// How TLS is spoken to the servers, once that was asked for.
+    pub(super) secured: tokio::sync::OnceCell<crate::target::tls::Tls>,
     pub(super) companions: super::companion::Companions,
     addresses: Mutex<Option<(Instant, Vec<Member>)>>,
     /// The pods as they were when the API was made to answer nobody; none while it answers.
@@ -93,6 +95,7 @@ impl Site {
             listeners: Listeners::default(),
             copies: false,
             inside: false,
+            secured: tokio::sync::OnceCell::new(),
             companions: super::companion::Companions::default(),
             addresses: Mutex::default(),
             remembered: Mutex::default(),

@@ -105,6 +105,89 @@ bootstrap:
     assert_eq!(one_set().describe(&BTreeMap::new()).unwrap(), expected);
 }
 
+/// The same pods, over TLS: by the environment of an image, with the certificates in a volume.
+fn over_tls(alter: impl Fn(&mut Value)) -> String {
+    let mut seen = one_set();
+    for pod in &mut seen.pods {
+        let mut spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
+        let container = &mut spec["containers"][1];
+        let variables = container["env"].as_array_mut().unwrap();
+        variables.extend([
+            json!({"name": "REDIS_TLS_ENABLED", "value": "yes"}),
+            json!({"name": "REDIS_TLS_CA_FILE", "value": "/certs/ca.crt"}),
+            json!({"name": "REDIS_TLS_CERT_FILE", "value": "/certs/tls.crt"}),
+            json!({"name": "REDIS_TLS_KEY_FILE", "value": "/certs/tls.key"}),
+        ]);
+        container["volumeMounts"] = json!([{"name": "certs", "mountPath": "/certs"}]);
+        let certificates = json!({"name": "certs", "secret": {"secretName": "shop-crt"}});
+        spec["volumes"].as_array_mut().unwrap().push(certificates);
+        alter(&mut spec);
+        pod.spec = Some(serde_json::from_value(spec).unwrap());
+    }
+    seen.describe(&BTreeMap::new()).unwrap()
+}
+
+#[test]
+fn certificates_are_found_where_the_servers_have_them() {
+    let text = over_tls(|_| {});
+    let expected = "# The port for clients speaks TLS.
+tls:
+  ca: {secret: {name: shop-crt, key: ca.crt}}
+  # Clients must show a certificate too. This is the servers' own.
+  certificate: {secret: {name: shop-crt, key: tls.crt}}
+  key: {secret: {name: shop-crt, key: tls.key}}
+  # No Secret is read for this, so it is not known what names the certificates are for. Stricter: `addresses`, or
+  # {name: \"{pod}.SERVICE\"}.
+  serverNames: unchecked
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(Descriptor::parse("d", &text).unwrap().tls.is_some());
+}
+
+#[test]
+fn servers_that_ask_for_no_certificate_are_shown_none() {
+    let text = over_tls(|spec| {
+        let variables = spec["containers"][1]["env"].as_array_mut().unwrap();
+        variables.push(json!({"name": "REDIS_TLS_AUTH_CLIENTS", "value": "no"}));
+    });
+    assert!(
+        text.contains("tls:\n  ca: {secret") && !text.contains("certificate:"),
+        "{text}"
+    );
+}
+
+#[test]
+fn certificates_that_are_in_no_volume_are_left_to_the_reader() {
+    let text = over_tls(|spec| spec["containers"][1]["volumeMounts"] = json!([]));
+    assert!(text.contains("# tls:\n#   ca: {secret: {name: NAME"), "{text}");
+    assert!(Descriptor::parse("d", &text).unwrap().tls.is_none());
+    // With the marks taken away it is a description again.
+    let from = text.find("# tls:").unwrap();
+    let to = from + text[from..].find("redisConf").unwrap();
+    let uncovered: String = text[from..to]
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line)))
+        .collect();
+    let whole = format!("{}{uncovered}{}", &text[..from], &text[to..]);
+    assert!(Descriptor::parse("d", &whole).unwrap().tls.is_some(), "{whole}");
+}
+
+#[rstest]
+#[case::of_arguments(json!({"args": ["--tls-port 6379 --port 0 --tls-ca-cert-file /certs/ca.crt"]}), true)]
+#[case::switched_off(json!({"args": ["--tls-port 0"]}), false)]
+#[case::said_no(json!({"env": [{"name": "TLS_ENABLED", "value": "no"}]}), false)]
+#[case::nothing(json!({}), false)]
+fn that_servers_speak_tls_is_seen(#[case] settings: Value, #[case] speak: bool) {
+    let text = over_tls(|spec| {
+        let container = &mut spec["containers"][1];
+        container["env"] = json!([]);
+        for (name, value) in settings.as_object().unwrap() {
+            container[name] = value.clone();
+        }
+    });
+    assert_eq!(text.contains("tls:\n"), speak, "{text}");
+}
+
 /// A Deployment for each server, and the Job that joins them.
 fn deployments() -> Seen {
     let labels = |number: usize| json!({"app": "cache", "node": number.to_string(), "pod-template-hash": "abc"});

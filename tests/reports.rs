@@ -371,6 +371,22 @@ fn aborted() -> Run {
     }
 }
 
+/// A run of so many cases, and what there is of it where it ended early.
+fn many(ended_early: bool) -> Run {
+    let ids = ["SLOT-01", "SLOT-02", "SLOT-03", "REPL-01", "AUTH-01"];
+    let of = |id: &&'static str| match ended_early {
+        false => case(id, VerdictName::Pass, &[Seed::A1]),
+        true => CaseResult {
+            reason: Some("never ran: 3 of 6 pods Ready".into()),
+            ..case(id, VerdictName::Skipped, &[Seed::A1])
+        },
+    };
+    Run {
+        aborted: ended_early.then(|| aborted().aborted).flatten(),
+        ..run_of(ids.iter().map(of).collect(), None, Strictness::default())
+    }
+}
+
 fn empty() -> Run {
     run_of(vec![], None, Strictness::default())
 }
@@ -606,6 +622,7 @@ fn with_trials(gaps: &[f64]) -> Run {
 #[case::nothing("compare-same", conformant(), conformant())]
 #[case::trials("compare-trials", with_trials(&[7.0, 7.5, 8.0]), with_trials(&[9.0, 9.5, 12.0]))]
 #[case::broken_off("compare-aborted", conformant(), aborted())]
+#[case::many_alike("compare-many", many(false), many(true))]
 fn comparisons_are_as_kept(#[case] name: &str, #[case] before: Run, #[case] after: Run) {
     let comparison = Comparison::of(("main/run.json", &before), ("pr/run.json", &after));
     same_as_file(golden(&format!("{name}.txt")), &compare::text(&comparison));

@@ -64,6 +64,43 @@ fn verdict(verdict: Option<VerdictName>) -> String {
     verdict.map_or_else(|| "absent".to_owned(), |verdict| verdict.to_string())
 }
 
+/// More cases than so many that changed alike and for the same reason are told together.
+const FEW: usize = 3;
+
+/// The changes in their order; those that many cases share, a run that ended early above all, stand together in the place of
+/// the first of them.
+fn together<'a>(changes: &[&'a Change]) -> Vec<Vec<&'a Change>> {
+    let why = |change: &Change| {
+        change
+            .why
+            .is_some()
+            .then(|| (change.before, change.after, change.why.clone(), change.known.clone()))
+    };
+    let mut told = Vec::new();
+    for change in changes {
+        let alike = changes
+            .iter()
+            .copied()
+            .filter(|other| why(change).is_some() && why(other) == why(change));
+        let alike: Vec<&Change> = alike.collect();
+        match alike.first() {
+            Some(first) if alike.len() > FEW => {
+                if first.id == change.id {
+                    told.push(alike);
+                }
+            }
+            Some(_) | None => told.push(vec![*change]),
+        }
+    }
+    told
+}
+
+/// The cases of changes that are told together.
+fn ids(changes: &[&Change]) -> String {
+    let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
+    ids.join(", ")
+}
+
 fn should(change: &Change) -> &'static str {
     match change.level {
         Level::Must => "",
@@ -139,15 +176,18 @@ pub fn text(comparison: &Comparison) -> String {
         }
         let words = kind.words();
         line(format!("\n{}{}", words[..1].to_uppercase(), &words[1..]));
-        for change in changes {
-            line(format!(
-                "  {:<8}  {} -> {}  {}{}",
-                change.id,
-                verdict(change.before),
-                verdict(change.after),
-                change.title,
-                should(change)
-            ));
+        for changes in together(&changes) {
+            let Some(change) = changes.first() else { continue };
+            let (before, after) = (verdict(change.before), verdict(change.after));
+            line(match changes.len() {
+                1 => format!(
+                    "  {:<8}  {before} -> {after}  {}{}",
+                    change.id,
+                    change.title,
+                    should(change)
+                ),
+                many => format!("  {many} cases  {before} -> {after}  {}", ids(&changes)),
+            });
             for told in change.why.iter().cloned().chain(known(change)) {
                 line(format!("            {told}"));
             }
@@ -230,14 +270,18 @@ pub fn markdown(comparison: &Comparison) -> String {
         }
         let words = kind.words();
         line(format!("### {}{}\n", words[..1].to_uppercase(), &words[1..]));
-        for change in changes {
+        for changes in together(&changes) {
+            let Some(change) = changes.first() else { continue };
             let sign = change.after.or(change.before).map_or("", mark);
             let (id, title) = (escape(&change.id), escape(&change.title));
             let (before, after) = (verdict(change.before), verdict(change.after));
-            line(format!(
-                "- {sign} **{id}** {title}{}: {before} → {after}",
-                should(change)
-            ));
+            line(match changes.len() {
+                1 => format!("- {sign} **{id}** {title}{}: {before} → {after}", should(change)),
+                many => format!(
+                    "- {sign} **{many} cases**: {before} → {after}: {}",
+                    escape(&ids(&changes))
+                ),
+            });
             for told in change.why.iter().cloned().chain(known(change)) {
                 line(format!("  - {}", escape(&told)));
             }

@@ -260,6 +260,11 @@ pub(super) async fn upgrade(site: &Site, image: &str) -> Result<(), TargetError>
     let (all, first) = (&pod.containers, pod.init_containers.as_deref().unwrap_or_default());
     let server = all.iter().find(|one| one.name == site.descriptor.container);
     let old = server.and_then(|server| server.image.clone());
+    if old.as_deref() == Some(image) {
+        return Err(TargetError::Usage(format!(
+            "StatefulSet {name} has the image {image} already: nothing is upgraded by it"
+        )));
+    }
     let changed = |containers: &[Container]| -> Vec<serde_json::Value> {
         let same = containers.iter().filter(|one| one.image == old);
         same.map(|one| serde_json::json!({"name": one.name, "image": image}))

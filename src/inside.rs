@@ -43,7 +43,8 @@ exit 0
 "#;
 
 /// Has a client open connections one after another and send the same commands over each. Arguments: port, how many
-/// connections to each host, seconds, the client's options, the commands, hosts. Three connections in a row that fail are enough of a host.
+/// connections to each host, seconds, the client's options, the commands, hosts. Three connections in a row that fail are
+/// enough of a host.
 const CALL: &str = r#"
 client=$(command -v redis-cli || command -v valkey-cli) || { echo "neither redis-cli nor valkey-cli" >&2; exit 127; }
 for program in timeout tr; do command -v $program >/dev/null || { echo "no $program" >&2; exit 127; }; done

@@ -39,6 +39,7 @@ pub mod inside;
 pub mod joining;
 pub mod known;
 pub mod lint;
+pub mod loss;
 pub mod manifest;
 pub mod migration;
 pub mod moving;

@@ -4,16 +4,15 @@
 //! It is done once in a run, by the first case that asks. What survivors do depends on `cluster-require-full-coverage`:
 //! it is set to `yes` first, then to `no`, and at the end to what it was.
 
-use crate::case::Capability;
 use crate::check::{self, Look, eventually, expect, no_findings};
 use crate::cluster::connection::Address;
-use crate::cluster::node::{Member, NodeId};
+use crate::cluster::node::Member;
 use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
-use crate::context::{Context, Fault, with_cleanup};
+use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, kept, pick_shard};
+use crate::loss::{lose, not_handed_over};
 use crate::verdict::{Mismatch, Outcome, Stop};
-use futures::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,13 +82,9 @@ async fn make_happen(cx: &Context) -> Result<Outage, Stop> {
     write(cx, &survivors.shard.master, &key).await?;
     let during = async {
         set_coverage(cx, &survivors.members, &before, Some("yes")).await?;
+        let master = (&survivors.shard.master, &survivors.shard.master_id);
         let gone = lose(cx, &stopped).await?;
-        not_handed_over(
-            cx,
-            &survivors.members,
-            &[(&survivors.shard.master, &survivors.shard.master_id)],
-        )
-        .await?;
+        not_handed_over(cx, &survivors.members, &[master]).await?;
         let refused = eventually(cx, "every survivor refuses keys", cx.timing().fail(), async || {
             Ok(match still_served(cx, &survivors).await? {
                 none if none.is_empty() => Look::Reached(gone.elapsed()),
@@ -132,62 +127,6 @@ async fn make_happen(cx: &Context) -> Result<Outage, Stop> {
     })
 }
 
-/// Takes servers away together, as a loss does, until faults are undone; the instant at which the last of them was gone.
-///
-/// They are killed, where the target can: a deployment that hands over before it stops a server has no time to, and nothing
-/// is lost of it otherwise. What a graceful stop would have saved is saved before. Else they are stopped gracefully, and
-/// the caller looks whether anything was handed over ([`not_handed_over`]).
-///
-/// # Errors
-/// When it could not be done.
-pub async fn lose(cx: &Context, members: &[Member]) -> Result<Instant, Stop> {
-    let fault = match cx.capabilities().contains(&Capability::Kill) {
-        true => Fault::Kill,
-        false => Fault::KeepAway,
-    };
-    if fault == Fault::Kill {
-        for saved in join_all(members.iter().map(|member| save(cx, member))).await {
-            saved?;
-        }
-    }
-    for gone in join_all(members.iter().map(|member| cx.inject(fault, member))).await {
-        gone?;
-    }
-    Ok(Instant::now())
-}
-
-/// Has a server save its data where it would do so at its end: with save points, and without an append-only file.
-async fn save(cx: &Context, member: &Member) -> Outcome {
-    let has = async |directive: &str, without: &str| {
-        let value = setting(cx, member, directive).await?;
-        Ok::<bool, Stop>(value.is_some_and(|value| value != without))
-    };
-    if has("save", "").await? && !has("appendonly", "no").await? {
-        cx.connect(&member.address).await?.ask(&["SAVE"]).await?;
-    }
-    Ok(())
-}
-
-/// Whether masters that are gone had handed their slots over before: then the survivors know one of them as a replica, and
-/// it was no loss.
-///
-/// # Errors
-/// That such a loss cannot be made on this target, where one had.
-pub async fn not_handed_over(cx: &Context, survivors: &[Member], lost: &[(&Member, &NodeId)]) -> Outcome {
-    let view = cx.look_among(survivors.to_vec()).await;
-    let replica = |id: &NodeId| {
-        view.nodes
-            .iter()
-            .any(|node| node.line(id).is_some_and(|line| line.is_replica()))
-    };
-    match lost.iter().find(|(_, id)| replica(id)) {
-        Some((member, _)) => Err(Stop::Unsupported(format!(
-            "{member} had handed its slots over before it ended, and this target cannot kill a server: nothing is lost"
-        ))),
-        None => Ok(()),
-    }
-}
-
 /// The servers of the shard, the master first, and those that are left.
 fn divide(view: &ClusterView, shard: Shard) -> Result<(Vec<Member>, Survivors), Mismatch> {
     let line = view.by_id(&shard.master_id).and_then(|node| node.myself());
@@ -204,21 +143,11 @@ fn divide(view: &ClusterView, shard: Shard) -> Result<(Vec<Member>, Survivors), 
     Ok((stopped, survivors))
 }
 
-/// What a server says of a directive; nothing where it does not know it.
-async fn setting(cx: &Context, member: &Member, directive: &str) -> Result<Option<String>, Stop> {
-    let reply = cx
-        .connect(&member.address)
-        .await?
-        .ask(&["CONFIG", "GET", directive])
-        .await?;
-    Ok(reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned)))
-}
-
 /// Whether each server asks for full coverage.
 async fn settings(cx: &Context, members: &[Member]) -> Result<Vec<String>, Stop> {
     let mut found = Vec::new();
     for member in members {
-        let value = setting(cx, member, COVERAGE).await?;
+        let value = cx.setting(member, COVERAGE).await?;
         found.push(value.ok_or_else(|| anyhow::anyhow!("{member}: CONFIG GET {COVERAGE} gives no value"))?);
     }
     Ok(found)
@@ -270,7 +199,7 @@ async fn still_served(cx: &Context, survivors: &Survivors) -> Result<Vec<String>
     let mut found = Vec::new();
     for member in &survivors.members {
         // Where the deployment lets a cluster that is down be read, only writes are refused.
-        let read = setting(cx, member, "cluster-allow-reads-when-down").await?.as_deref() == Some("yes");
+        let read = cx.setting(member, "cluster-allow-reads-when-down").await?.as_deref() == Some("yes");
         let mut connection = cx.connect(&member.address).await?;
         for slot in survivors.shard.slots() {
             let key = cx.key_in(slot, "probe");

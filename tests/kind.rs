@@ -139,7 +139,11 @@ async fn drive(target: &dyn Target, progress: &Progress) -> Result<(), TargetErr
     progress.line(format!("slow command: {}", slow.unwrap_err()));
     let started = Instant::now();
     deployment
-        .restart_container("redis-cluster-1", Duration::from_secs(60))
+        .restart_container(
+            "redis-cluster-1",
+            &deployment.server_container(),
+            Duration::from_secs(60),
+        )
         .await?;
     progress.line(format!("restart_container: {:.1} s", started.elapsed().as_secs_f64()));
     await_ok(target, progress, "after restart_container").await;

@@ -507,7 +507,8 @@ async fn idempotent(cx: &Context) -> Outcome {
         if again == "its pod was deleted" {
             cx.inject(Fault::Restart, &old).await?;
         } else {
-            deployment.restart_bootstrap(limit).await?;
+            let container = deployment.bootstrap_container().unwrap_or_default();
+            deployment.restart_container(&pod, &container, limit).await?;
         }
         let what = format!("the cluster as before, after {again}");
         let expected = topology(&before);

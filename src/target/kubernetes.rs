@@ -300,6 +300,7 @@ impl KubernetesTarget {
             self.nodes.clone(),
         );
         site.inside = self.options.in_cluster;
+        site.upgrade_to = self.options.upgrade_to.clone();
         site.copies = self.manifest.is_some() && allowed(client, None, "create", "namespaces").await;
         let site = Arc::new(site);
         let _ = self.site.set(SharedSite(site.clone()));
@@ -567,7 +568,6 @@ impl Target for KubernetesTarget {
             | Capability::LoseHost
             | Capability::Kill
             | Capability::SwapAddresses
-            | Capability::Reapply
                 if !self.is_tended() =>
             {
                 Some("the pods were made one by one, by the target's description: one that is gone stays away".into())
@@ -585,9 +585,6 @@ impl Target for KubernetesTarget {
     }
 
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
-        if let (Upheaval::Upgrade, Some(image)) = (upheaval, &self.options.upgrade_to) {
-            return upheaval::upgrade(self.site()?, image).await;
-        }
         let made = lock(&self.made).clone();
         self.lasting.upheave(self.site()?, upheaval, &made).await
     }

@@ -202,6 +202,9 @@ pub trait Deployment: Send + Sync {
     /// The name of the pod that forms the cluster, where one does.
     fn bootstrap_pod(&self) -> Option<String>;
 
+    /// The container in which the bootstrap runs: its own, or the server's, whose hook it is. None where no pod has one.
+    fn bootstrap_container(&self) -> Option<String>;
+
     /// The bootstrap's log: the hook's own log file where the descriptor names one and the container still has it, else
     /// the container's log.
     ///
@@ -227,18 +230,12 @@ pub trait Deployment: Send + Sync {
     /// When it could not be run to its end.
     async fn exec(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError>;
 
-    /// Makes the container of a pod start again in place (its server is stopped; the pod stays). Returns when the new
+    /// Makes a container of a pod start again in place (what runs in it is stopped; the pod stays). Returns when the new
     /// container runs.
     ///
     /// # Errors
     /// When it could not be done within `limit`.
-    async fn restart_container(&self, pod: &str, limit: Duration) -> Result<(), TargetError>;
-
-    /// Makes the bootstrap run again in place: the container whose hook it is is started again, or its own.
-    ///
-    /// # Errors
-    /// When it could not be done within `limit`.
-    async fn restart_bootstrap(&self, limit: Duration) -> Result<(), TargetError>;
+    async fn restart_container(&self, pod: &str, container: &str, limit: Duration) -> Result<(), TargetError>;
 
     /// The volume claims of the deployment's namespace, ordered by name.
     ///

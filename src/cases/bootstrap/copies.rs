@@ -75,7 +75,7 @@ pub(super) const WRONG_PASSWORD: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes, Capability::Variant],
     features: &[],
-    bound: "T_deploy + T_hook",
+    bound: "T_deploy + T_hook; what its log says T_hook after that",
     controls: &[],
     method: "Makes a copy whose hook uses another password; the failure must be visible as in BOOT-09, and its text must name WRONGPASS, \
              NOAUTH or (Redis 5) an invalid password, or the bootstrap's log within T_hook more.",

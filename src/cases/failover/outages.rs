@@ -9,6 +9,7 @@ use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::crash;
 use crate::failover::{Shard, pick_shard};
+use crate::loss::{lose, not_handed_over};
 use crate::outage::{self, recovery_bound, serving};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
@@ -175,9 +176,9 @@ pub(super) async fn majority_lost(cx: &Context) -> Outcome {
     let slots: Vec<u16> = masters.iter().map(|(_, _, slot)| *slot).collect();
     let probes: Vec<String> = masters.iter().map(|(_, _, slot)| cx.key_in(*slot, "probe")).collect();
     let outage = async {
-        let gone = outage::lose(cx, &gone).await?;
+        let gone = lose(cx, &gone).await?;
         let lost: Vec<_> = lost.iter().map(|(member, id, _)| (member, id)).collect();
-        outage::not_handed_over(cx, &survivors, &lost).await?;
+        not_handed_over(cx, &survivors, &lost).await?;
         let bound = cx.timing().minority();
         eventually(cx, "the survivors refuse writes", bound + HICCUP, async || {
             minority(cx, &survivors, &view, left).await
@@ -242,7 +243,7 @@ pub(super) async fn master_and_foreign_replica(cx: &Context) -> Outcome {
     let fault = Instant::now();
     let patience = cx.timing().shutdown() + cx.timing().failover_retry();
     let failover = async {
-        outage::lose(cx, &[shard.master.clone(), foreign.clone()]).await?;
+        lose(cx, &[shard.master.clone(), foreign.clone()]).await?;
         let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
         eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await
     };

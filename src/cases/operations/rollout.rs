@@ -48,7 +48,7 @@ async fn one_at_a_time(cx: &Context) -> Outcome {
 }
 
 /// The longest that making one server anew may take, until it is in step.
-pub(super) fn each(cx: &Context) -> Duration {
+fn each(cx: &Context) -> Duration {
     let timing = cx.timing();
     timing.scheduling() + timing.sync() + 2 * timing.node_timeout()
 }

@@ -59,6 +59,11 @@ impl Deployment for SharedSite {
         self.0.descriptor.bootstrap_pod().map(str::to_owned)
     }
 
+    fn bootstrap_container(&self) -> Option<String> {
+        let bootstrap = self.0.descriptor.bootstrap.as_ref()?;
+        Some(self.0.bootstrap_container(bootstrap).to_owned())
+    }
+
     async fn bootstrap_log(&self) -> Result<String, TargetError> {
         self.0.hook_log().await
     }
@@ -79,13 +84,35 @@ impl Deployment for SharedSite {
         self.0.run(pod, command, limit).await
     }
 
-    async fn restart_container(&self, pod: &str, limit: Duration) -> Result<(), TargetError> {
-        restart(&self.0, pod, &self.0.descriptor.container, limit).await
-    }
-
-    async fn restart_bootstrap(&self, limit: Duration) -> Result<(), TargetError> {
-        let bootstrap = self.0.bootstrap()?;
-        restart(&self.0, &bootstrap.pod, self.0.bootstrap_container(bootstrap), limit).await
+    async fn restart_container(&self, pod: &str, container: &str, limit: Duration) -> Result<(), TargetError> {
+        let before = self.0.raw_pod(pod).await?;
+        let old = status(&before, container).map_or(0, |status| status.restart_count);
+        let what = format!("starting the container {container} of pod {pod} again");
+        let stopping = async {
+            // The command dies with the container that it stops, so how it ended says nothing.
+            let stopped = self.0.run_in(pod, container, &STOP, limit).await;
+            tracing::debug!(?stopped, "kill in the container");
+            std::future::pending::<()>().await;
+        };
+        let api = self.0.api::<RawPod>();
+        let again = |pod: Option<&RawPod>| {
+            pod.and_then(|pod| status(pod, container)).is_some_and(|status| {
+                let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+                running && status.restart_count > old
+            })
+        };
+        let restarted = async {
+            tokio::select! {
+                started = kube::runtime::wait::await_condition(api, pod, again) => started
+                    .map(drop)
+                    .map_err(|error| TargetError::Surroundings(format!("{what}: {error}"))),
+                () = stopping => Ok(()),
+            }
+        };
+        match tokio::time::timeout(limit, restarted).await {
+            Ok(done) => done,
+            Err(_) => Err(timed_out(&what, limit)),
+        }
     }
 
     async fn claims(&self) -> Result<Vec<Claim>, TargetError> {
@@ -237,38 +264,6 @@ impl Deployment for SharedSite {
 
     async fn deploy_variant(&self, variant: Variant) -> Result<Box<dyn DeployedVariant>, TargetError> {
         Ok(Box::new(AlteredCopy::deploy(&self.0, variant).await?))
-    }
-}
-
-/// Makes a container of a pod start again in place; returns when the new one runs.
-async fn restart(site: &Site, pod: &str, container: &str, limit: Duration) -> Result<(), TargetError> {
-    let before = site.raw_pod(pod).await?;
-    let old = status(&before, container).map_or(0, |status| status.restart_count);
-    let what = format!("starting the container {container} of pod {pod} again");
-    let stopping = async {
-        // The command dies with the container that it stops, so how it ended says nothing.
-        let stopped = site.run_in(pod, container, &STOP, limit).await;
-        tracing::debug!(?stopped, "kill in the container");
-        std::future::pending::<()>().await;
-    };
-    let api = site.api::<RawPod>();
-    let again = |pod: Option<&RawPod>| {
-        pod.and_then(|pod| status(pod, container)).is_some_and(|status| {
-            let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-            running && status.restart_count > old
-        })
-    };
-    let restarted = async {
-        tokio::select! {
-            started = kube::runtime::wait::await_condition(api, pod, again) => started
-                .map(drop)
-                .map_err(|error| TargetError::Surroundings(format!("{what}: {error}"))),
-            () = stopping => Ok(()),
-        }
-    };
-    match tokio::time::timeout(limit, restarted).await {
-        Ok(done) => done,
-        Err(_) => Err(timed_out(&what, limit)),
     }
 }
 

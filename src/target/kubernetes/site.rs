@@ -37,6 +37,8 @@ pub(super) struct Site {
     pub(super) copies: bool,
     /// Whether this program runs in a pod of the same cluster, from where pods' addresses are reached without the API.
     pub(super) inside: bool,
+    /// The image to which the servers are upgraded in the run, where the user names one.
+    pub(super) upgrade_to: Option<String>,
     /// How TLS is spoken to the servers, once that was asked for.
     pub(super) secured: tokio::sync::OnceCell<crate::target::tls::Tls>,
     pub(super) companions: super::companion::Companions,
@@ -95,6 +97,7 @@ impl Site {
             listeners: Listeners::default(),
             copies: false,
             inside: false,
+            upgrade_to: None,
             secured: tokio::sync::OnceCell::new(),
             companions: super::companion::Companions::default(),
             addresses: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Upheavals: the StatefulSet scaled, deleted and applied again; addresses exchanged; the API stopped.
+//! Upheavals: the StatefulSet scaled, rolled out, upgraded, deleted and applied again; addresses exchanged; the API stopped.
 
 use super::apply::{Made, lock};
 use super::faults::{Lasting, allow_one_pod, allow_pods, ended, longest, refuse_pods, stop, strike};
@@ -59,7 +59,7 @@ impl Lasting {
             Upheaval::ScaleToNothing => self.scale(site, |_| 0).await,
             Upheaval::ScaleOut(more) => self.scale_out(site, *more).await,
             Upheaval::RollOut => roll_out(site).await,
-            Upheaval::Upgrade => Err(TargetError::Usage("no image is named to upgrade to".into())),
+            Upheaval::Upgrade => upgrade(site).await,
             Upheaval::Delete => {
                 let pods = site.raw_pods().await?;
                 *lock(&self.upheavals.deleted) = true;
@@ -252,7 +252,9 @@ async fn roll_out(site: &Site) -> Result<(), TargetError> {
 }
 
 /// Changes the image of the pods' template: of the server's container, and of every other that runs the same one.
-pub(super) async fn upgrade(site: &Site, image: &str) -> Result<(), TargetError> {
+async fn upgrade(site: &Site) -> Result<(), TargetError> {
+    let image = site.upgrade_to.as_deref();
+    let image = image.ok_or_else(|| TargetError::Usage("--upgrade-to names no image".into()))?;
     let name = site.stateful_set_name()?;
     let api = site.api::<StatefulSet>();
     let set = bounded(&format!("looking at StatefulSet {name}"), api.get(name)).await?;

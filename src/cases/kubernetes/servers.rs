@@ -348,11 +348,24 @@ mod tests {
         let program = folder.path().join("some-server");
         std::fs::copy("/bin/sleep", &program).unwrap();
         let mut child = std::process::Command::new(&program).arg("30").spawn().unwrap();
+        // The kernel lets a new process's parent go on before it gives it its name.
+        let comm = format!("/proc/{}/comm", child.id());
+        let named = || std::fs::read_to_string(&comm).unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while named() != "some-server\n" && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let name = named();
         let done = std::process::Command::new("sh").args(["-c", USERS]).output().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.path()).unwrap());
-        assert!(users(&String::from_utf8_lossy(&done.stdout)).contains(&own));
+        let told = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            users(&told).contains(&own),
+            "the process is {name:?}, sh ended with {} and told {told:?}",
+            done.status
+        );
     }
 
     #[test]

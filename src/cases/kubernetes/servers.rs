@@ -346,14 +346,15 @@ mod tests {
     fn the_shell_finds_the_user_of_a_process_named_like_a_server() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("some-server");
-        std::fs::copy("/bin/sleep", &program).unwrap();
+        // A link, not a copy: a file that was just written may be "busy" while another test starts a process.
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         let mut child = std::process::Command::new(&program).arg("30").spawn().unwrap();
         // The kernel lets a new process's parent go on before it gives it its name.
         let comm = format!("/proc/{}/comm", child.id());
         let named = || std::fs::read_to_string(&comm).unwrap();
         let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while named() != "some-server\n" && std::time::Instant::now() < until {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::yield_now();
         }
         let name = named();
         let done = std::process::Command::new("sh").args(["-c", USERS]).output().unwrap();

@@ -75,7 +75,7 @@ pub(super) async fn write_on(
         let opened = loop {
             tokio::select! {
                 biased;
-                _ = stopped.wait_for(|stop| *stop) => return pending.close(Instant::now()),
+                _ = stopped.wait_for(|stop| *stop) => return pending.close(),
                 opened = &mut opening => break opened,
                 () = sleep_until(pending.next_due().into()) => pending.fall_due(Instant::now()),
             }
@@ -101,7 +101,7 @@ pub(super) async fn write_on(
             }
         }
     }
-    pending.close(Instant::now())
+    pending.close()
 }
 
 /// Whether the writer was stopped, or nobody is left who could.

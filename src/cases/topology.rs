@@ -217,7 +217,9 @@ pub static CASES: &[Case] = &[
                  same keys with values of their own. Ten times a server of each is killed and both come back with each other's \
                  addresses, masters and replicas in turn. At every look each node must know the six ids of its own cluster and \
                  no other; after each time both must serve again with all their nodes, each where it now is, and every node \
-                 answer with its own cluster's values. Epochs are not judged: 7.0.15 takes some of the other cluster's, and a note says so. No `CLUSTER MEET` is pending meanwhile: one to an address that has changed hands does merge \
+                 answer with its own cluster's values. Epochs are not judged: 7.0.15 takes some of the other cluster's, and a note says so. (A replica follows whoever is at its \
+                 master's old address until it hears of its own master again, and serves the other cluster's data for ever if it is elected before: \
+                 seen on 7.0.15, on a machine so slow that the master was away for longer than the node-timeout.) No `CLUSTER MEET` is pending meanwhile: one to an address that has changed hands does merge \
                  two clusters, since the bus has no password.",
         run: |cx| Box::pin(separate::stay_separate(cx)),
     },

@@ -7,7 +7,7 @@ use crate::cluster::resp::Reply;
 use crate::cluster::slot::{self, SLOT_COUNT};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
-use crate::migration::{Master, Moved, Plan};
+use crate::migration::{Master, Moved, Plan, agreed};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::{Duration, Instant};
@@ -66,6 +66,8 @@ pub(super) async fn live(cx: &Context) -> Outcome {
         let there = mover.move_slots(&plan.slots).await?;
         record(cx, there);
         written_at(cx, &mut mover.destination, &written).await?;
+        // Who has not heard yet of the way there would hold the epoch of the way back against it: see `bring_home`.
+        agreed(cx, cx.timing().fail()).await?;
         mover.reversed().move_slots(&plan.slots).await
     };
     let outcome = with_cleanup(work, plan.undo(cx)).await;

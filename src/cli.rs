@@ -3,6 +3,7 @@
 mod compare;
 mod help;
 mod init;
+mod matrix;
 
 use crate::budget::{self, Costs};
 use crate::case::{Case, CaseId, Impact, Level, Profile};
@@ -49,6 +50,7 @@ const WIDTH: usize = 110;
 ///   redis-cluster-conformance run --target processes --repeat 10 ten runs, and every verdict that changed
 ///   redis-cluster-conformance lint redis.yaml                    what the manifest misses, without a cluster
 ///   redis-cluster-conformance compare main/run.json out/run.json what a change fixed, broke, slowed down
+///   redis-cluster-conformance matrix --only redis-8.0-docker     other servers and deployments, on one page
 ///   redis-cluster-conformance explain FAIL-01
 ///
 /// Exit codes: 0 conformant, 1 not conformant, 2 usage, 3 the target or the suite broke, 4 nothing selected.
@@ -99,6 +101,13 @@ enum Command {
     /// come to a verdict, 4 they have no case in common.
     #[command(after_help = help::COMPARE)]
     Compare(compare::CompareArguments),
+    /// Judge many deployments and servers, a run each, and write one page about all of them.
+    ///
+    /// A cell that breaks stands in the page with its cause, and the others go on. An interrupt ends the cell that runs, which
+    /// cleans up, and those after it do not begin. Exit codes: 0 every cell is conformant, 1 one is not, 2 the list cannot be
+    /// used, 3 a cell broke or did not run, 4 the list has no cell; with --render 0 when the page is written.
+    #[command(after_help = help::MATRIX)]
+    Matrix(matrix::MatrixArguments),
     /// Judge deployments that are deliberately wrong, and print which cases fail on which: the proof that they can fail.
     Controls {
         /// Parts of controls' names. Without any: all.
@@ -349,6 +358,7 @@ pub async fn main() -> u8 {
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),
         Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Matrix(arguments) => matrix::matrix(&arguments).await,
         Command::Completion { shell } => help::completion(Cli::command(), shell),
         Command::Man { command } => help::man(Cli::command(), command.as_deref()),
     };

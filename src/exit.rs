@@ -3,7 +3,8 @@
 use crate::report::compare::{Comparison, Worse};
 use crate::report::{AbortKind, Conformance, Run};
 
-/// Conformant: no `must` failed, or only such as `--known-failing` lists. Of a comparison: nothing that counts got worse.
+/// Conformant: no `must` failed, or only such as `--known-failing` lists. Of a comparison: nothing that counts got worse. Of a
+/// matrix: every cell is conformant.
 pub const CONFORMANT: u8 = 0;
 /// Not conformant; or an entry of `--known-failing` is no longer true. Of a comparison: something that counts got worse.
 pub const NOT_CONFORMANT: u8 = 1;
@@ -36,4 +37,14 @@ pub fn of_comparison(comparison: &Comparison, counts: &[Worse]) -> u8 {
     } else {
         CONFORMANT
     }
+}
+
+/// The exit code of the cells of a matrix, each with that of its run; `None` where a signal ended it, or it never ran. A cell
+/// that is not conformant counts also when another broke, in whatever way.
+pub fn of_matrix(codes: impl Iterator<Item = Option<u8>>) -> u8 {
+    codes.fold(CONFORMANT, |worst, code| match (worst, code) {
+        (NOT_CONFORMANT, _) | (_, Some(NOT_CONFORMANT)) => NOT_CONFORMANT,
+        (worst, Some(CONFORMANT)) => worst,
+        (_, _) => BROKEN,
+    })
 }

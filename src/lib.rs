@@ -3,7 +3,7 @@
 //! The map of this tree, one way only: `cli` and `tests/conformance.rs` → [`runner`] → [`cases`] → [`check`], [`context`] →
 //! [`cluster`] (what is known of Redis) and [`target`] (reaching the deployment). [`report`] sees a finished run only.
 //!
-//! - **Asked for:** [`cli`], [`selection`] and [`budget`] (which cases), [`contents`] (the cases as people read them), [`request`] (which target), [`known`] (which failures are known), [`surroundings`] (what the machine
+//! - **Asked for:** [`cli`], [`selection`] and [`budget`] (which cases), [`contents`] (the cases as people read them), [`request`] (which target), [`known`] (which failures are known), [`matrix`] (the cells of many runs), [`surroundings`] (what the machine
 //!   has), [`exit`] (the codes).
 //! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`].
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
@@ -41,6 +41,7 @@ pub mod known;
 pub mod lint;
 pub mod loss;
 pub mod manifest;
+pub mod matrix;
 pub mod migration;
 pub mod moving;
 pub mod outage;

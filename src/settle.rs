@@ -3,7 +3,7 @@
 use crate::case::{Case, CaseId, Impact, Level, Profile};
 use crate::check::LOOK_AGAIN;
 use crate::cluster::connection::{Connection, LinkError};
-use crate::cluster::node::{Member, NodeId, parse_fields};
+use crate::cluster::node::{Member, NodeId, parse_fields, product};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Shared};
 use crate::feature::Feature;
@@ -90,17 +90,11 @@ async fn ask(
     crate::context::authenticate(&mut connection, target).await?;
     let reply = connection.ask(&["INFO", "server"]).await?;
     let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
-    let (product, version) = ["valkey", "redis"]
-        .into_iter()
-        .find_map(|name| Some((name, fields.get(&format!("{name}_version"))?)))
-        .ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
-    let product = match product {
-        "valkey" => "Valkey",
-        _ => "Redis",
-    };
+    let (product, version) =
+        product(&fields).ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
     let timeout = connection.call(&["CONFIG", "GET", "cluster-node-timeout"]).await?;
     let timeout = timeout.array().and_then(|items| items.get(1)?.text()?.parse().ok());
-    Ok((product.into(), version.clone(), timeout))
+    Ok((product.into(), version, timeout))
 }
 
 /// The features, of those wanted, that every server lacks, each with the reply that said so. Where only some servers

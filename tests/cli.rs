@@ -83,6 +83,8 @@ fn a_page_is_made_again_from_run_json() {
 #[case(&["run", "--help"], 0, "--known-failing known-failing.yaml")]
 #[case(&["lint", "--help"], 0, "helm template")]
 #[case(&["compare", "--help"], 0, "GITHUB_STEP_SUMMARY")]
+#[case(&["matrix", "--help"], 0, "--only redis-6.0-docker")]
+#[case(&["matrix", "--render", "--resume"], 2, "")]
 #[case(&["completion", "bash"], 0, "-o default redis-cluster-conformance")]
 #[case(&["completion", "fish"], 0, "-l known-failing")]
 #[case(&["completion", "zsh"], 0, "#compdef redis-cluster-conformance")]
@@ -588,4 +590,186 @@ fn repeated_runs_have_a_folder_each_and_one_summary() {
     for id in ids {
         assert_eq!(left_of(id.as_str().unwrap()), Vec::<String>::new());
     }
+}
+
+/// A folder with a list of cells in it.
+fn cells(list: &str) -> tempfile::TempDir {
+    let folder = folder();
+    fs::write(folder.path().join("cells.yaml"), list).unwrap();
+    folder
+}
+
+#[rstest]
+#[case::no_list("nowhere.yaml", "", "nowhere.yaml cannot be read: the list of cells")]
+#[case::unknown_option(
+    "cells.yaml",
+    "\n- cell: a\n  run: --no-such-option\n",
+    "cells.yaml:3: `run` does not take"
+)]
+#[case::out_is_matrix_s("cells.yaml", "- cell: a\n  run: --out b\n", "cells.yaml:2: ")]
+#[case::many_runs("cells.yaml", "- cell: a\n  run: --repeat 2\n", "cells.yaml:2: a has --repeat")]
+#[case::no_such_case("cells.yaml", "- cell: a\n  run: SOLT\n", "cells.yaml:2: a: \"SOLT\" is no id")]
+#[case::no_case(
+    "cells.yaml",
+    "- cell: a\n  run: SLOT --skip SLOT\n",
+    "cells.yaml:2: a selects no case"
+)]
+#[case::an_omission("cells.yaml", "- cell: a\n  run: NET-14\n", "cells.yaml:2: a selects no case")]
+#[case::no_such_cell(
+    "cells.yaml",
+    "- {cell: a, run: SLOT}\n- {cell: c, run: SLOT}\n",
+    "has no cell \"b\"; it has a, c"
+)]
+fn a_list_of_cells_that_is_of_no_use_is_named_before_anything_runs(
+    #[case] file: &str,
+    #[case] list: &str,
+    #[case] named: &str,
+) {
+    let folder = cells(list);
+    let (exit, stdout, stderr) = call(&["matrix", file, "--only", "b"], folder.path());
+    assert_eq!(exit, 2, "{stdout}{stderr}");
+    assert!(stderr.contains(named), "{stderr}");
+    assert!(!folder.path().join("out").exists(), "nothing has begun");
+}
+
+#[test]
+fn a_list_without_cells_selects_nothing() {
+    let folder = cells("# none yet\n");
+    let (exit, _, stderr) = call(&["matrix", "cells.yaml"], folder.path());
+    assert_eq!((exit, stderr.contains("cells.yaml has no cell")), (4, true), "{stderr}");
+}
+
+/// The list that the project keeps can be used as it stands, and names what is there.
+#[test]
+fn the_project_s_own_list_of_cells_can_be_used() {
+    let folder = folder();
+    let list = of_project("manifests/matrix.yaml");
+    let (exit, stdout, stderr) = call(&["matrix", &list, "--only", "none-such"], folder.path());
+    assert_eq!(exit, 2, "{stdout}{stderr}");
+    assert!(
+        stderr.contains("has no cell \"none-such\"; it has redis-6.0-docker, "),
+        "{stderr}"
+    );
+    let scripts = fs::read_to_string(of_project("scripts/images")).unwrap();
+    for line in fs::read_to_string(&list)
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("  run:"))
+    {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |option: &str| words.iter().position(|word| *word == option).map(|at| words[at + 1]);
+        let image = after("--image")
+            .unwrap()
+            .strip_prefix("redis-cluster-conformance/")
+            .unwrap();
+        assert!(scripts.contains(image), "scripts/images knows {image}");
+        if let Some(file) = after("--target-file") {
+            assert!(Path::new(&of_project(file)).exists(), "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_cell_that_breaks_stands_in_the_page_and_stops_no_other() {
+    needs_redis();
+    let folder = cells(
+        "- {cell: broken, run: SLOT-01 --target processes --server /no/such/server}\n\
+         - {cell: unread, run: SLOT-01 --target processes --target-file nowhere.yaml}\n\
+         - {cell: good, run: SLOT-01 --target processes}\n\
+         - {cell: left-out, run: SLOT-03 --target processes}\n",
+    );
+    let at = |path: &str| folder.path().join(path);
+    let page = || fs::read_to_string(at("page/conformance.md")).unwrap();
+    let asked = [
+        "matrix",
+        "cells.yaml",
+        "--only",
+        "broken,unread,good",
+        "--out",
+        "o",
+        "--page",
+        "page/conformance.md",
+    ];
+    let (exit, stdout, stderr) = call(&asked, folder.path());
+    assert_eq!(exit, 3, "{stdout}{stderr}");
+    assert!(stdout.contains("4 cells: 1 conformant; 2 broke; 1 not run"), "{stdout}");
+    assert!(stderr.contains("cell 3 of 3: good"), "{stderr}");
+    let first = page();
+    for said in [
+        "- 💥 **broken**: exit code 2: ",
+        "- 💥 **unread**: exit code 2: nowhere.yaml",
+        "| good | Redis ",
+        "redis-cluster-conformance run SLOT-01 --target processes --out o/good\n",
+    ] {
+        assert!(first.contains(said), "{said}: {first}");
+    }
+    for file in ["run.json", "cell.json", "report.txt", "log.txt", "report.html"] {
+        assert!(at("o/good").join(file).exists(), "{file}");
+    }
+
+    // The page again, without a run: the same, and nothing else changes.
+    fs::remove_file(at("page/conformance.md")).unwrap();
+    let record = fs::read_to_string(at("o/good/cell.json")).unwrap();
+    let again = [
+        "matrix",
+        "cells.yaml",
+        "--render",
+        "--out",
+        "o",
+        "--page",
+        "page/conformance.md",
+    ];
+    assert_eq!(call(&again, folder.path()).0, 0);
+    assert_eq!(page(), first);
+
+    // What is there stays, and what broke runs again.
+    let resumed = [&asked[..], &["--resume"]].concat();
+    let (exit, _, stderr) = call(&resumed, folder.path());
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("cell 3 of 3: good is there already"), "{stderr}");
+    assert!(!stderr.contains("broken is there already"), "{stderr}");
+    assert_eq!(fs::read_to_string(at("o/good/cell.json")).unwrap(), record);
+    let alone = ["matrix", "cells.yaml", "--only", "good", "--out", "o", "--resume"];
+    assert_eq!(call(&alone, folder.path()).0, 0, "only what was asked for decides");
+}
+
+/// As in a terminal, where Ctrl-C reaches the whole group: the run of the cell gets one signal, not two.
+#[test]
+fn an_interrupt_ends_a_matrix_after_its_cell_is_cleaned_up() {
+    use std::os::unix::process::CommandExt;
+    needs_redis();
+    let folder = cells("- {cell: a, run: BOOT-03 --target processes}\n- {cell: b, run: SLOT-01 --target processes}\n");
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
+        .args(["matrix", "cells.yaml", "--out", "o"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let run_id = loop {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the cell's servers must start"
+        );
+        let log = fs::read_to_string(folder.path().join("o/a/log.txt")).unwrap_or_default();
+        let run_id = log
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("run ")?.split_once(':')?.0.to_owned()));
+        match run_id {
+            Some(run_id) if left_of(&run_id).len() > 6 => break run_id,
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let group = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(left_of(&run_id), Vec::<String>::new());
+    let read = |name: &str| fs::read_to_string(folder.path().join("o").join(name)).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&read("a/run.json")).unwrap();
+    assert_eq!(run["aborted"]["kind"], "interrupted");
+    assert!(!folder.path().join("o/b").exists(), "no other cell begins");
+    let page = read("conformance.md");
+    assert!(page.contains("| a | ") && page.contains("1 broke; 1 not run"), "{page}");
 }

@@ -15,6 +15,7 @@ use redis_cluster_conformance::context::{Measurement, Secret};
 use redis_cluster_conformance::report::compare::{self, ChangeKind, Comparison, Worse};
 use redis_cluster_conformance::report::course::{Course, Gap, Moment, Series, Writes};
 use redis_cluster_conformance::report::known::{Known, KnownFailing, Listed};
+use redis_cluster_conformance::report::matrix::{self, Cell, Matrix, Record};
 use redis_cluster_conformance::report::picture::{Owner, Picture, Pictured, Silent, SlotMap};
 use redis_cluster_conformance::report::scorecard::{Figure, LostWrite, Scorecard, Trial};
 use redis_cluster_conformance::report::{
@@ -630,6 +631,169 @@ fn comparisons_are_as_kept(#[case] name: &str, #[case] before: Run, #[case] afte
     let json = serde_json::to_string_pretty(&comparison).unwrap() + "\n";
     same_as_file(golden(&format!("{name}.json")), &json);
     assert_eq!(serde_json::from_str::<Comparison>(&json).unwrap(), comparison);
+}
+
+/// A cell whose run ended with a code after so many seconds, and what it left.
+fn cell(name: &str, code: Option<u8>, seconds: i64, message: Option<&str>, run: Option<Run>) -> Cell {
+    let arguments = vec![
+        "--target".to_owned(),
+        "docker".into(),
+        "--image".into(),
+        format!("{name}:1"),
+    ];
+    let started: jiff::Timestamp = "2026-08-22T10:00:00Z".parse().unwrap();
+    Cell {
+        name: name.into(),
+        record: Some(Record {
+            schema_version: SCHEMA_VERSION.into(),
+            cell: name.into(),
+            arguments: arguments.clone(),
+            started,
+            ended: started + jiff::SignedDuration::from_secs(seconds),
+            exit_code: code,
+            message: message.map(str::to_owned),
+        }),
+        arguments,
+        run,
+    }
+}
+
+fn not_run() -> Cell {
+    Cell {
+        record: None,
+        ..cell("later", None, 0, None, None)
+    }
+}
+
+/// Cells that ended in every way, two of them with cases in common and cases that the other has not.
+fn matrix() -> Matrix {
+    let elsewhere = Cell {
+        arguments: vec!["SLOT".into(), "--image".into(), "two words".into()],
+        ..cell("changed", Some(1), 4000, None, Some(changed()))
+    };
+    Matrix {
+        list: "manifests/matrix.yaml".into(),
+        folder: "out/ma trix".into(),
+        cells: vec![
+            cell("conformant", Some(0), 61, None, Some(conformant())),
+            cell("every-verdict", Some(1), 59, None, Some(every_verdict())),
+            elsewhere,
+            cell("known", Some(0), 3, None, Some(known_alone())),
+            cell("aborted", Some(3), 30, None, Some(aborted())),
+            cell("no-run", Some(2), 0, Some("a|b.yaml: <b>no such file</b>"), None),
+            cell("killed", None, 1, None, None),
+            cell("empty", Some(3), 1, None, Some(empty())),
+            not_run(),
+        ],
+    }
+}
+
+/// A run in which nothing failed but what is known.
+fn known_alone() -> Run {
+    let entries = [("SLOT-02", known_as(30, false), Some(VerdictName::Fail))];
+    listed(&entries, false, Strictness::default())
+}
+
+#[test]
+fn matrices_are_as_kept() {
+    same_as_file(golden("matrix.txt"), &matrix::text(&matrix()));
+    same_as_file(golden("matrix.md"), &matrix::markdown(&matrix()));
+    let unrun = Matrix {
+        cells: vec![not_run()],
+        ..matrix()
+    };
+    same_as_file(golden("matrix-unrun.md"), &matrix::markdown(&unrun));
+}
+
+#[test]
+fn a_case_that_is_not_judged_is_never_counted_as_passed() {
+    let page = matrix::markdown(&matrix());
+    let row = |id: &str| {
+        page.lines()
+            .find(|line| line.starts_with(&format!("| {id} |")))
+            .unwrap()
+            .to_owned()
+    };
+    // Unsupported in one cell, passed in another, not selected in the rest, and never run where the run was aborted.
+    let cells: Vec<String> = row("SLOT-04").split('|').map(|part| part.trim().to_owned()).collect();
+    assert_eq!(cells[3..], ["–", "unsupported", "pass", "–", ""]);
+    assert!(
+        !page.contains("| SLOT-03 |"),
+        "what passed in every cell that ran it has no row"
+    );
+}
+
+#[test]
+fn a_table_of_a_matrix_has_as_many_columns_in_each_row() {
+    use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+    let page = matrix::markdown(&matrix());
+    let (mut counts, mut cells) = (Vec::new(), 0);
+    for event in Parser::new_ext(&page, Options::ENABLE_TABLES) {
+        match event {
+            Event::Start(Tag::TableCell) => cells += 1,
+            Event::End(TagEnd::TableRow | TagEnd::TableHead) => counts.push(std::mem::take(&mut cells)),
+            _ => {}
+        }
+    }
+    // The reader pads short rows and cuts long ones; so the source must agree with what it found.
+    let rows: Vec<usize> = (page.lines().filter(|line| line.starts_with("| ")))
+        .map(|line| line.replace("\\|", "").matches('|').count() - 1)
+        .collect();
+    assert_eq!(counts, rows);
+    assert!(counts.len() > 12, "{counts:?}");
+}
+
+#[test]
+fn the_command_line_of_a_cell_can_be_typed() {
+    let cells = matrix().cells;
+    let typed = |at: usize| cells[at].command_line("out/ma trix");
+    assert_eq!(
+        typed(0),
+        "redis-cluster-conformance run --target docker --image conformant:1 --out 'out/ma trix/conformant'"
+    );
+    // What ran, and not what the list asks for by now.
+    assert!(typed(2).contains("--image changed:1"), "{}", typed(2));
+    let words = shlex::split(&typed(0)).unwrap();
+    assert_eq!(words.last().unwrap(), "out/ma trix/conformant");
+}
+
+#[rstest]
+#[case::passed(cell("a", Some(0), 1, None, Some(conformant())), true)]
+#[case::failed(cell("a", Some(1), 1, None, Some(changed())), true)]
+#[case::another_was_asked_for(Cell { arguments: vec![], ..cell("a", Some(0), 1, None, Some(conformant())) }, false)]
+#[case::undecided(cell("a", Some(3), 1, None, Some(empty())), false)]
+#[case::aborted(cell("a", Some(3), 1, None, Some(aborted())), false)]
+#[case::no_run(cell("a", Some(2), 1, None, None), false)]
+#[case::never_ended(Cell { record: None, ..cell("a", Some(0), 1, None, Some(conformant())) }, false)]
+fn a_cell_is_done_when_it_came_to_a_verdict_by_the_same_options(#[case] cell: Cell, #[case] done: bool) {
+    assert_eq!(cell.is_done(), done);
+}
+
+#[test]
+fn a_cell_is_read_back_from_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = cell("a", Some(1), 5, None, Some(every_verdict()));
+    let read = || Cell::read("a", &kept.arguments, folder.path());
+    write(&every_verdict(), folder.path()).unwrap();
+    assert!(read().unwrap().run.is_none(), "a run without a record has not ended");
+    kept.record.as_ref().unwrap().write(folder.path()).unwrap();
+    let back = read().unwrap();
+    assert_eq!((back.record, back.run), (kept.record.clone(), kept.run.clone()));
+    std::fs::write(folder.path().join(matrix::RECORD), "{}").unwrap();
+    let error = format!("{:#}", read().unwrap_err());
+    assert!(error.contains("cell.json is not the record of a cell"), "{error}");
+}
+
+#[rstest]
+#[case::all_passed(&[Some(0), Some(0)], 0)]
+#[case::one_failed(&[Some(0), Some(1), Some(3)], 1)]
+#[case::one_failed_after_another_broke(&[Some(2), Some(0), Some(1)], 1)]
+#[case::one_broke(&[Some(0), Some(3), Some(0)], 3)]
+#[case::an_image_is_lacking(&[Some(2), Some(0)], 3)]
+#[case::nothing_was_selected(&[Some(4)], 3)]
+#[case::killed_or_not_run(&[Some(0), None], 3)]
+fn matrices_have_their_exit_codes(#[case] cells: &[Option<u8>], #[case] code: u8) {
+    assert_eq!(redis_cluster_conformance::exit::of_matrix(cells.iter().copied()), code);
 }
 
 #[test]

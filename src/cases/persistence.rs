@@ -243,7 +243,7 @@ pub static CASES: &[Case] = &[
         id: CaseId("PERS-15"),
         title: "a second server on the same nodes.conf ends at once",
         requirement: "Two servers MUST NOT use one nodes.conf: the second one ends with a message that names the file.",
-        source: "Redis source, clusterLockConfig; measured on 7.0.15",
+        source: "Redis source, clusterLockConfig; measured on 7.0.15; valkey-io/valkey#4489 on what later servers make of it",
         level: Level::Must,
         profile: Profile::Extended,
         seed: &[],
@@ -254,7 +254,8 @@ pub static CASES: &[Case] = &[
         controls: &["second-server-stays"],
         method: "Makes a master beside the deployment and runs its own program once more on the same folder, \
                  listening on no port. It must end by itself with a status other than 0 and say that nodes.conf is \
-                 `already used`; the first one must still be the same process.",
+                 `already used`; the first one must still be the same process. (Servers that save nodes.conf by putting another file \
+                 in its place, Redis 8, Valkey and Redict among them, go on holding the lock of the file that is gone.)",
         run: |cx| Box::pin(files::second_server_refused(cx)),
     },
     Case {

@@ -50,6 +50,23 @@ Examples:
 
 Times count over trials: run both with `--trials 5 --fault kill`.";
 
+/// Examples of `matrix`.
+pub(super) const MATRIX: &str = "\
+Examples:
+  redis-cluster-conformance matrix --page docs/conformance.md
+      every cell of manifests/matrix.yaml, and the page
+  redis-cluster-conformance matrix --only redis-6.0-docker,valkey-9-docker
+  redis-cluster-conformance matrix --resume
+      goes on where an earlier one was interrupted
+  redis-cluster-conformance matrix --render --page docs/conformance.md
+      the page again, without a run
+
+A list of cells; `run` is what would be typed after `redis-cluster-conformance run`, but for --out:
+  - cell: redis-6.0-docker
+    run: --target docker --image redis-cluster-conformance/redis:6.0 --profile core
+
+Then: the page; DIR/NAME/report.html for a cell.";
+
 /// Examples of `init`.
 pub(super) const INIT: &str = "\
 Examples:

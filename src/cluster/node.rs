@@ -392,6 +392,19 @@ pub fn parse_fields(reply: &Reply) -> Result<Fields, String> {
     Ok(fields)
 }
 
+/// What a server says it is, by the fields of its `INFO server`: product and version. Forks go on saying which
+/// `redis_version` they are compatible with, beside a field of their own name (Valkey 8 and Redict 7 say 7.2.4), so that is asked
+/// for last.
+pub fn product(server: &Fields) -> Option<(&'static str, String)> {
+    [
+        ("valkey_version", "Valkey"),
+        ("redict_version", "Redict"),
+        ("redis_version", "Redis"),
+    ]
+    .into_iter()
+    .find_map(|(field, product)| Some((product, server.get(field)?.clone())))
+}
+
 /// Parses the reply of `CLUSTER NODES`.
 ///
 /// # Errors
@@ -559,6 +572,17 @@ mod tests {
 
     fn bulk(text: &str) -> Reply {
         Reply::Bulk(text.to_owned().into())
+    }
+
+    #[rstest]
+    #[case("redis_version:8.0.2", Some(("Redis", "8.0.2")))]
+    #[case("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1", Some(("Valkey", "8.1.1")))]
+    #[case("redict_version:7.3.6\r\nredis_version:7.2.4", Some(("Redict", "7.3.6")))]
+    #[case("uptime_in_seconds:1", None)]
+    fn a_server_is_what_it_says_itself(#[case] info: &str, #[case] expected: Option<(&str, &str)>) {
+        let fields = parse_fields(&Reply::Bulk(info.as_bytes().to_vec().into())).expect("fields");
+        let said = product(&fields);
+        assert_eq!(said.as_ref().map(|(name, version)| (*name, version.as_str())), expected);
     }
 
     #[rstest]

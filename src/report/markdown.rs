@@ -77,7 +77,7 @@ fn block(text: &str, indent: &str) -> String {
         .collect()
 }
 
-fn shortened(line: &str) -> String {
+pub(super) fn shortened(line: &str) -> String {
     if line.chars().count() <= MOST_CHARACTERS {
         return line.to_owned();
     }

@@ -9,6 +9,7 @@ pub mod json;
 pub mod junit;
 pub mod known;
 pub mod markdown;
+pub mod matrix;
 pub mod picture;
 pub mod repeat;
 pub mod scorecard;
@@ -121,7 +122,7 @@ impl fmt::Display for Suite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Server {
-    /// `Redis`, `Valkey`, …: by the field of `INFO server` that names the version.
+    /// `Redis`, `Valkey`, `Redict`: by the field of `INFO server` that names the version.
     pub product: String,
     /// The version; several where nodes differ, joined by `, `.
     pub version: String,

@@ -242,7 +242,7 @@ impl CaseLine {
 }
 
 /// In a run that ended early, what was skipped did not end at all.
-fn never_ran(run: &Run, result: &CaseResult) -> bool {
+pub(super) fn never_ran(run: &Run, result: &CaseResult) -> bool {
     run.aborted.is_some() && result.verdict == VerdictName::Skipped
 }
 

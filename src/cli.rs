@@ -24,6 +24,7 @@ use crate::runner;
 use crate::selection::Selection;
 use crate::surroundings;
 use crate::target::descriptor::PasswordSource;
+use crate::target::kind::{IpFamily, Layout};
 use crate::target::{Secret, TargetError, TargetKind, kind};
 use crate::timing::Timing;
 use crate::trials::{TrialFault, Trials};
@@ -139,7 +140,7 @@ enum Command {
     /// Make the kind cluster, with the images loaded, and leave it for runs to come.
     Up {
         #[command(flatten)]
-        nodes: NodesArgument,
+        layout: LayoutArguments,
     },
     /// Remove the kind cluster.
     Down,
@@ -161,11 +162,24 @@ enum Command {
 }
 
 #[derive(Args)]
-struct NodesArgument {
+struct LayoutArguments {
     /// kind: how many nodes the cluster has, a control plane and workers, each in a zone; also RCC_NODES. Where neither says
     /// so, a cluster that runs is taken as it is, and one that is made has one node.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     nodes: Option<u16>,
+    /// kind: of which family the addresses of its nodes, pods and Services are. Without it, a cluster that runs is taken as it is,
+    /// and one that is made has IPv4.
+    #[arg(long, value_name = "FAMILY", value_enum)]
+    ip_family: Option<IpFamily>,
+}
+
+impl LayoutArguments {
+    const fn layout(&self) -> Layout {
+        Layout {
+            nodes: self.nodes,
+            ip_family: self.ip_family,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -321,7 +335,7 @@ struct RunArguments {
     #[arg(long, value_name = "FILE")]
     known_failing: Option<PathBuf>,
     #[command(flatten)]
-    nodes: NodesArgument,
+    layout: LayoutArguments,
     /// Leave what the run made.
     #[arg(long)]
     keep: bool,
@@ -354,7 +368,7 @@ pub async fn main() -> u8 {
         Command::Report { run, out } => report_of(&run, out.as_deref()),
         Command::Costs { run } => costs(&run),
         Command::Init(arguments) => init::init(&arguments).await,
-        Command::Up { nodes } => up(nodes.nodes).await,
+        Command::Up { layout } => up(layout.layout()).await,
         Command::Down => down().await,
         Command::Doctor => Ok(doctor().await),
         Command::Compare(arguments) => compare::compare(&arguments),
@@ -527,7 +541,7 @@ impl RunArguments {
             in_cluster: self.in_cluster,
             namespace: self.namespace.clone(),
             apply: self.apply,
-            nodes: self.nodes.nodes,
+            layout: self.layout.layout(),
             keep: self.keep,
             overrides: self.timing.clone(),
             ..Request::new(self.kind(), run_id)
@@ -663,8 +677,8 @@ fn colour(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-async fn up(nodes: Option<u16>) -> anyhow::Result<u8> {
-    match kind::up(nodes, &Progress::stderr()).await {
+async fn up(layout: Layout) -> anyhow::Result<u8> {
+    match kind::up(layout, &Progress::stderr()).await {
         Ok(kubeconfig) => {
             anstream::println!(
                 "the kind cluster {} runs; kubeconfig: {}",

@@ -5,7 +5,7 @@ use crate::manifest::parameters::Parameters;
 use crate::target::addresses::AddressesTarget;
 use crate::target::descriptor::{Descriptor, PasswordSource};
 use crate::target::docker::{self, DockerOptions, DockerTarget};
-use crate::target::kind::{KindOptions, KindTarget};
+use crate::target::kind::{KindOptions, KindTarget, Layout};
 use crate::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use crate::target::processes::{ProcessesOptions, ProcessesTarget};
 use crate::target::{Secret, Target, TargetError, TargetKind};
@@ -48,8 +48,8 @@ pub struct Request {
     pub namespace: Option<String>,
     /// For `kubernetes`: apply the description's manifest there, instead of attaching to what is there.
     pub apply: bool,
-    /// For `kind`: how many nodes the cluster is to have.
-    pub nodes: Option<u16>,
+    /// For `kind`: what the cluster is to be like.
+    pub layout: Layout,
     /// Leave what was made.
     pub keep: bool,
     /// The run's name.
@@ -77,7 +77,7 @@ impl Request {
             in_cluster: false,
             namespace: None,
             apply: false,
-            nodes: None,
+            layout: Layout::default(),
             keep: false,
             run_id,
             overrides: Vec::new(),
@@ -152,7 +152,7 @@ impl Request {
                 descriptor,
                 parameters: self.parameters.clone(),
                 upgrade_to: self.upgrade_to.clone(),
-                nodes: self.nodes,
+                layout: self.layout,
                 keep: self.keep,
                 run_id: self.run_id.clone(),
                 timing,

@@ -12,7 +12,7 @@ use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::manifest::Parameters;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::target::descriptor::Descriptor;
-use redis_cluster_conformance::target::kind::{KindOptions, KindTarget};
+use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, Layout};
 use redis_cluster_conformance::target::{Target, TargetError, Upheaval};
 use redis_cluster_conformance::timing::Timing;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,7 +78,10 @@ async fn hosts_are_drained_frozen_and_started_again() {
         descriptor: Descriptor::canonical().unwrap(),
         parameters: Parameters::default(),
         upgrade_to: None,
-        nodes: Some(4),
+        layout: Layout {
+            nodes: Some(4),
+            ip_family: None,
+        },
         keep: false,
         run_id: "hosts".to_owned(),
         timing: Timing::new(Duration::from_secs(5)),

@@ -14,7 +14,7 @@ use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::descriptor::Descriptor;
 use redis_cluster_conformance::target::docker::{DEFAULT_IMAGE, DockerOptions, DockerTarget};
-use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, cluster_name, up};
+use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, Layout, cluster_name, up};
 use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
 use redis_cluster_conformance::target::{Cut, Fault, Target, TargetKind, Traffic, Way};
 use redis_cluster_conformance::timing::Timing;
@@ -151,7 +151,7 @@ fn target(kind: TargetKind, run_id: &str, of_use: bool) -> Box<dyn Target> {
                     image: (!of_use).then(|| "localhost:1/none:1".into()),
                     ..Parameters::default()
                 },
-                nodes: None,
+                layout: Layout::default(),
                 keep: false,
                 run_id,
                 timing,
@@ -205,7 +205,7 @@ fn nothing_is_left(row: usize, kind: TargetKind) {
     let at = TABLE[row].1;
     if kind == TargetKind::Kind {
         // The cluster is to stay when a run ends.
-        runtime().block_on(up(None, &Progress::silent())).unwrap();
+        runtime().block_on(up(Layout::default(), &Progress::silent())).unwrap();
     }
     let run_id = format!("killed-{row}-{}", std::process::id());
     let mut child = Command::new(std::env::current_exe().unwrap())

@@ -10,7 +10,7 @@ use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::manifest::Parameters;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::target::descriptor::Descriptor;
-use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, down, kubeconfig, up};
+use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, Layout, down, kubeconfig, up};
 use redis_cluster_conformance::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use redis_cluster_conformance::target::{Fault, Target, TargetError, Variant};
 use redis_cluster_conformance::timing::Timing;
@@ -32,7 +32,7 @@ fn target_of(run: &str, parameters: Parameters, descriptor: Descriptor) -> KindT
         descriptor,
         parameters,
         upgrade_to: None,
-        nodes: None,
+        layout: Layout::default(),
         keep: false,
         run_id: run.to_owned(),
         timing: timing(),
@@ -359,9 +359,9 @@ async fn a_namespace_that_is_there_is_applied_to_attached_to_and_left() {
 #[ignore = "makes a kind cluster"]
 async fn up_makes_a_cluster_that_stays() {
     let progress = Progress::stderr();
-    let first = up(None, &progress).await.unwrap();
+    let first = up(Layout::default(), &progress).await.unwrap();
     let started = Instant::now();
-    assert_eq!(up(None, &progress).await.unwrap(), first);
+    assert_eq!(up(Layout::default(), &progress).await.unwrap(), first);
     progress.line(format!("taken in {:.1} s", started.elapsed().as_secs_f64()));
 }
 

@@ -7,6 +7,7 @@ mod layout;
 mod nodes;
 
 pub use cluster::{cluster_name, down, kubeconfig, up};
+pub use layout::{IpFamily, Layout};
 
 use super::descriptor::Descriptor;
 use super::kubernetes::NodeAccess;
@@ -39,9 +40,8 @@ pub struct KindOptions {
     pub parameters: Parameters,
     /// The image to which the servers are upgraded in the run.
     pub upgrade_to: Option<String>,
-    /// How many nodes the cluster is to have; where that is not said, one that runs is taken as it is, and one that is made
-    /// has one.
-    pub nodes: Option<u16>,
+    /// What the cluster is to be like.
+    pub layout: Layout,
     /// Whether the cluster and what was applied stay when the run ends.
     pub keep: bool,
     /// The run's id, part of names and labels.
@@ -174,7 +174,7 @@ impl Target for KindTarget {
 
     async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
         let cluster =
-            Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), self.options.nodes, progress).await?);
+            Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), self.options.layout, progress).await?);
         *self.cluster() = Some(cluster.clone());
         let mut phases = self.prepare_cluster(&cluster, progress).await?;
         phases.extend(self.inner.prepare(progress).await?);

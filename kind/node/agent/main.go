@@ -60,7 +60,7 @@ const network = `{
       "ipam": {
         "type": "host-local",
         "ranges": [[{ "subnet": "%s" }]],
-        "routes": [{ "dst": "0.0.0.0/0" }]
+        "routes": [{ "dst": "%s" }]
       }
     },
     { "type": "portmap", "capabilities": { "portMappings": true } }
@@ -68,9 +68,23 @@ const network = `{
 }
 `
 
+// What differs between a cluster of IPv4 and one of IPv6.
+type family struct {
+	is       func(net.IP) bool
+	ip       string // the option of ip
+	iptables string // the program
+	all      string // every address
+}
+
+var (
+	ipv4 = family{func(ip net.IP) bool { return ip.To4() != nil }, "-4", "iptables", "0.0.0.0/0"}
+	ipv6 = family{func(ip net.IP) bool { return ip.To4() == nil }, "-6", "ip6tables", "::/0"}
+)
+
 type agent struct {
 	name    string // the node's
 	subnet  string // that of all pods
+	family  family // the cluster's
 	client  kubernetes.Interface
 	nodes   corelisters.NodeLister
 	claims  corelisters.PersistentVolumeClaimLister
@@ -105,6 +119,10 @@ func main() {
 		claims:  core.PersistentVolumeClaims().Lister(),
 		volumes: core.PersistentVolumes().Lister(),
 		classes: classes.Lister(),
+	}
+	a.family = ipv4
+	if ip, _, err := net.ParseCIDR(a.subnet); err == nil && ipv6.is(ip) {
+		a.family = ipv6
 	}
 	changed := make(chan struct{}, 1)
 	look := func() {
@@ -146,10 +164,10 @@ func (a *agent) connect() error {
 	}
 	own, routes := "", map[string]string{}
 	for _, node := range nodes {
-		pods := podRange(node)
+		pods := a.podRange(node)
 		if node.Name == a.name {
 			own = pods
-		} else if address := internal(node); pods != "" && address != "" {
+		} else if address := a.internal(node); pods != "" && address != "" {
 			routes[pods] = address
 		}
 	}
@@ -164,7 +182,7 @@ func (a *agent) connect() error {
 		return err
 	}
 	// Last: with it the node is Ready.
-	if err := write(root+networkFile, fmt.Sprintf(network, own)); err != nil {
+	if err := write(root+networkFile, fmt.Sprintf(network, own, a.family.all)); err != nil {
 		return err
 	}
 	a.routed = wanted
@@ -175,17 +193,17 @@ func (a *agent) connect() error {
 // route sets the routes, and removes those to nodes that are no more.
 func (a *agent) route(routes map[string]string) error {
 	for pods, address := range routes {
-		if _, err := run("ip", "route", "replace", pods, "via", address, "proto", protocol); err != nil {
+		if _, err := run("ip", a.family.ip, "route", "replace", pods, "via", address, "proto", protocol); err != nil {
 			return err
 		}
 	}
-	set, err := run("ip", "-4", "route", "show", "proto", protocol)
+	set, err := run("ip", a.family.ip, "route", "show", "proto", protocol)
 	if err != nil {
 		return err
 	}
 	for _, line := range strings.Split(set, "\n") {
 		if words := strings.Fields(line); len(words) > 0 && routes[words[0]] == "" {
-			if _, err := run("ip", "route", "del", words[0], "proto", protocol); err != nil {
+			if _, err := run("ip", a.family.ip, "route", "del", words[0], "proto", protocol); err != nil {
 				return err
 			}
 		}
@@ -196,10 +214,10 @@ func (a *agent) route(routes map[string]string) error {
 // masquerade gives what pods send out of the cluster the node's address. Among each other they are seen as themselves.
 func (a *agent) masquerade(own string) error {
 	rule := []string{"POSTROUTING", "-s", own, "!", "-d", a.subnet, "-m", "comment", "--comment", "node-agent", "-j", "MASQUERADE"}
-	if _, err := run("iptables", append([]string{"-w", "-t", "nat", "-C"}, rule...)...); err == nil {
+	if _, err := run(a.family.iptables, append([]string{"-w", "-t", "nat", "-C"}, rule...)...); err == nil {
 		return nil
 	}
-	_, err := run("iptables", append([]string{"-w", "-t", "nat", "-A"}, rule...)...)
+	_, err := run(a.family.iptables, append([]string{"-w", "-t", "nat", "-A"}, rule...)...)
 	return err
 }
 
@@ -298,20 +316,20 @@ func (a *agent) reclaim() error {
 	return nil
 }
 
-// podRange is the IPv4 range of a node's pods.
-func podRange(node *v1.Node) string {
+// podRange is the range of a node's pods.
+func (a *agent) podRange(node *v1.Node) string {
 	for _, pods := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
-		if ip, _, err := net.ParseCIDR(pods); err == nil && ip.To4() != nil {
+		if ip, _, err := net.ParseCIDR(pods); err == nil && a.family.is(ip) {
 			return pods
 		}
 	}
 	return ""
 }
 
-// internal is the IPv4 address at which other nodes reach a node.
-func internal(node *v1.Node) string {
+// internal is the address at which other nodes reach a node.
+func (a *agent) internal(node *v1.Node) string {
 	for _, address := range node.Status.Addresses {
-		if ip := net.ParseIP(address.Address); address.Type == v1.NodeInternalIP && ip != nil && ip.To4() != nil {
+		if ip := net.ParseIP(address.Address); address.Type == v1.NodeInternalIP && ip != nil && a.family.is(ip) {
 			return address.Address
 		}
 	}

@@ -1,7 +1,7 @@
 //! The kind cluster: taken where a good one runs, made where none does, deleted by whom it belongs to.
 
 use super::children::{ask, check_docker, work};
-use super::layout;
+use super::layout::{self, IpFamily, Layout};
 use crate::manifest::Parameters;
 use crate::progress::Progress;
 use crate::target::TargetError;
@@ -51,8 +51,8 @@ pub(super) struct Cluster {
     name: String,
     folder: PathBuf,
     kubeconfig: PathBuf,
-    /// How many nodes it is to have; where that is not said, it is taken as it is.
-    nodes: Option<u16>,
+    /// What it is to be like.
+    layout: Layout,
     /// The lock is given back when the file is closed, however the process ends.
     _lock: File,
 }
@@ -91,12 +91,12 @@ pub fn kubeconfig() -> Result<PathBuf, TargetError> {
 }
 
 /// Makes the cluster, or takes the one that runs, with the canonical deployment's images loaded; it stays until [`down`].
-/// Gives its kubeconfig. It is to have so many nodes; where that is not said, it is taken as it is, or made with one.
+/// Gives its kubeconfig.
 ///
 /// # Errors
-/// When there is no Docker or kind, the one that runs has another number of nodes, another process holds the cluster for too long, or kind fails.
-pub async fn up(nodes: Option<u16>, progress: &Progress) -> Result<PathBuf, TargetError> {
-    let cluster = Cluster::lock("up", nodes, progress).await?;
+/// When there is no Docker or kind, the one that runs is of another layout, another process holds the cluster for too long, or kind fails.
+pub async fn up(layout: Layout, progress: &Progress) -> Result<PathBuf, TargetError> {
+    let cluster = Cluster::lock("up", layout, progress).await?;
     cluster.ensure(&Maker::Up, progress).await?;
     cluster.belongs_to(&Maker::Up);
     let unusable = |error: DescriptorError| TargetError::Usage(error.to_string());
@@ -113,7 +113,7 @@ pub async fn up(nodes: Option<u16>, progress: &Progress) -> Result<PathBuf, Targ
 /// When there is no Docker or kind, another process holds the cluster for too long, or kind fails.
 pub async fn down(progress: &Progress) -> Result<bool, TargetError> {
     check_docker().await?;
-    let cluster = Cluster::lock("down", None, progress).await?;
+    let cluster = Cluster::lock("down", Layout::default(), progress).await?;
     if !cluster.exists().await? {
         return Ok(false);
     }
@@ -123,8 +123,8 @@ pub async fn down(progress: &Progress) -> Result<bool, TargetError> {
 
 impl Cluster {
     /// Waits until no other process uses the cluster.
-    pub(super) async fn lock(purpose: &str, nodes: Option<u16>, progress: &Progress) -> Result<Self, TargetError> {
-        let nodes = layout::asked_for(nodes)?;
+    pub(super) async fn lock(purpose: &str, layout: Layout, progress: &Progress) -> Result<Self, TargetError> {
+        let layout = layout.or_by_environment()?;
         let folder = folder()?;
         let unusable = |error: std::io::Error| TargetError::Usage(format!("{}: {error}", folder.display()));
         std::fs::create_dir_all(&folder).map_err(unusable)?;
@@ -165,7 +165,7 @@ impl Cluster {
             name: cluster_name(),
             kubeconfig: folder.join("kubeconfig"),
             folder,
-            nodes,
+            layout,
             _lock: file,
         })
     }
@@ -209,10 +209,9 @@ impl Cluster {
         Ok(false)
     }
 
-    /// Refuses a cluster of another number of nodes than is asked for. One that nobody may want any more is made anew.
+    /// Refuses a cluster of another layout than is asked for. One that nobody may want any more is made anew.
     async fn check_layout(&self) -> Result<(), TargetError> {
-        let running = self.nodes().await?.len();
-        match layout::mismatch(running, self.nodes) {
+        match self.mismatch().await? {
             Some(_) if self.made_by_a_run() || self.unfinished().exists() => Ok(()),
             Some(reason) => Err(TargetError::Usage(format!(
                 "the kind cluster {} does not fit: {reason}; remove it with `redis-cluster-conformance down`, \
@@ -221,6 +220,16 @@ impl Cluster {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// Why the cluster that runs is not what is asked for.
+    async fn mismatch(&self) -> Result<Option<String>, TargetError> {
+        let nodes = self.nodes().await?;
+        let ip_family = match nodes.first() {
+            Some(node) => ip_family_of(node).await?,
+            None => IpFamily::Ipv4,
+        };
+        Ok(layout::mismatch(nodes.len(), ip_family, self.layout))
     }
 
     /// The containers that are its nodes, the control plane first.
@@ -233,8 +242,7 @@ impl Cluster {
         if self.unfinished().exists() {
             return Err("its making was cut short".to_owned());
         }
-        let running = self.nodes().await.map_err(|error| error.to_string())?.len();
-        if let Some(reason) = layout::mismatch(running, self.nodes) {
+        if let Some(reason) = self.mismatch().await.map_err(|error| error.to_string())? {
             return Err(reason);
         }
         let woken = self.wake().await?;
@@ -298,9 +306,12 @@ impl Cluster {
 
     async fn create(&self, progress: &Progress) -> Result<(), TargetError> {
         let configuration = self.folder.join("cluster.yaml");
-        let nodes = self.nodes.unwrap_or(1);
+        let nodes = self.layout.nodes.unwrap_or(1);
         for (file, text) in [
-            (&configuration, layout::description(nodes, &self.moving()).as_str()),
+            (
+                &configuration,
+                layout::description(self.layout, &self.moving()).as_str(),
+            ),
             (&self.unfinished(), ""),
         ] {
             std::fs::write(file, text).map_err(|error| TargetError::Usage(format!("{}: {error}", file.display())))?;
@@ -425,6 +436,17 @@ pub(super) async fn nodes_of(cluster: &str) -> Result<Vec<String>, TargetError> 
     let mut nodes: Vec<String> = nodes.split_whitespace().map(str::to_owned).collect();
     nodes.sort_by_key(|node| (!node.ends_with("-control-plane"), node.clone()));
     Ok(nodes)
+}
+
+/// The family of the addresses in a cluster, by one of its nodes: kind starts those of an IPv6 cluster as routers of IPv6.
+async fn ip_family_of(node: &str) -> Result<IpFamily, TargetError> {
+    let format = "{{index .HostConfig.Sysctls \"net.ipv6.conf.all.forwarding\"}}";
+    let routes = ask("docker", &["inspect", "--format", format, node], QUESTION).await?;
+    Ok(if routes.trim() == "1" {
+        IpFamily::Ipv6
+    } else {
+        IpFamily::Ipv4
+    })
 }
 
 fn try_lock(file: &File) -> std::io::Result<bool> {

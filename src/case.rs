@@ -98,6 +98,17 @@ pub enum Impact {
     Disruptive,
 }
 
+impl fmt::Display for Impact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ReadOnly => "read-only",
+            Self::Writes => "writes",
+            Self::Apart => "apart",
+            Self::Disruptive => "disruptive",
+        })
+    }
+}
+
 /// What a target can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]

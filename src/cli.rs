@@ -19,7 +19,7 @@ use crate::manifest::parameters::Parameters;
 use crate::progress::Progress;
 use crate::report::repeat::{self, Repeat};
 use crate::report::{self, Run, Strictness};
-use crate::request::{Request, new_run_id};
+use crate::request::{self, Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
 use crate::surroundings;
@@ -32,7 +32,7 @@ use crate::workload::Rate;
 use anyhow::{Context as _, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use futures::FutureExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
@@ -192,7 +192,7 @@ struct SelectionArguments {
     /// Only cases of these profiles.
     #[arg(long, value_enum, value_name = "PROFILE")]
     profile: Vec<ProfileName>,
-    /// Only cases of at most this impact.
+    /// Only cases of at most this impact; where the target's description names one too, the stricter holds.
     #[arg(long, value_enum)]
     impact: Option<ImpactName>,
 }
@@ -282,7 +282,8 @@ struct RunArguments {
     /// Print run.json too, as the last line of standard output: for logs that are all that is left of a run.
     #[arg(long, conflicts_with = "repeat")]
     json: bool,
-    /// kubernetes: apply the description's manifest in the namespace, instead of judging what is there.
+    /// kubernetes: apply the description's manifest in the namespace, or install by its command, instead of judging what is
+    /// there.
     #[arg(long)]
     apply: bool,
     /// The server's image. docker: redis-cluster-conformance/redis:7.0 without it.
@@ -555,31 +556,45 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
         anstream::eprintln!("no case is selected");
         return Ok(exit::NOTHING_SELECTED);
     }
-    let left_out = match arguments.budget {
-        Some(budget) => {
-            let makes = matches!(arguments.kind(), TargetKind::Processes);
-            let plan = Costs::default().plan(&cases, budget, makes);
-            if plan.chosen.is_empty() {
-                anstream::eprintln!("no case fits in {} s", budget.as_secs());
-                return Ok(exit::NOTHING_SELECTED);
-            }
-            anstream::eprintln!(
-                "budget {} s: {} of {} cases, which typically take {} s{}",
-                budget.as_secs(),
-                plan.chosen.len(),
-                cases.len(),
-                plan.likely.as_secs(),
-                if makes {
-                    " with their deployment"
-                } else {
-                    " once the deployment is there"
-                }
-            );
-            let reason = format!("left out by the budget of {} s", budget.as_secs());
-            plan.left_out.iter().map(|case| (case.id, reason.clone())).collect()
+    let descriptor = request::describe(arguments.target_file.as_deref())?;
+    let mut left_out = request::refused(&descriptor, &cases);
+    let allowed: Vec<&'static Case> = (cases.iter().copied())
+        .filter(|case| !left_out.contains_key(&case.id))
+        .collect();
+    if let Some(refusal) = descriptor
+        .refusal(Impact::Disruptive)
+        .filter(|_| arguments.trials.is_some())
+    {
+        bail!("--trials: {refusal}");
+    }
+    if allowed.is_empty() {
+        let reasons: BTreeSet<&str> = left_out.values().map(String::as_str).collect();
+        let reasons = reasons.into_iter().collect::<Vec<_>>().join("; ");
+        anstream::eprintln!("no case that is selected may run: {reasons}");
+        return Ok(exit::NOTHING_SELECTED);
+    }
+    if let Some(budget) = arguments.budget {
+        let makes = matches!(arguments.kind(), TargetKind::Processes);
+        let plan = Costs::default().plan(&allowed, budget, makes);
+        if plan.chosen.is_empty() {
+            anstream::eprintln!("no case fits in {} s", budget.as_secs());
+            return Ok(exit::NOTHING_SELECTED);
         }
-        None => BTreeMap::new(),
-    };
+        anstream::eprintln!(
+            "budget {} s: {} of {} cases, which typically take {} s{}",
+            budget.as_secs(),
+            plan.chosen.len(),
+            allowed.len(),
+            plan.likely.as_secs(),
+            if makes {
+                " with their deployment"
+            } else {
+                " once the deployment is there"
+            }
+        );
+        let reason = format!("left out by the budget of {} s", budget.as_secs());
+        left_out.extend(plan.left_out.iter().map(|case| (case.id, reason.clone())));
+    }
     // One for all runs: what comes between two of them is not lost.
     let interrupted = surroundings::interrupted().boxed_local().shared();
     let Some(asked) = arguments.repeat else {

@@ -1,5 +1,6 @@
 //! What a user asks for, made into a target: the one place where the command line and `cargo test` choose among them.
 
+use crate::case::{Case, CaseId};
 use crate::cluster::connection::Address;
 use crate::manifest::parameters::Parameters;
 use crate::target::addresses::AddressesTarget;
@@ -10,7 +11,8 @@ use crate::target::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget
 use crate::target::processes::{ProcessesOptions, ProcessesTarget};
 use crate::target::{Secret, Target, TargetError, TargetKind};
 use crate::timing::Timing;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,11 +91,7 @@ impl Request {
     /// # Errors
     /// When a file cannot be used, or options do not go together.
     pub fn target(&self) -> Result<Arc<dyn Target>, TargetError> {
-        let usage = |error: crate::target::descriptor::DescriptorError| TargetError::Usage(error.to_string());
-        let mut descriptor = match &self.target_file {
-            Some(path) => Descriptor::read(path).map_err(usage)?,
-            None => Descriptor::canonical().map_err(usage)?,
-        };
+        let mut descriptor = describe(self.target_file.as_deref())?;
         if let Some(masters) = self.masters {
             descriptor.shape.masters = masters;
         }
@@ -116,6 +114,10 @@ impl Request {
         }
         // The node-timeout is read from the target once it runs; nothing before that depends on it.
         let timing = Timing::new(Duration::from_secs(5)).with_overrides(self.overrides.iter().copied());
+        if descriptor.install.is_some() {
+            // No manifest has a place for it.
+            self.asked_password(&mut descriptor);
+        }
         match self.kind {
             TargetKind::Processes => self.processes(&descriptor, timing),
             TargetKind::Docker => self.docker(&descriptor, timing),
@@ -125,10 +127,8 @@ impl Request {
                 descriptor.shape(),
             )?)),
             TargetKind::Kubernetes => {
-                if !self.apply
-                    && let Some(source) = &self.password_source
-                {
-                    descriptor.password = Some(source.clone());
+                if !self.apply {
+                    self.asked_password(&mut descriptor);
                 }
                 Ok(Arc::new(KubernetesTarget::new(KubernetesOptions {
                     descriptor,
@@ -157,6 +157,13 @@ impl Request {
                 run_id: self.run_id.clone(),
                 timing,
             })?)),
+        }
+    }
+
+    /// Servers that the suite does not give a password are asked with the one that the user names.
+    fn asked_password(&self, descriptor: &mut Descriptor) {
+        if let Some(source) = &self.password_source {
+            descriptor.password = Some(source.clone());
         }
     }
 
@@ -224,6 +231,26 @@ impl Request {
             },
         })
     }
+}
+
+/// The description of the target: the canonical one, where no file is named.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn describe(target_file: Option<&Path>) -> Result<Descriptor, TargetError> {
+    let described = match target_file {
+        Some(path) => Descriptor::read(path),
+        None => Descriptor::canonical(),
+    };
+    described.map_err(|error| TargetError::Usage(error.to_string()))
+}
+
+/// The cases that do more to the target than its description allows, each with the reason why it is skipped.
+pub fn refused(descriptor: &Descriptor, cases: &[&'static Case]) -> BTreeMap<CaseId, String> {
+    let refused = cases
+        .iter()
+        .filter_map(|case| Some((case.id, descriptor.refusal(case.impact)?)));
+    refused.collect()
 }
 
 /// What a description says of servers that the suite starts itself.

@@ -139,6 +139,105 @@ fn a_manifest_that_does_not_parse_is_named_with_its_line() {
     assert!(stderr.contains("broken.yaml:"), "{stderr}");
 }
 
+/// A description whose servers are nowhere, with more lines; its first line of those is the seventh.
+fn description(lines: &str) -> tempfile::TempDir {
+    let folder = folder();
+    let rest = "version: 1\npods: {app: a}\nworkload: a\ncontainer: redis\nshape: {masters: 3, replicasPerMaster: 1}\n# more\n";
+    fs::write(folder.path().join("t.yaml"), format!("{rest}{lines}")).unwrap();
+    folder
+}
+
+#[rstest]
+#[case::manifest_too("manifest: a.yaml\ninstall: {command: [a]}\nremove: {command: [b]}\n", &[], 2, "t.yaml:8: install: the description names a manifest too")]
+#[case::never_removed("install: {command: [a]}\n", &[], 2, "t.yaml:7: install: there is no remove")]
+#[case::storage("install: {command: [a]}\nremove: {command: [b]}\n", &["--storage-class", "fast"], 2, "t.yaml:7: install: storageClass (--storage-class)")]
+#[case::inside("install: {command: [a]}\nremove: {command: [b]}\n", &["--in-cluster"], 2, "t.yaml:7: install: a pod of the cluster")]
+#[case::nothing("", &[], 2, "names no manifest to apply, and no command to install")]
+#[case::no_program("install: {command: [no-such-program]}\nremove: {command: ['true']}\n", &[], 3, "t.yaml:7: install: there is no program no-such-program")]
+#[case::no_remover("install: {command: ['true']}\nremove: {command: [./no-such-script]}\n", &[], 3, "t.yaml:8: remove: there is no program ./no-such-script")]
+fn what_cannot_be_installed_is_refused_with_its_line(
+    #[case] lines: &str,
+    #[case] options: &[&str],
+    #[case] code: i32,
+    #[case] says: &str,
+) {
+    let folder = description(lines);
+    let run = [
+        "run",
+        "SLOT-01",
+        "--target",
+        "kubernetes",
+        "--apply",
+        "--target-file",
+        "t.yaml",
+    ];
+    let (exit, stdout, stderr) = call(&[&run, options].concat(), folder.path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stderr.contains(says) || stdout.contains(says), "{stdout}{stderr}");
+    if code == 3 {
+        let run: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(folder.path().join("out/run.json")).unwrap()).unwrap();
+        assert_eq!(run["cases"][0]["verdict"], "skipped", "it is no verdict");
+    }
+}
+
+#[rstest]
+#[case::all(&["FAIL-01"], 4, "no case that is selected may run: disruptive: the description allows at most impact: read-only (t.yaml:7)")]
+#[case::trials(&["--trials", "1"], 2, "--trials: disruptive: the description allows at most impact: read-only (t.yaml:7)")]
+fn nothing_runs_where_the_description_allows_nothing(#[case] options: &[&str], #[case] code: i32, #[case] says: &str) {
+    let folder = description("impact: read-only\n");
+    let run = [
+        "run",
+        "--target",
+        "kubernetes",
+        "--target-file",
+        "t.yaml",
+        "--allow-disruptive",
+    ];
+    let (exit, stdout, stderr) = call(&[&run, options].concat(), folder.path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stderr.contains(says), "{stderr}");
+}
+
+#[rstest]
+#[case::of_the_description("writes", &[], &["BOOT-03", "HASH-09", "FAIL-01"])]
+#[case::of_the_command_line("disruptive", &["--impact", "writes"], &["BOOT-03", "HASH-09"])]
+#[case::the_stricter("read-only", &["--impact", "writes"], &["BOOT-03", "HASH-09"])]
+fn the_stricter_impact_holds(#[case] impact: &str, #[case] options: &[&str], #[case] reported: &[&str]) {
+    needs_redis();
+    let folder = folder();
+    let canonical = include_str!("../manifests/targets/canonical.yaml");
+    let manifest = of_project("manifests/redis-cluster.yaml");
+    let text = canonical.replace("../redis-cluster.yaml", &manifest);
+    fs::write(folder.path().join("t.yaml"), format!("{text}impact: {impact}\n")).unwrap();
+    let line = text.lines().count() + 1;
+    let run = [
+        "run",
+        "BOOT-03",
+        "HASH-09",
+        "FAIL-01",
+        "--target",
+        "processes",
+        "--target-file",
+        "t.yaml",
+    ];
+    let (exit, stdout, stderr) = call(&[&run, options].concat(), folder.path());
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let run: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.path().join("out/run.json")).unwrap()).unwrap();
+    let cases = run["cases"].as_array().unwrap();
+    let ids: Vec<&str> = cases.iter().filter_map(|case| case["id"].as_str()).collect();
+    assert_eq!(ids, reported);
+    let says = format!("the description allows at most impact: {impact} (t.yaml:{line})");
+    for case in cases {
+        let order = ["read-only", "writes", "apart", "disruptive"];
+        let rank = |word: &str| order.iter().position(|one| *one == word);
+        let beyond = rank(case["impact"].as_str().unwrap()) > rank(impact);
+        assert_eq!(case["verdict"] == "skipped", beyond, "{case}");
+        assert!(!beyond || case["reason"].as_str().unwrap().ends_with(&says), "{case}");
+    }
+}
+
 #[rstest]
 #[case(
     "- case: SLOT-99\n  reason: a\n  until: 2027-01-01\n",

@@ -1,15 +1,18 @@
 //! The description of a deployment (`--target-file`): what to apply, and where in it the things stand that the suite must
 //! know. The canonical deployment is such a file too; it is part of the program, so that a bare binary can use it.
 
+mod command;
 pub mod found;
 mod tls;
 
+pub use command::UserCommand;
 pub use tls::{PemSource, ServerNames, Tls};
 
 use super::{Scaling, Secret, Variant};
+use crate::case::Impact;
 use crate::cluster::view::Shape;
 use crate::manifest::parameters::Places;
-use crate::manifest::{Manifest, ManifestError, Parameters, Patch};
+use crate::manifest::{Lines, Manifest, ManifestError, Parameters, Patch};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -41,8 +44,20 @@ pub enum DescriptorError {
 pub struct Descriptor {
     /// The version of this form: 1.
     pub version: u32,
-    /// The manifest, relative to this file. Without one the suite can only attach to what is there.
+    /// The manifest, relative to this file. Without one, and without `install`, the suite can only attach to what is there.
     pub manifest: Option<PathBuf>,
+    /// In the place of a manifest, the command that installs the deployment: `helm`, or whatever makes an operator's resource.
+    /// It runs on the user's machine in this file's folder, where the suite would apply a manifest, and may wait itself until
+    /// the deployment is formed; after it the suite waits until all pods that `workload` or `workloads` declare are Ready. Its
+    /// environment has `KUBECONFIG`, whose current context is the cluster that is judged with the run's namespace, that
+    /// namespace as `RCC_NAMESPACE`, and `RCC_IMAGE` where an image is named. Its output goes to the evidence.
+    pub install: Option<UserCommand>,
+    /// The command that removes what `install` made, in the same surroundings; the run ends with it however it ends, and the
+    /// next run does it for one that was killed.
+    pub remove: Option<UserCommand>,
+    /// The most that a case may do to what this file describes, whatever the command line says: cases of more impact are
+    /// skipped. Without it the command line alone decides.
+    pub impact: Option<Impact>,
     /// The namespace; the command line's wins. Where neither names one, the run makes one of its own when it applies
     /// the manifest, and takes the context's when it attaches.
     pub namespace: Option<String>,
@@ -89,6 +104,9 @@ pub struct Descriptor {
     /// Where this was read from; paths in it are relative to its folder.
     #[serde(skip)]
     pub source: Source,
+    /// Where its fields stand.
+    #[serde(skip)]
+    pub lines: Lines,
 }
 
 /// Where a description comes from.
@@ -234,7 +252,7 @@ impl Descriptor {
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, DescriptorError> {
-        let descriptor: Self = serde_yaml::from_str(text).map_err(|error| {
+        let mut descriptor: Self = serde_yaml::from_str(text).map_err(|error| {
             let place = error
                 .location()
                 .map_or(String::new(), |place| format!(":{}:{}", place.line(), place.column()));
@@ -242,6 +260,13 @@ impl Descriptor {
             let reason = message.split(" at line ").next().unwrap_or_default();
             DescriptorError::Unusable(format!("{file}{place}: not a description of a target: {reason}"))
         })?;
+        descriptor.lines = Lines::read(text, 0);
+        if let Some((field, flaw)) = descriptor.flaw_of_commands() {
+            return Err(DescriptorError::Unusable(format!(
+                "{}: {flaw}",
+                descriptor.place_in(file, field)
+            )));
+        }
         if descriptor.version != VERSION {
             return Err(DescriptorError::Unusable(format!(
                 "{file}: version {} of the description is not known; this program reads version {VERSION}",
@@ -311,6 +336,38 @@ impl Descriptor {
         match &self.source {
             Source::Embedded => "canonical".to_owned(),
             Source::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// The file and the line of a field, by its JSON pointer, for messages.
+    pub fn place(&self, field: &str) -> String {
+        self.place_in(&self.file(), field)
+    }
+
+    fn place_in(&self, file: &str, field: &str) -> String {
+        match self.lines.of(field) {
+            Some(line) => format!("{file}:{line}"),
+            None => file.to_owned(),
+        }
+    }
+
+    /// Why nothing of this impact is done to what is described; `None` where it may be.
+    pub fn refusal(&self, impact: Impact) -> Option<String> {
+        let most = self.impact.filter(|most| impact > *most)?;
+        Some(format!(
+            "{impact}: the description allows at most impact: {most} ({})",
+            self.place("/impact")
+        ))
+    }
+
+    /// The folder that paths in the description are relative to; `None` where it is part of the program.
+    ///
+    /// # Errors
+    /// When the present folder is gone.
+    pub fn folder(&self) -> std::io::Result<Option<PathBuf>> {
+        match &self.source {
+            Source::Embedded => Ok(None),
+            Source::File(file) => Ok(std::path::absolute(file)?.parent().map(Path::to_owned)),
         }
     }
 

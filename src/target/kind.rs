@@ -11,7 +11,7 @@ pub use layout::{IpFamily, Layout};
 
 use super::descriptor::Descriptor;
 use super::kubernetes::NodeAccess;
-use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget, remove_leftovers};
+use super::kubernetes::{Disposition, KubernetesOptions, KubernetesTarget};
 use super::{
     Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind, Upheaval,
 };
@@ -118,7 +118,7 @@ impl KindTarget {
         phases.push(phase(if taken { "cluster taken" } else { "cluster made" }, started));
         let started = Instant::now();
         if taken {
-            remove_leftovers(cluster.kubeconfig(), &self.options.run_id, progress).await?;
+            self.inner.remove_leftovers(progress).await?;
             self.nodes.unblock_all().await?;
             self.nodes.release_addresses().await?;
             phases.push(phase("leftovers removed", started));
@@ -129,6 +129,14 @@ impl KindTarget {
             .manifest()
             .map(|manifest| manifest.images())
             .unwrap_or_default();
+        if images.is_empty() {
+            // Of what a command installs only this is known.
+            images.extend(
+                (self.options.descriptor.parameters)
+                    .overridden_by(&self.options.parameters)
+                    .image,
+            );
+        }
         images.extend(self.options.upgrade_to.clone());
         cluster.load(&images, progress).await?;
         phases.push(phase("images loaded", started));
@@ -173,6 +181,7 @@ impl Target for KindTarget {
     }
 
     async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        self.inner.find_commands()?;
         let cluster =
             Arc::new(Cluster::lock(&format!("run {}", self.options.run_id), self.options.layout, progress).await?);
         *self.cluster() = Some(cluster.clone());
@@ -249,15 +258,18 @@ impl Target for KindTarget {
 
     async fn release(&self) -> Result<(), TargetError> {
         let cluster = self.cluster().take();
-        let Some(cluster) = cluster else { return Ok(()) };
+        let Some(cluster) = cluster else {
+            return self.inner.uninstall().await;
+        };
         if self.options.keep {
             cluster.belongs_to(&Maker::Up);
             return self.inner.release().await;
         }
         if cluster.made_by_a_run() {
-            // What is in it goes with it.
+            // What is in it goes with it, but a command may have made something elsewhere too.
+            let uninstalled = self.inner.uninstall().await;
             self.inner.abandon().await;
-            return cluster.delete(&Progress::silent()).await;
+            return cluster.delete(&Progress::silent()).await.and(uninstalled);
         }
         if !self.reached.load(Ordering::Relaxed) {
             // The cluster was never there for this run: nothing in it is this run's.

@@ -12,6 +12,7 @@ mod evidence;
 mod faults;
 mod forward;
 mod hosts;
+mod install;
 mod links;
 mod look;
 mod objects;
@@ -24,6 +25,7 @@ mod volumes;
 pub use apply::RUN_LABEL;
 
 use super::descriptor::Descriptor;
+use super::folder::parent_of;
 use super::{
     Cut, Deployment, Execution, Fault, Phase, Secret, Target, TargetDescription, TargetError, TargetKind, Upheaval,
 };
@@ -38,11 +40,12 @@ use async_trait::async_trait;
 use client::reach;
 use deployment::SharedSite;
 use faults::{Lasting, allowed, take_back_leftovers};
+use install::Installation;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 pub use look::look;
+pub(crate) use ownership::is_alive;
 use ownership::remove_run;
-pub(crate) use ownership::{is_alive, remove_leftovers};
 use site::{Site, unusable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -55,7 +58,7 @@ use std::time::{Duration, Instant};
 pub enum Disposition {
     /// It is there; nothing is made, and nothing is removed.
     Attach,
-    /// The description's manifest is applied, and removed at the end.
+    /// The description's manifest is applied, and removed at the end; or its commands do so.
     Apply,
 }
 
@@ -170,6 +173,10 @@ pub struct KubernetesTarget {
     /// Why no host can be lost, if none can; known by `prepare`.
     lone: OnceLock<Option<String>>,
     lasting: Lasting,
+    /// The description's commands, where they make the deployment; known by `prepare`.
+    installation: OnceLock<Arc<Installation>>,
+    /// The folder that holds the folders of runs that have commands.
+    folders: PathBuf,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
 }
@@ -184,7 +191,7 @@ impl KubernetesTarget {
     /// Reads the description's manifest; nothing is connected to yet.
     ///
     /// # Errors
-    /// When the manifest cannot be used, or is to be applied and the description names none.
+    /// When the manifest cannot be used, or the deployment is to be made and the description names neither manifest nor command.
     pub fn new(options: KubernetesOptions) -> Result<Self, TargetError> {
         Self::with_nodes(options, None)
     }
@@ -198,10 +205,7 @@ impl KubernetesTarget {
             Disposition::Apply => options.descriptor.manifest(&options.parameters).map_err(unusable)?,
         };
         if options.disposition == Disposition::Apply && manifest.is_none() {
-            return Err(TargetError::Usage(format!(
-                "{} names no manifest to apply; attach to a deployment that is there instead",
-                options.descriptor.file()
-            )));
+            install::refuse_unusable(&options)?;
         }
         let mut facts = BTreeMap::from([("description".to_owned(), options.descriptor.file())]);
         if let Some(user) = &options.descriptor.user {
@@ -210,14 +214,18 @@ impl KubernetesTarget {
         if let Some(tls) = &options.descriptor.tls {
             facts.insert("TLS".to_owned(), tls.server_names.to_string());
         }
+        facts.extend(options.upgrade_to.clone().map(|image| ("upgrade to".to_owned(), image)));
         if let Some(manifest) = &manifest {
             facts.insert("manifest".to_owned(), manifest.file.clone());
             facts.insert("images".to_owned(), manifest.images().join(", "));
-            facts.extend(options.upgrade_to.clone().map(|image| ("upgrade to".to_owned(), image)));
             if !manifest.normalisations.is_empty() {
                 facts.insert("normalised".to_owned(), manifest.normalisations.join("; "));
             }
         }
+        let folders = parent_of(match nodes {
+            Some(_) => TargetKind::Kind,
+            None => TargetKind::Kubernetes,
+        });
         Ok(Self {
             descriptor: Arc::new(options.descriptor.clone()),
             manifest,
@@ -228,6 +236,8 @@ impl KubernetesTarget {
             cuttable: OnceLock::new(),
             lone: OnceLock::new(),
             lasting: Lasting::default(),
+            installation: OnceLock::new(),
+            folders,
             made: Mutex::default(),
             made_namespace: Mutex::default(),
             options,
@@ -342,7 +352,7 @@ impl KubernetesTarget {
             // What the run found there stays of the version that it has.
             found.extend((ours && self.options.upgrade_to.is_some()).then_some(Capability::Upgrade));
         }
-        if ours && may("delete", "statefulsets").await {
+        if ours && self.manifest.is_some() && may("delete", "statefulsets").await {
             found.insert(Capability::Reapply);
         }
         if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
@@ -395,6 +405,9 @@ impl KubernetesTarget {
     }
 
     async fn make(&self, site: &Arc<Site>, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        if let Some(phases) = self.install(site, progress).await? {
+            return Ok(phases);
+        }
         let started = Instant::now();
         if let Some(manifest) = &self.manifest {
             // Known before it is asked for, so that nothing that goes wrong meanwhile tells it.
@@ -467,11 +480,11 @@ impl Target for KubernetesTarget {
             Capability::Companion,
         ]);
         if self.is_ours() {
-            hoped.extend([Capability::LoseVolume, Capability::Reapply]);
+            hoped.insert(Capability::LoseVolume);
+            hoped.extend(self.options.upgrade_to.is_some().then_some(Capability::Upgrade));
         }
         if self.manifest.is_some() {
-            hoped.insert(Capability::Variant);
-            hoped.extend(self.options.upgrade_to.is_some().then_some(Capability::Upgrade));
+            hoped.extend([Capability::Variant, Capability::Reapply]);
         }
         if self.nodes.is_some() {
             hoped.extend([
@@ -491,12 +504,14 @@ impl Target for KubernetesTarget {
     }
 
     async fn prepare(&self, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        self.find_commands()?;
         let reached = match self.options.in_cluster {
             true => client::from_inside().await?,
             false => reach(self.options.kubeconfig.as_deref(), self.options.context.as_deref()).await?,
         };
         self.note("context", &reached.context);
         self.note("server", &format!("Kubernetes {} at {}", reached.version, reached.url));
+        self.remove_installed_leftovers(&reached, progress).await?;
         let site = self.settle(&reached.client, &reached.namespace).await?;
         self.probe(&site).await;
         let phases = match self.options.disposition {
@@ -553,6 +568,9 @@ impl Target for KubernetesTarget {
                 Some("--upgrade-to names the image of another version".into())
             }
             Capability::Upgrade if !self.is_ours() => Some("the run did not make the deployment".into()),
+            Capability::Reapply | Capability::Variant if self.is_ours() && self.manifest.is_none() => {
+                Some("the deployment was installed by a command, and there is no manifest".into())
+            }
             Capability::Scale | Capability::RollOut | Capability::Upgrade | Capability::LoseVolume
                 if self.descriptor.stateful_set().is_none() =>
             {
@@ -613,6 +631,9 @@ impl Target for KubernetesTarget {
     async fn collect_evidence(&self, folder: &Path) {
         if let Some(shared) = self.site.get() {
             shared.0.collect_evidence(folder).await;
+            if let Some(installation) = self.installation.get() {
+                shared.0.keep_said(folder, installation.said()).await;
+            }
         }
     }
 
@@ -624,6 +645,7 @@ impl Target for KubernetesTarget {
             outcome = self.lasting.undo(&shared.0).await;
             outcome = outcome.and(companion::dismiss(&shared.0).await);
         }
+        outcome = outcome.and(self.uninstall().await);
         let made = lock(&self.made_namespace).take();
         let applied = std::mem::take(&mut *lock(&self.made));
         if self.options.keep {

@@ -2,6 +2,7 @@
 //! common; each kind of target has a file of its own. Targets never import cases.
 
 pub mod addresses;
+mod command;
 mod cut;
 pub mod descriptor;
 pub mod docker;

@@ -198,7 +198,13 @@ impl Seen {
         let _ = writeln!(
             text,
             "# What `init` saw in namespace {}: {} servers. The form is documented in docs/target.schema.json.\nversion: 1\n\
-             # manifest: FILE, where the suite is to apply it; without, it judges what is there.\nnamespace: {}\npods:",
+             # manifest: FILE, where the suite is to apply it; or where a command is to install it, and another to remove it:\n\
+             # install: {{command: [helm, install, NAME, CHART, --wait], seconds: 600}}\n\
+             # remove: {{command: [helm, uninstall, NAME, --wait]}}\n\
+             # Without, the suite judges what is there.\n\
+             # The most that is done to it, whatever the command line says: read-only, writes, apart (servers and pods beside\n\
+             # it), or disruptive. What is beyond that is skipped.\n\
+             # impact: apart\nnamespace: {}\npods:",
             self.namespace,
             servers.len(),
             quoted(&self.namespace)

@@ -164,3 +164,62 @@ fn one_stateful_set_can_do_more(#[case] lines: &str, #[case] only: Option<&str>,
     assert_eq!(descriptor.workloads(), all);
     assert_eq!(descriptor.bootstrap_pod(), None);
 }
+
+#[rstest]
+#[case::manifest_too(
+    "manifest: a.yaml\ninstall: {command: [a]}\nremove: {command: [b]}\n",
+    "t.yaml:6: install: the description names a manifest too"
+)]
+#[case::never_removed(
+    "# why\ninstall:\n  command: [helm, install]\n",
+    "t.yaml:6: install: there is no remove"
+)]
+#[case::never_made("remove: {command: [a]}\n", "t.yaml:5: remove: there is no install")]
+#[case::no_word(
+    "install:\n  seconds: 5\n  command: []\nremove: {command: [a]}\n",
+    "t.yaml:7: install: the command names no program"
+)]
+#[case::empty_word(
+    "install: {command: [a]}\nremove:\n  command: ['', b]\n",
+    "t.yaml:7: remove: the command names no program"
+)]
+#[case::no_time("install: {command: [a], seconds: 0}\nremove: {command: [b]}\n", "t.yaml:5:")]
+#[case::a_line("install: helm install a ./chart\nremove: {command: [b]}\n", "t.yaml:5:")]
+#[case::a_command_line("install: {command: helm install a}\nremove: {command: [b]}\n", "t.yaml:5:")]
+#[case::misspelt("install: {command: [a], second: 5}\nremove: {command: [b]}\n", "t.yaml:5:")]
+#[case::impact("impact: harmless\n", "t.yaml:5:")]
+fn commands_and_impact_that_are_of_no_use_are_named_with_their_line(#[case] lines: &str, #[case] says: &str) {
+    let rest = "version: 1\npods: {app: a}\ncontainer: redis\nshape: {masters: 3, replicasPerMaster: 1}\n";
+    let error = Descriptor::parse("t.yaml", &format!("{rest}{lines}"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with(says), "{error}");
+}
+
+#[test]
+fn a_command_is_words_with_a_bound() {
+    let lines = "install:\n  command: [helm, install, shop, ./chart, --set, 'a=b c']\n  seconds: 90\nremove: {command: [./remove.sh]}\n";
+    let descriptor = Descriptor::parse("t.yaml", &format!("{LEAST}{lines}")).unwrap();
+    let (install, remove) = (descriptor.install.clone().unwrap(), descriptor.remove.clone().unwrap());
+    assert_eq!(install.command.last().map(String::as_str), Some("a=b c"));
+    assert_eq!((install.program(), install.limit().as_secs()), ("helm", 90));
+    assert_eq!(remove.limit().as_secs(), 600);
+    assert!(descriptor.manifest(&Parameters::default()).unwrap().is_none());
+}
+
+#[rstest]
+#[case::unsaid("", &[])]
+#[case::read_only("impact: read-only\n", &[Impact::Writes, Impact::Apart, Impact::Disruptive])]
+#[case::writes("impact: writes\n", &[Impact::Apart, Impact::Disruptive])]
+#[case::apart("impact: apart\n", &[Impact::Disruptive])]
+#[case::disruptive("impact: disruptive\n", &[])]
+fn a_description_says_how_much_may_be_done(#[case] line: &str, #[case] refused: &[Impact]) {
+    let text = format!("version: 1\n{line}{}", LEAST.replace("version: 1\n", ""));
+    let descriptor = Descriptor::parse("t.yaml", &text).unwrap();
+    for impact in [Impact::ReadOnly, Impact::Writes, Impact::Apart, Impact::Disruptive] {
+        let refusal = descriptor.refusal(impact);
+        assert_eq!(refusal.is_some(), refused.contains(&impact), "{impact}");
+        let says = format!("{impact}: the description allows at most {} (canonical:2)", line.trim());
+        assert!(refusal.is_none_or(|refusal| refusal == says));
+    }
+}

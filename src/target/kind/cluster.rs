@@ -9,7 +9,7 @@ use crate::target::descriptor::{Descriptor, DescriptorError};
 use crate::target::kubernetes::is_alive;
 use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The node image that is built where kind's own cannot be pulled.
@@ -168,10 +168,6 @@ impl Cluster {
             layout,
             _lock: file,
         })
-    }
-
-    pub(super) fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
     }
 
     fn log(&self) -> PathBuf {

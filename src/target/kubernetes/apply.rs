@@ -46,7 +46,9 @@ pub(super) struct Applied {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Made {
     objects: Vec<Applied>,
-    claims_before: BTreeSet<String>,
+    pub(super) claims_before: BTreeSet<String>,
+    /// Whether a command installed it, so that only that one knows its objects; true once they are being removed.
+    pub(super) installed: bool,
 }
 
 /// A name made fit for a namespace or a label's value.
@@ -413,7 +415,7 @@ impl Site {
     /// Removes what was applied, and the claims that came with it, from a namespace that was there before.
     pub(super) async fn unapply(&self, made: Made, progress: &Progress) -> Result<(), TargetError> {
         self.delete_applied(&made).await?;
-        if !made.objects.iter().any(|object| object.namespaced) {
+        if !made.installed && !made.objects.iter().any(|object| object.namespaced) {
             return Ok(());
         }
         let what = format!(

@@ -57,6 +57,13 @@ impl Site {
         );
     }
 
+    /// Writes down what the description's commands said.
+    pub(super) async fn keep_said(&self, folder: &Path, said: Vec<(&'static str, String)>) {
+        for (name, text) in said {
+            self.keep(folder, name, Ok(text)).await;
+        }
+    }
+
     async fn keep_pod(&self, folder: &Path, pod: &str, own: &[(String, String)]) {
         let log = self.container_log(pod, false, None).await;
         self.keep(folder, &format!("{pod}.log"), log).await;

@@ -27,9 +27,8 @@ pub(super) async fn remove_run(client: &Client, run_id: &str, own: Option<String
 }
 
 /// Removes the namespaces of runs that have ended without doing so. The caller knows that no other run is going on.
-pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
-    let reached = reach(Some(kubeconfig), None).await?;
-    let left: Vec<String> = namespaces(&reached.client)
+pub(super) async fn remove_leftovers(client: &Client, run_id: &str, progress: &Progress) -> Result<(), TargetError> {
+    let left: Vec<String> = namespaces(client)
         .await?
         .into_iter()
         .filter(|(_, run)| *run != fit(run_id))
@@ -41,8 +40,8 @@ pub(crate) async fn remove_leftovers(kubeconfig: &Path, run_id: &str, progress: 
             left.join(", ")
         ));
     }
-    super::hosts::uncordon_leftovers(&reached.client).await?;
-    remove_namespaces(&reached.client, &left, progress).await
+    super::hosts::uncordon_leftovers(client).await?;
+    remove_namespaces(client, &left, progress).await
 }
 
 /// Whether the API server answers, every node is Ready, and the cluster's name service answers too: pods of a cluster that has

@@ -81,7 +81,13 @@ fn one_stateful_set_is_described_whole() {
     let expected = "\
 # What `init` saw in namespace shop: 6 servers. The form is documented in docs/target.schema.json.
 version: 1
-# manifest: FILE, where the suite is to apply it; without, it judges what is there.
+# manifest: FILE, where the suite is to apply it; or where a command is to install it, and another to remove it:
+# install: {command: [helm, install, NAME, CHART, --wait], seconds: 600}
+# remove: {command: [helm, uninstall, NAME, --wait]}
+# Without, the suite judges what is there.
+# The most that is done to it, whatever the command line says: read-only, writes, apart (servers and pods beside
+# it), or disruptive. What is beyond that is skipped.
+# impact: apart
 namespace: shop
 pods:
   app: shop
@@ -103,6 +109,18 @@ bootstrap:
   pod: shop-10
 ";
     assert_eq!(one_set().describe(&BTreeMap::new()).unwrap(), expected);
+}
+
+#[test]
+fn its_comments_about_commands_can_be_taken_for_what_they_say() {
+    let text = one_set().describe(&BTreeMap::new()).unwrap();
+    let text = text.replace("# install:", "install:").replace("# remove:", "remove:");
+    let descriptor = Descriptor::parse("shop.yaml", &text).unwrap();
+    assert_eq!(descriptor.install.unwrap().seconds.get(), 600);
+    assert_eq!(
+        descriptor.remove.unwrap().command,
+        ["helm", "uninstall", "NAME", "--wait"]
+    );
 }
 
 /// The same pods, over TLS: by the environment of an image, with the certificates in a volume.
@@ -228,7 +246,13 @@ fn deployments_are_described_by_what_they_have_in_common() {
     let expected = "\
 # What `init` saw in namespace cache: 6 servers. The form is documented in docs/target.schema.json.
 version: 1
-# manifest: FILE, where the suite is to apply it; without, it judges what is there.
+# manifest: FILE, where the suite is to apply it; or where a command is to install it, and another to remove it:
+# install: {command: [helm, install, NAME, CHART, --wait], seconds: 600}
+# remove: {command: [helm, uninstall, NAME, --wait]}
+# Without, the suite judges what is there.
+# The most that is done to it, whatever the command line says: read-only, writes, apart (servers and pods beside
+# it), or disruptive. What is beyond that is skipped.
+# impact: apart
 namespace: cache
 pods:
   app: cache

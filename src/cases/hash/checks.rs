@@ -197,6 +197,12 @@ pub(super) async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Re
     Ok(keys.iter().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
+/// Whether no node tells which keys it holds of a slot: one alone that does not is at fault.
+async fn nowhere_known(cx: &Context) -> Result<bool, Stop> {
+    let answers = cx.on_every_node(async |_, connection| Ok(Feature::SlotKeys.lacking(connection).await?));
+    Ok(answers.await?.iter().all(Option::is_some))
+}
+
 /// What the owner of a slot answers wrongly about two keys of it.
 pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[String]) -> Result<Vec<String>, Stop> {
     let member = &owner.member;
@@ -210,7 +216,9 @@ pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[Str
         check::unless(got == both, member, format!("MGET in slot {slot}"), &got),
     ];
     let mut findings: Vec<String> = together.into_iter().flatten().collect();
-    if let Some(reason) = Feature::SlotKeys.lacking(&mut connection).await? {
+    if let Some(reason) = Feature::SlotKeys.lacking(&mut connection).await?
+        && nowhere_known(cx).await?
+    {
         cx.note(format!(
             "{member}: {reason}; which keys it holds was judged by their use alone"
         ));

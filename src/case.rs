@@ -2,6 +2,7 @@
 //!
 //! A case is a value in a static table, so that it can be listed, explained, selected and counted without a cluster.
 
+use crate::cluster::view::Shape;
 use crate::context::Context;
 pub use crate::feature::Feature;
 use crate::verdict::Outcome;
@@ -170,6 +171,29 @@ pub enum Capability {
     Drain,
     /// Freeze one of several hosts (Kubernetes nodes) with all that runs on it, and start one again.
     LoseHost,
+    /// Its masters have replicas, by its declared shape.
+    Replicas,
+    /// It has more than one shard, by its declared shape.
+    Shards,
+    /// It has more than one node, by its declared shape.
+    Peers,
+}
+
+impl Capability {
+    /// Why a deployment of this shape lacks it; `None` where the shape does not decide that.
+    pub fn lacking_in(self, shape: Shape) -> Option<&'static str> {
+        match self {
+            Self::Replicas if shape.replicas_per_master == 0 => Some("the deployment has no replicas"),
+            Self::Shards if shape.masters < 2 => Some("the deployment has one shard"),
+            Self::Peers if shape.nodes() < 2 => Some("the deployment has one node"),
+            _ => None,
+        }
+    }
+
+    /// Whether the shape of a deployment decides it, and not what reaches it.
+    pub fn is_of_shape(self) -> bool {
+        matches!(self, Self::Replicas | Self::Shards | Self::Peers)
+    }
 }
 
 /// A row of the catalogue that is no case on any target.

@@ -197,11 +197,13 @@ impl Recorder<'_> {
         let mut disruptive = Vec::new();
         let mut copies = Vec::new();
         let mut last = Vec::new();
+        let shape = self.target.description().shape;
         for case in &self.options.cases {
+            let lacking_in_shape = case.needs.iter().find_map(|need| need.lacking_in(shape));
             let missing: Vec<String> = case
                 .needs
                 .iter()
-                .filter(|need| !capabilities.contains(need))
+                .filter(|need| !need.is_of_shape() && !capabilities.contains(need))
                 .map(|need| match self.target.lacks(*need) {
                     Some(reason) => format!("{} ({reason})", name_of(need)),
                     None => name_of(need),
@@ -209,6 +211,8 @@ impl Recorder<'_> {
                 .collect();
             if let Some(reason) = self.options.left_out.get(&case.id) {
                 self.record_unrun(case, Verdict::Skipped(reason.clone()));
+            } else if let Some(reason) = lacking_in_shape {
+                self.record_unrun(case, Verdict::Unsupported(reason.into()));
             } else if !missing.is_empty() {
                 let reason = format!("the target cannot do this: {}", missing.join(", "));
                 self.record_unrun(case, Verdict::Unsupported(reason));

@@ -3,7 +3,7 @@
 use crate::case::{Case, CaseId, Impact, Level, Profile};
 use crate::check::LOOK_AGAIN;
 use crate::cluster::connection::{Connection, LinkError};
-use crate::cluster::node::{Member, NodeId, parse_fields, product};
+use crate::cluster::node::{Fields, Member, NodeId, parse_fields};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Shared};
 use crate::feature::Feature;
@@ -90,11 +90,26 @@ async fn ask(
     crate::context::authenticate(&mut connection, target).await?;
     let reply = connection.ask(&["INFO", "server"]).await?;
     let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
-    let (product, version) =
-        product(&fields).ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
+    let (product, version) = named(&fields).ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
     let timeout = connection.call(&["CONFIG", "GET", "cluster-node-timeout"]).await?;
     let timeout = timeout.array().and_then(|items| items.get(1)?.text()?.parse().ok());
-    Ok((product.into(), version, timeout))
+    Ok((product, version, timeout))
+}
+
+/// What a server calls itself, and its version, by the field `<name>_version`: other implementations give one beside that
+/// of the Redis that they are like.
+fn named(fields: &Fields) -> Option<(String, String)> {
+    // Of what they are made.
+    let parts = ["redis", "gcc", "clang", "lua", "os", "rdb", "aof"];
+    let own = fields.iter().find_map(|(field, version)| {
+        let name = field.strip_suffix("_version")?;
+        let is_version = version.bytes().any(|byte| byte.is_ascii_digit());
+        (is_version && !name.contains('_') && !parts.contains(&name)).then_some((name, version))
+    });
+    let (name, version) = own.or_else(|| Some(("redis", fields.get("redis_version")?)))?;
+    let mut letters = name.chars();
+    let capital = letters.next()?.to_uppercase();
+    Some((capital.chain(letters).collect(), version.clone()))
 }
 
 /// The features, of those wanted, that every server lacks, each with the reply that said so. Where only some servers
@@ -210,4 +225,24 @@ pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String>
         }
     };
     shared.progress.during(what, bound, waiting).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(&[("redis_version", "7.0.15"), ("gcc_version", "12.2.0")], Some(("Redis", "7.0.15")))]
+    #[case(&[("redis_version", "7.2.4"), ("valkey_version", "8.0.1"), ("server_name", "valkey")], Some(("Valkey", "8.0.1")))]
+    #[case(&[("redis_version", "7.4.0"), ("standin_version", "df-v1.2")], Some(("Standin", "df-v1.2")))]
+    #[case(&[("standin_version", "2.1")], Some(("Standin", "2.1")))]
+    #[case(&[("gcc_version", "12.2.0")], None)]
+    fn a_server_is_called_what_it_calls_itself(#[case] info: &[(&str, &str)], #[case] called: Option<(&str, &str)>) {
+        let fields = info
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let expected = called.map(|(name, version)| (name.to_owned(), version.to_owned()));
+        assert_eq!(named(&fields.collect()), expected);
+    }
 }

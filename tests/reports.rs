@@ -12,6 +12,7 @@ use redis_cluster_conformance::cluster::connection::Address;
 use redis_cluster_conformance::cluster::node::Member;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::context::{Measurement, Secret};
+use redis_cluster_conformance::exit;
 use redis_cluster_conformance::report::compare::{self, ChangeKind, Comparison, Worse};
 use redis_cluster_conformance::report::course::{Course, Gap, Moment, Series, Writes};
 use redis_cluster_conformance::report::known::{Known, KnownFailing, Listed};
@@ -1113,6 +1114,7 @@ fn a_run_of_another_version_or_none_is_refused_by_name() {
 #[rstest]
 #[case::nothing(vec![], false, Strictness::default(), Conformance::Undecided)]
 #[case::nothing_judged(vec![VerdictName::Skipped], false, Strictness::default(), Conformance::Undecided)]
+#[case::nothing_supported(vec![VerdictName::Unsupported], false, Strictness::default(), Conformance::Undecided)]
 #[case::aborted(vec![VerdictName::Pass], true, Strictness::default(), Conformance::Undecided)]
 #[case::broke(vec![VerdictName::Pass, VerdictName::Error], false, Strictness::default(), Conformance::Undecided)]
 #[case::all_asked_for(
@@ -1147,6 +1149,41 @@ fn junit_is_green_only_where_the_verdict_is(
     let red =
         counted.elements.get("failure").copied().unwrap_or(0) + counted.elements.get("error").copied().unwrap_or(0);
     assert_eq!(red == 0, expected == Conformance::Conformant, "{counted:?}");
+}
+
+#[test]
+fn what_is_unsupported_is_nowhere_counted_as_passed() {
+    let cases = [("SLOT-01", Seed::A1), ("HASH-01", Seed::A4)];
+    let cases = cases.map(|(id, seed)| case(id, VerdictName::Unsupported, &[seed]));
+    let run = run_of(cases.into(), None, Strictness::default());
+    assert_eq!(exit::of(&run), exit::BROKEN);
+    let judged = serde_json::to_value(&run.summary).unwrap();
+    assert_eq!(judged["verdict"], "undecided");
+    for group in [
+        &judged["total"],
+        &judged["profiles"]["core"],
+        &judged["seed"]["A1"],
+        &judged["seed"]["A4"],
+    ] {
+        assert_eq!(group["result"], "unknown", "{judged}");
+        assert_eq!(group["verdicts"].get("pass"), None, "{judged}");
+    }
+    let page = html::render(&run).unwrap();
+    assert!(page.contains("unknown") && !page.contains("partial\">"), "{page}");
+    for text in [terminal::render(&run, false, None, None), markdown::render(&run)] {
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("UNDECIDED: no case was judged; 2 not judged"), "{text}");
+        assert!(flat.contains("0 of 1 passed; 1 unsupported"), "{text}");
+        assert!(!text.contains('✅'), "{text}");
+    }
+    // One pass beside them is no success of the group.
+    let some = [VerdictName::Pass, VerdictName::Unsupported].map(|verdict| case("SLOT-01", verdict, &[]));
+    let run = run_of(some.into(), None, Strictness::default());
+    let total = serde_json::to_value(&run.summary.total).unwrap();
+    assert_eq!(
+        (exit::of(&run), &total["result"]),
+        (exit::CONFORMANT, &"partial".into())
+    );
 }
 
 #[test]

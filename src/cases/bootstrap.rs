@@ -4,17 +4,17 @@ mod client;
 pub(in crate::cases) mod copies;
 mod emptied;
 mod hook;
+mod ids;
 mod stress;
 #[cfg(test)]
 pub(in crate::cases) use stress::made_up;
 
-use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, Pod};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -62,7 +62,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1, Seed::A6],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "T_stable within T_stable + T_fail",
         controls: &["frozen", "master-down", "other-password", "state-fail"],
         method: "Asks every node for `CLUSTER INFO` again and again; a single `ok` is a known false positive, so it counts only when all nodes \
@@ -94,7 +94,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A1, Seed::A2, Seed::A6],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Peers],
         features: &[],
         bound: "T_gossip",
         controls: &[
@@ -120,12 +120,13 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A6],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::MyId],
         bound: "30 s for a conflict of epochs to be resolved",
         controls: &["frozen", "id-denied", "id-given-twice", "other-password"],
         method: "`CLUSTER MYID` of every node: 40 lower-case hexadecimal digits, that of its own line in `CLUSTER NODES`, and no other \
-                 node's. In every node's `CLUSTER NODES` the epochs of masters with slots must differ.",
-        run: |cx| Box::pin(own_ids_and_epochs(cx)),
+                 node's. In every node's `CLUSTER NODES` the epochs of masters with slots must differ. \
+                 Where they do not, and there is no bus over which nodes would give each other new ones, the case is unsupported.",
+        run: |cx| Box::pin(ids::own_ids_and_epochs(cx)),
     },
     Case {
         id: CaseId("BOOT-07"),
@@ -193,7 +194,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2, Seed::A6],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_sync + T_gossip",
         controls: &[
@@ -233,73 +234,6 @@ async fn cluster_mode(cx: &Context) -> Outcome {
             Ok(findings)
         },
     )
-    .await
-}
-
-/// How long nodes may take to give two masters of one epoch different ones.
-const EPOCHS_RESOLVED: Duration = Duration::from_secs(30);
-
-async fn own_ids_and_epochs(cx: &Context) -> Outcome {
-    let asked = cx
-        .on_every_node(async |member, connection| {
-            let id = connection.ask_text(&["CLUSTER", "MYID"]).await?;
-            Ok((member.name.clone(), id))
-        })
-        .await?;
-    let view = cx.view().await?;
-    let mut findings = Vec::new();
-    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
-    for (name, id) in &asked {
-        let digits = id
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        if id.len() != 40 || !digits {
-            findings.push(format!("{name}: CLUSTER MYID -> \"{id}\""));
-        }
-        if let Some(other) = owners.insert(id, name) {
-            findings.push(format!("{name} and {other} have the id {id}"));
-        }
-        let line = view.of(name).and_then(|node| node.myself());
-        if line.is_none_or(|line| &line.id != id) {
-            let shown = line.map_or("none", |line| line.id.as_str());
-            findings.push(format!(
-                "{name}: CLUSTER MYID -> {id}, its own line in CLUSTER NODES has {shown}"
-            ));
-        }
-    }
-    no_findings("an id of its own on every node", &findings)?;
-    let what = "the epochs of all masters differ, on every node's account";
-    eventually(cx, what, EPOCHS_RESOLVED, async || {
-        let view = cx.view().await?;
-        let mut shared = Vec::new();
-        for node in &view.nodes {
-            let masters = node
-                .nodes
-                .iter()
-                .filter(|line| line.is_master() && !line.slots.is_empty());
-            let mut epochs = BTreeMap::new();
-            let mut count = 0;
-            for line in masters {
-                count += 1;
-                if let Some(other) = epochs.insert(line.config_epoch, &line.id) {
-                    let (one, other) = (view.name_of(&line.id), view.name_of(other));
-                    let name = &node.member.name;
-                    shared.push(format!(
-                        "{name}: {one} and {other} have the epoch {}",
-                        line.config_epoch
-                    ));
-                }
-            }
-            if count == 0 {
-                shared.push(format!("{}: no master with slots", node.member.name));
-            }
-        }
-        Ok(if shared.is_empty() {
-            Look::Reached(())
-        } else {
-            Look::NotYet(shared.join("\n"))
-        })
-    })
     .await
 }
 

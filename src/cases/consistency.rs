@@ -27,7 +27,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[Feature::Wait],
         bound: "0.8·T_reply",
         controls: &[
@@ -197,7 +197,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_catch_up",
         controls: &[

@@ -469,7 +469,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Writes,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "T_soak",
         controls: &[
             "epoch-falls",

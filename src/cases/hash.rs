@@ -1,6 +1,6 @@
 //! Chapter HASH: which slot a key belongs to, and what keys of one slot may do together.
 
-use crate::case::{Case, CaseId, Impact, Level, Profile, Seed};
+use crate::case::{Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
 mod checks;
 mod many;
@@ -210,7 +210,8 @@ pub static CASES: &[Case] = &[
         ],
         method: "For `user:1000`'s slot 1649 and a slot of every master, on the owner: `MSET` of two keys with one \
                  tag -> `+OK`, `MGET` -> both values in order, `CLUSTER COUNTKEYSINSLOT` at least `:2`, and `CLUSTER \
-                 GETKEYSINSLOT` names both.",
+                 GETKEYSINSLOT` names both. \
+                 Where the server does not know these two, the use of the keys alone is judged, and a note says so.",
         run: |cx| Box::pin(colocation(cx)),
     },
     Case {
@@ -259,7 +260,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A4],
         impact: Impact::Writes,
         needs: &[],
-        features: &[],
+        features: &[Feature::SlotKeys],
         bound: "-",
         controls: &[
             "frozen",

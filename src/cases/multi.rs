@@ -1,6 +1,6 @@
 //! Chapter MULTI: commands over several keys, transactions, scripts, databases, publish and subscribe.
 
-use crate::case::{Case, CaseId, Feature, Impact, Level, Profile, Seed};
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
 mod arrange;
 mod blocked;
@@ -115,7 +115,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A4],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -189,7 +189,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A4],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::Scripts],
         bound: "-",
         controls: &[
@@ -232,7 +232,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A4],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::Scripts],
         bound: "-",
         controls: &["frozen", "master-down", "other-password", "script-beyond-node"],
@@ -270,7 +270,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::Scripts],
         bound: "T_catch_up",
         controls: &["frozen", "links-down", "other-password", "scripts-everywhere"],
@@ -313,7 +313,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Peers],
         features: &[],
         bound: "T_reply",
         controls: &["forgotten", "frozen", "message-lost", "message-twice", "other-password"],
@@ -333,7 +333,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::ShardedPubSub],
         bound: "T_reply",
         controls: &[
@@ -362,7 +362,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Writes,
         needs: &[],
-        features: &[],
+        features: &[Feature::SlotKeys],
         bound: "-",
         controls: &[
             "frozen",

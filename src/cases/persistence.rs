@@ -24,7 +24,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::AppendOnlyFile],
         bound: "-",
         controls: &[
             "aof-missing-on-one",
@@ -213,7 +213,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::SaveConfig],
         bound: "-",
         controls: &["frozen", "nodes-conf-unwritable", "other-password"],
         method: "Sends `CLUSTER SAVECONFIG` to every node: expects `+OK`; a server that cannot write answers `-ERR \

@@ -22,7 +22,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A1, Seed::A4],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -50,7 +50,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A1],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -78,7 +78,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A4],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -318,7 +318,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::ErrorStats],
         bound: "-",
         controls: &[
@@ -345,7 +345,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -372,7 +372,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A1],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[

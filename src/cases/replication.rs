@@ -46,7 +46,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "-",
         controls: &[
@@ -57,7 +57,8 @@ pub static CASES: &[Case] = &[
             "second-address",
         ],
         method: "Asks every node for `ROLE`. As many as the deployment has replicas must answer `[\"slave\", ip, \
-                 port, \"connected\", offset]`, and the server at that address must answer `ROLE` as a master.",
+                 port, \"connected\", offset]`, and the server at that address must answer `ROLE` as a master. \
+                 A link that is up by `master_link_status` may have another word in `ROLE`: a note says so.",
         run: |cx| Box::pin(no_chains(cx)),
     },
     Case {
@@ -70,7 +71,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_sync",
         controls: &["frozen", "links-down", "other-password", "uneven-replicas"],
@@ -88,7 +89,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "-",
         controls: &[
@@ -114,8 +115,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
-        features: &[],
+        needs: &[Capability::Replicas],
+        features: &[Feature::ReplicationOffset],
         bound: "T_catch_up",
         controls: &[
             "frozen",
@@ -142,7 +143,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_visible",
         controls: &[
@@ -167,7 +168,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "-",
         controls: &[
@@ -191,7 +192,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "-",
         controls: &[
@@ -218,7 +219,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "-",
         controls: &[
@@ -246,7 +247,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Replicas, Capability::Shards],
         features: &[],
         bound: "-",
         controls: &[
@@ -306,8 +307,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
-        features: &[],
+        needs: &[Capability::Replicas],
+        features: &[Feature::Replicate],
         bound: "-",
         controls: &["chain-allowed", "frozen", "other-password"],
         method: "On every node with its own id, another shard's replica's and one that no node has; on masters that refused all these, with another master's id: an error beginning with `ERR` or `NOPERM` must come each time. A replica that wrongly obeys is given its master back.",
@@ -406,7 +407,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_visible",
         controls: &[
@@ -452,8 +453,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[],
-        features: &[],
+        needs: &[Capability::Replicas],
+        features: &[Feature::ReplicaList],
         bound: "-",
         controls: &["forgotten", "frozen", "other-password", "replicas-unlisted"],
         method: "Asks every node about every master by `CLUSTER REPLICAS` and `CLUSTER SLAVES`: the lines must be flagged `slave`, and be those of the nodes that replicate it by their own account. About every replica it must give an error beginning with `ERR`.",
@@ -486,7 +487,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::Writes,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[],
         bound: "T_catch_up",
         controls: &[

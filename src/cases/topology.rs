@@ -27,8 +27,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
-        features: &[],
+        needs: &[Capability::Peers],
+        features: &[Feature::Bus],
         bound: "2·NT",
         controls: &["forgotten", "frozen", "leftover-line", "other-password"],
         method: "Asks every node for `CLUSTER NODES` and `CLUSTER LINKS` until, within 2·NT, every line's eighth field is \
@@ -46,7 +46,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "-",
         controls: &["bus-on-client-port", "frozen", "no-bus-port", "other-password"],
         method: "Reads `ip:port@cport` of every line of `CLUSTER NODES` on every node: cport must be what `CONFIG GET` gives for \
@@ -65,7 +65,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "-",
         controls: &["bus-on-client-port", "frozen", "no-bus-port", "other-password"],
         method: "Sends `PING` to the bus port that each node announces, as a line and as an array: nothing may come back (no \
@@ -135,7 +135,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "2·NT",
         controls: &["frozen", "leftover-line", "other-password"],
         method: "Reads the flags of every line of `CLUSTER NODES` on every node until none of the five is there, for at most 2·NT: a \
@@ -190,8 +190,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
-        features: &[],
+        needs: &[Capability::Peers],
+        features: &[Feature::Bus],
         bound: "T_stable",
         controls: &["frozen", "gossip-stuck", "other-password"],
         method: "Asks every node for `cluster_stats_messages_ping_sent`, `_ping_received`, `_pong_sent` and `_pong_received` of \
@@ -234,7 +234,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::MyId],
         bound: "-",
         controls: &["frozen", "id-denied", "id-given-twice", "other-password"],
         method: "Compares `CLUSTER MYID` with the line flagged `myself` on every node; then `CLUSTER MYSHARDID` of each master with \
@@ -252,7 +252,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::ReadOnly,
         needs: &[],
-        features: &[],
+        features: &[Feature::Meet],
         bound: "-",
         controls: &["frozen", "meets-anybody", "other-password"],
         method: "Sends `CLUSTER MEET notanip 6379` and `CLUSTER MEET 192.0.2.1 99999` to every node: each must answer `-ERR` (Redis: \
@@ -285,7 +285,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::ReadOnly,
-        needs: &[],
+        needs: &[Capability::Peers],
         features: &[Feature::Config],
         bound: "-",
         controls: &[
@@ -297,7 +297,8 @@ pub static CASES: &[Case] = &[
             "other-password",
         ],
         method: "Compares `CONFIG GET cluster-*`, `appendonly` and `maxmemory*` of all nodes. What each node announces \
-                 (`cluster-announce-*`), `cluster-port` and `cluster-config-file` are its own, and are left out.",
+                 (`cluster-announce-*`), `cluster-port` and `cluster-config-file` are its own, and are left out. \
+                 What no node knows of these is no setting: a note says so.",
         run: |cx| Box::pin(spreading::same_settings(cx)),
     },
 ];

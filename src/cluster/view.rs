@@ -203,7 +203,8 @@ impl ClusterView {
                     }
                 }
                 Role::Replica { link, master, .. } => {
-                    if link != "connected" {
+                    // Other implementations have words of their own for it in ROLE.
+                    if link != "connected" && view.replication("master_link_status") != "up" {
                         findings.push(format!("{name}: replication link to {master} is \"{link}\""));
                     }
                 }

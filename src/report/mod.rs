@@ -202,7 +202,8 @@ impl CaseResult {
 pub struct Tally {
     /// How many cases ended how; verdicts that did not occur are absent.
     pub verdicts: BTreeMap<VerdictName, usize>,
-    /// `success` (all passed), `partial` (nothing failed or broke, but not all passed), `failure`, or `none` (no case).
+    /// `success` (all passed), `partial` (nothing failed or broke, but not all passed), `unknown` (none failed or broke, and
+    /// none passed), `failure`, or `none` (no case).
     pub result: GroupResult,
 }
 
@@ -215,8 +216,10 @@ pub enum GroupResult {
     None,
     /// Every case passed.
     Success,
-    /// None failed or broke, but not all passed.
+    /// None failed or broke, some passed, but not all.
     Partial,
+    /// None failed or broke, and none passed: all were unsupported, or skipped. Nothing is known.
+    Unknown,
     /// A case failed, broke, or was blocked.
     Failure,
 }
@@ -305,8 +308,10 @@ impl Tally {
             GroupResult::Failure
         } else if verdicts.len() == 1 && has(VerdictName::Pass) {
             GroupResult::Success
-        } else {
+        } else if has(VerdictName::Pass) {
             GroupResult::Partial
+        } else {
+            GroupResult::Unknown
         };
         Self { verdicts, result }
     }

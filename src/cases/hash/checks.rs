@@ -6,6 +6,7 @@ use crate::cluster::resp::Reply;
 use crate::cluster::slot::{SLOT_COUNT, slot_of};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
+use crate::feature::Feature;
 use crate::verdict::{Outcome, Stop};
 
 /// Keys with the slot that each belongs to: hexadecimal key, shown key, hexadecimal hashed part, CRC16, slot.
@@ -196,6 +197,12 @@ pub(super) async fn keys_in_slot(cx: &Context, node: &NodeView, slot: u16) -> Re
     Ok(keys.iter().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
+/// Whether no node tells which keys it holds of a slot: one alone that does not is at fault.
+async fn nowhere_known(cx: &Context) -> Result<bool, Stop> {
+    let answers = cx.on_every_node(async |_, connection| Ok(Feature::SlotKeys.lacking(connection).await?));
+    Ok(answers.await?.iter().all(Option::is_some))
+}
+
 /// What the owner of a slot answers wrongly about two keys of it.
 pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[String]) -> Result<Vec<String>, Stop> {
     let member = &owner.member;
@@ -204,6 +211,19 @@ pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[Str
     let set = connection.call(&["MSET", name, "Angela", surname, "White"]).await?;
     let got = connection.call(&["MGET", name, surname]).await?;
     let both = Reply::Array(vec![Reply::Bulk("Angela".into()), Reply::Bulk("White".into())]);
+    let together = [
+        check::unless(set.is_ok(), member, format!("MSET in slot {slot}"), &set),
+        check::unless(got == both, member, format!("MGET in slot {slot}"), &got),
+    ];
+    let mut findings: Vec<String> = together.into_iter().flatten().collect();
+    if let Some(reason) = Feature::SlotKeys.lacking(&mut connection).await?
+        && nowhere_known(cx).await?
+    {
+        cx.note(format!(
+            "{member}: {reason}; which keys it holds was judged by their use alone"
+        ));
+        return Ok(findings);
+    }
     let count = connection
         .call(&["CLUSTER", "COUNTKEYSINSLOT", &slot.to_string()])
         .await?;
@@ -212,13 +232,14 @@ pub(super) async fn apart(cx: &Context, owner: &NodeView, slot: u16, pair: &[Str
     let named = pair
         .iter()
         .all(|key| stored.iter().any(|other| other == key.as_bytes()));
-    let findings = [
-        check::unless(set.is_ok(), member, format!("MSET in slot {slot}"), &set),
-        check::unless(got == both, member, format!("MGET in slot {slot}"), &got),
-        check::unless(enough, member, format!("CLUSTER COUNTKEYSINSLOT {slot}"), &count),
-        (!named).then(|| format!("{member}: CLUSTER GETKEYSINSLOT {slot} does not name both keys")),
-    ];
-    Ok(findings.into_iter().flatten().collect())
+    findings.extend(check::unless(
+        enough,
+        member,
+        format!("CLUSTER COUNTKEYSINSLOT {slot}"),
+        &count,
+    ));
+    findings.extend((!named).then(|| format!("{member}: CLUSTER GETKEYSINSLOT {slot} does not name both keys")));
+    Ok(findings)
 }
 
 pub(super) async fn colocation(cx: &Context) -> Outcome {

@@ -17,7 +17,7 @@ pub(super) struct Master<'v> {
     pub(super) slot: u16,
     /// Another slot of its own.
     pub(super) other: u16,
-    /// Another master.
+    /// Another master; itself in a deployment of one shard.
     pub(super) next: &'v NodeView,
     /// A slot of that one.
     pub(super) foreign: u16,
@@ -49,8 +49,8 @@ pub(super) fn masters<'v>(cx: &Context, view: &'v ClusterView) -> Result<Vec<Mas
         .collect();
     let wanted = cx.shape().masters;
     check::expect(
-        owners.len() == wanted && wanted > 1,
-        format!("{} masters with two slots or more", wanted.max(2)),
+        owners.len() == wanted,
+        format!("{wanted} masters with two slots or more"),
         owners.len().to_string(),
     )?;
     let after = owners.iter().cycle().skip(1);

@@ -62,11 +62,11 @@ async fn made_anew(
     to: &Member,
     before: Option<&BTreeMap<String, i64>>,
 ) -> Result<bool, Stop> {
-    let id = cx.connect(&to.address).await?.ask_text(&["CLUSTER", "MYID"]).await?;
     let now = own_links(&mut cx.connect(&from.address).await?).await?;
     let Some((before, now)) = before.zip(now) else {
         return Ok(false);
     };
+    let id = cx.connect(&to.address).await?.ask_text(&["CLUSTER", "MYID"]).await?;
     let now = now.get(&id);
     Ok(now.is_none() || now != before.get(&id))
 }

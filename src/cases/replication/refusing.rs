@@ -6,14 +6,9 @@ use crate::cluster::connection::Connection;
 use crate::cluster::node::{Member, NodeView, parse_role};
 use crate::cluster::resp::Reply;
 use crate::context::Context;
+use crate::feature::is_no_subcommand;
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeSet;
-
-/// Whether a reply says that the server does not know the command, or its subcommand.
-fn is_unknown(reply: &Reply) -> bool {
-    let text = reply.error().unwrap_or_default().to_lowercase();
-    text.starts_with("err unknown command") || text.starts_with("err unknown subcommand")
-}
 
 /// Whether a command was refused: by an error of its own, or by the rules for users.
 fn is_refused(reply: &Reply) -> bool {
@@ -48,9 +43,6 @@ async fn not_replicated(
     whose: &str,
 ) -> Result<Option<String>, Stop> {
     let reply = connection.call(&["CLUSTER", "REPLICATE", id]).await?;
-    if is_unknown(&reply) {
-        return Err(Stop::Unsupported(format!("CLUSTER REPLICATE -> {reply}")));
-    }
     let command = format!("CLUSTER REPLICATE {id} ({whose})");
     Ok(check::unless(is_refused(&reply), member, command, &reply))
 }
@@ -136,8 +128,9 @@ pub(super) async fn replicas_listed(cx: &Context) -> Outcome {
         for name in ["REPLICAS", "SLAVES"] {
             for master in &masters {
                 let id = id_of(master);
-                let reply = connection.call(&["CLUSTER", name, &id]).await?;
-                if name == "SLAVES" && is_unknown(&reply) {
+                let command = ["CLUSTER", name, &id];
+                let reply = connection.call(&command).await?;
+                if name == "SLAVES" && is_no_subcommand(connection, &command, &reply).await? {
                     cx.note(format!("{member}: CLUSTER SLAVES -> {reply}"));
                     break;
                 }

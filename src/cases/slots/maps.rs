@@ -1,5 +1,6 @@
 //! The bodies of chapter SLOT about the slot map as every node shows it.
 
+use crate::case::Feature;
 use crate::check;
 use crate::cluster::node::NodeView;
 use crate::cluster::slot::{self, SLOT_COUNT};
@@ -7,7 +8,7 @@ use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
 use crate::verdict::Outcome;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The slots at the ends of the three ranges into which `redis-cli --cluster create` splits three masters.
 const DEFAULT_BOUNDARIES: [u16; 6] = [0, 5460, 5461, 10922, 10923, 16383];
@@ -104,18 +105,13 @@ pub(super) async fn exact_partition(cx: &Context) -> Outcome {
 /// A reply's name, `node: CLUSTER SLOTS`, and the owner of every slot by it.
 type SlotMap<'v> = (String, Result<Vec<Option<Cow<'v, str>>>, String>);
 
-/// The slot maps of one node, one for each command that it knows.
-fn slot_maps<'v>(cx: &Context, node: &'v NodeView) -> Vec<SlotMap<'v>> {
+/// The slot maps of one node, one for each command that it knows; `lacking` says why it does not know one of them.
+fn slot_maps<'v>(cx: &Context, node: &'v NodeView, lacking: Option<&String>) -> Vec<SlotMap<'v>> {
     let shown = |map: Vec<Option<&'v str>>| map.into_iter().map(|owner| owner.map(Cow::from)).collect();
     let mut maps = vec![("NODES", node.owners().map(shown)), ("SLOTS", node.owners_by_slots())];
-    match &node.shards {
-        Err(text) if text.to_lowercase().starts_with("err unknown subcommand") => {
-            cx.note(format!(
-                "{}: CLUSTER SHARDS -> -{text}; the other two were compared",
-                node.member
-            ));
-        }
-        Ok(_) | Err(_) => maps.push(("SHARDS", node.owners_by_shards().map(shown))),
+    match lacking {
+        Some(reason) => cx.note(format!("{}: {reason}; the other two were compared", node.member)),
+        None => maps.push(("SHARDS", node.owners_by_shards().map(shown))),
     }
     maps.into_iter()
         .map(|(command, map)| (format!("{}: CLUSTER {command}", node.member), map))
@@ -124,9 +120,18 @@ fn slot_maps<'v>(cx: &Context, node: &'v NodeView) -> Vec<SlotMap<'v>> {
 
 pub(super) async fn three_commands_agree(cx: &Context) -> Outcome {
     let view = cx.view().await?;
+    let lacking = cx.on_every_node(async |member, connection| {
+        let reason = Feature::ClusterShards.lacking(connection).await?;
+        Ok(reason.map(|reason| (member.name.clone(), reason)))
+    });
+    let lacking: BTreeMap<String, String> = lacking.await?.into_iter().flatten().collect();
     let mut findings = Vec::new();
     let mut reference: Option<(String, Vec<Option<Cow<'_, str>>>)> = None;
-    for (source, map) in view.nodes.iter().flat_map(|node| slot_maps(cx, node)) {
+    let mut maps = Vec::new();
+    for node in &view.nodes {
+        maps.extend(slot_maps(cx, node, lacking.get(&node.member.name)));
+    }
+    for (source, map) in maps {
         let map = match map {
             Ok(map) => map,
             Err(reason) => {

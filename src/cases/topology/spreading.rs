@@ -102,6 +102,8 @@ fn is_own(setting: &str) -> bool {
 
 pub(super) async fn same_settings(cx: &Context) -> Outcome {
     let values: RefCell<BTreeMap<String, BTreeMap<String, Vec<String>>>> = RefCell::default();
+    // Other implementations have other directives: what no node knows is no setting.
+    let unknown: RefCell<BTreeMap<&str, Vec<String>>> = RefCell::default();
     let expected = "the same cluster-*, appendonly and maxmemory* settings on every node";
     let asked = cx.judge_every_node(expected, async |member, connection| {
         let patterns = ["cluster-*", "appendonly", "maxmemory*"];
@@ -111,7 +113,12 @@ pub(super) async fn same_settings(cx: &Context) -> Outcome {
         for (pattern, reply) in patterns.iter().zip(connection.pipeline(&commands).await?) {
             let items = reply.array().unwrap_or_default();
             if items.is_empty() {
-                refused.push(format!("{}: CONFIG GET {pattern} -> {reply}", member.name));
+                let told = format!("{}: CONFIG GET {pattern} -> {reply}", member.name);
+                if reply.array().is_some() {
+                    unknown.borrow_mut().entry(*pattern).or_default().push(told);
+                } else {
+                    refused.push(told);
+                }
             }
             for pair in items.chunks_exact(2) {
                 if let (Some(name), Some(value)) = (pair[0].text(), pair[1].text()) {
@@ -129,7 +136,18 @@ pub(super) async fn same_settings(cx: &Context) -> Outcome {
     asked.await?;
     let nodes = cx.shape().nodes();
     let mut findings = Vec::new();
-    for (setting, values) in values.into_inner() {
+    for (pattern, told) in unknown.into_inner() {
+        if told.len() == nodes {
+            cx.note(format!("CONFIG GET {pattern} is empty on every node"));
+        } else {
+            findings.extend(told);
+        }
+    }
+    let values = values.into_inner();
+    if values.is_empty() && findings.is_empty() {
+        return Err(Stop::Unsupported("CONFIG GET knows none of these settings".into()));
+    }
+    for (setting, values) in values {
         let missing = nodes - values.values().map(Vec::len).sum::<usize>();
         if values.len() > 1 || missing > 0 {
             let shown: Vec<String> = values

@@ -132,6 +132,7 @@ pub(super) fn profiles(run: &Run) -> Vec<Profiled> {
                 GroupResult::None => "none",
                 GroupResult::Success => "success",
                 GroupResult::Partial => "partial",
+                GroupResult::Unknown => "unknown",
                 GroupResult::Failure => "failure",
             };
             Profiled {

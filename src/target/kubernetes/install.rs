@@ -331,7 +331,7 @@ impl KubernetesTarget {
                 }
                 gone &= self.uninstall_leftover(&reached.client, namespace, progress).await;
                 if namespace == fresh && marked.description == installation.description {
-                    super::apply::remove_namespaces(&reached.client, &[fresh.clone()], progress).await?;
+                    super::apply::remove_namespaces(&reached.client, std::slice::from_ref(&fresh), progress).await?;
                 }
             }
             if gone {

@@ -172,7 +172,7 @@ impl Trial {
             .replace("https://k:6443", &api.url);
         std::fs::write(&config, written).unwrap();
         let mut timing = crate::timing::Timing::new(Duration::from_secs(5));
-        timing = timing.with_overrides([("T_deploy", Duration::from_secs(1))].into_iter());
+        timing = timing.with_overrides([("T_deploy", Duration::from_secs(1))]);
         let mut target = KubernetesTarget::new(KubernetesOptions {
             descriptor: self.descriptor(),
             parameters: Parameters::default(),

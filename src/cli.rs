@@ -148,6 +148,9 @@ enum Command {
     Man {
         /// The command: run, compare, …
         command: Option<String>,
+        /// Write pages into this folder instead, one for each command
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -350,7 +353,7 @@ pub async fn main() -> u8 {
         Command::Doctor => Ok(doctor().await),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Completion { shell } => help::completion(Cli::command(), shell),
-        Command::Man { command } => help::man(Cli::command(), command.as_deref()),
+        Command::Man { command, out } => help::man(Cli::command(), command.as_deref(), out.as_deref()),
     };
     match done {
         Ok(code) => code,

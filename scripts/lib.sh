@@ -87,6 +87,58 @@ use_cargo() {
     cd "$ROOT" || die "there is no $ROOT"
 }
 
+crate_version() { sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml" | head -n 1; }
+
+# host: what the compiler makes programs for.
+host() { rustc -vV | sed -n 's/^host: //p'; }
+
+# commit: that of the tree; nothing where it differs from it, or is none of git.
+commit() {
+    if [ -z "$(git -C "$ROOT" status --porcelain 2>&1)" ]; then git -C "$ROOT" rev-parse HEAD; fi
+}
+
+# build_static PROFILE: builds the program with everything in it, glibc too (libc6-dev has it), so that it runs on any Linux of
+# this machine's kind; sets $built to its path.
+build_static() {
+    local profile=$1 folder=$1 triple names commit
+    triple=$(host)
+    [[ $triple == *-linux-gnu ]] || die "a static program is made with glibc on Linux, and this is $triple"
+    if [ "$profile" = dev ]; then folder=debug; fi
+    names=$CARGO_TARGET_DIR/names-$(key "$ROOT/scripts/names.c").o
+    mkdir -p "$CARGO_TARGET_DIR" && cc -O2 -Wall -Wextra -c "$ROOT/scripts/names.c" -o "$names" || return
+    commit=$(commit)
+    # How the program is linked is all that differs: its libraries are those of any other build.
+    env ${commit:+RCC_COMMIT="$commit"} cargo rustc --locked --profile "$profile" --bin redis-cluster-conformance -- \
+        -C target-feature=+crt-static -C "link-arg=$names" || return
+    # shellcheck disable=SC2034 # for the script that sources this
+    built=$CARGO_TARGET_DIR/$folder/redis-cluster-conformance
+}
+
+# check_alone PROGRAM: it names no library, and runs and finds a name of /etc/hosts where there is nothing but itself and that
+# file, and an nsswitch.conf that names a library.
+check_alone() {
+    local program=$1 root said problem='' enter=(chroot)
+    if LC_ALL=C readelf -dlW "$program" | grep -E 'INTERP|\(NEEDED\)'; then
+        die "$program is not static: it names the loader and libraries above" "build it with scripts/release, without --program"
+    fi
+    root=$(mktemp -d)
+    mkdir "$root/etc"
+    cp "$program" "$root/program"
+    echo "127.0.0.1 server.test" >"$root/etc/hosts"
+    echo "hosts: other" >"$root/etc/nsswitch.conf"
+    if [ "$(id -u)" != 0 ]; then enter=(unshare --map-root-user chroot); fi
+    alone() { said=$(env -i "PATH=$PATH" "${enter[@]}" "$root" /program "$@" 2>&1); }
+    if ! alone --version || ! alone list SLOT-01; then
+        problem="does not run alone: $said"
+    else
+        # Nobody listens there: the address in the answer is what shows that the name was found.
+        alone run SLOT-01 --target addresses --masters 1 --replicas 0 --addresses server.test:1 --out /out || true
+        [[ $said == *127.0.0.1:1* ]] || problem="does not find names (scripts/names.c): $said"
+    fi
+    rm -rf "$root"
+    [ -z "$problem" ] || die "$program $problem"
+}
+
 # step TITLE COMMAND...: announces the command with the time since the script's start, and lets it talk.
 step() {
     local title=$1 start=$SECONDS rc=0

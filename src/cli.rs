@@ -158,6 +158,9 @@ enum Command {
     Man {
         /// The command: run, compare, …
         command: Option<String>,
+        /// Write pages into this folder instead, one for each command
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
     },
 }
 
@@ -375,7 +378,7 @@ pub async fn main() -> u8 {
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Matrix(arguments) => matrix::matrix(&arguments).await,
         Command::Completion { shell } => help::completion(Cli::command(), shell),
-        Command::Man { command } => help::man(Cli::command(), command.as_deref()),
+        Command::Man { command, out } => help::man(Cli::command(), command.as_deref(), out.as_deref()),
     };
     match done {
         Ok(code) => code,

@@ -235,6 +235,7 @@ mod tests {
     #[rstest]
     #[case(&[("redis_version", "7.0.15"), ("gcc_version", "12.2.0")], Some(("Redis", "7.0.15")))]
     #[case(&[("redis_version", "7.2.4"), ("valkey_version", "8.0.1"), ("server_name", "valkey")], Some(("Valkey", "8.0.1")))]
+    #[case(&[("redict_version", "7.3.6"), ("redis_version", "7.2.4")], Some(("Redict", "7.3.6")))]
     #[case(&[("redis_version", "7.4.0"), ("standin_version", "df-v1.2")], Some(("Standin", "df-v1.2")))]
     #[case(&[("standin_version", "2.1")], Some(("Standin", "2.1")))]
     #[case(&[("gcc_version", "12.2.0")], None)]

@@ -130,31 +130,40 @@ compare)
 esac
 "##;
 
-/// Runs the step that judges; returns its exit code, the calls of the program, and the job's page.
-fn judged(environment: &[(&str, &str)]) -> (i32, Vec<String>, String) {
+/// Makes a program that is found before others of its name.
+fn put(program: &Path, text: &str) {
+    fs::write(program, text).unwrap();
+    fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The step of that key and value, as a job's step with `shell: bash` is run: in a folder, which its programs know as HERE and
+/// which is first where they are sought.
+fn command(key: &str, value: &str, here: &Path) -> Command {
     let action = read("action.yml");
     let step = steps(&action["runs"])
         .into_iter()
-        .find(|step| step.get("id").is_some_and(|id| id == "judge"))
+        .find(|step| step.get(key).is_some_and(|found| found == value))
         .unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let here = folder.path();
-    let program = here.join("redis-cluster-conformance");
-    fs::write(&program, PROGRAM).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(here.join("step"), step["run"].as_str().unwrap()).unwrap();
     let path = format!("{}:{}", here.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new("bash");
-    // As a job's step with `shell: bash` is run.
     command
         .args(["--noprofile", "--norc", "-eo", "pipefail", "step"])
         .current_dir(here);
     for name in keys(&step["env"]) {
         command.env(name, "");
     }
+    command.env("PATH", path).env("HERE", here);
     command
-        .env("PATH", path)
-        .env("HERE", here)
+}
+
+/// Runs the step that judges; returns its exit code, the calls of the program, and the job's page.
+fn judged(environment: &[(&str, &str)]) -> (i32, Vec<String>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    put(&here.join("redis-cluster-conformance"), PROGRAM);
+    let mut command = command("id", "judge", here);
+    command
         .env("GITHUB_OUTPUT", here.join("output"))
         .env("GITHUB_STEP_SUMMARY", here.join("page"))
         .envs([
@@ -215,4 +224,69 @@ fn the_step_calls_the_program_with_what_it_was_given() {
         called,
         ["run --target processes --target-file pr/my target.yaml --out out/after"]
     );
+}
+
+/// In place of Docker: knows one image, whose program ends as it is told, and keeps the containers that it made as files.
+const DOCKER: &str = r##"#!/bin/bash
+echo "$*" >>"$HERE/called"
+case $1 in
+create)
+    [ "$2 $3" = "-- registry.test/conformance:1" ] || { echo "no such image: $3" >&2; exit 125; }
+    touch "$HERE/container-7"
+    echo container-7
+    ;;
+cp)
+    [ -e "$HERE/container-7" ] && [ "$2" = container-7:/usr/local/bin/redis-cluster-conformance ] || exit 1
+    [ "${WITHOUT:-}" = '' ] || { echo "no such file" >&2; exit 1; }
+    printf '#!/bin/bash\necho the program\nexit %s\n' "${ENDS:-0}" >"$3/redis-cluster-conformance"
+    chmod +x "$3/redis-cluster-conformance"
+    ;;
+rm) rm "$HERE/$2" ;;
+*) exit 1 ;;
+esac
+"##;
+
+#[rstest]
+#[case::there(&[("IMAGE", "registry.test/conformance:1")], 0, "the program")]
+#[case::no_image(&[("IMAGE", "registry.test/other")], 125, "no such image")]
+#[case::an_option(&[("IMAGE", "--privileged")], 125, "no such image: --privileged")]
+#[case::without_it(&[("IMAGE", "registry.test/conformance:1"), ("WITHOUT", "1")], 1, "no such file")]
+#[case::of_another_machine(&[("IMAGE", "registry.test/conformance:1"), ("ENDS", "126")], 3, "::error::the program of registry.test/conformance:1 does not run")]
+fn the_program_comes_out_of_its_image_and_no_container_stays(
+    #[case] environment: &[(&str, &str)],
+    #[case] code: i32,
+    #[case] said: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    put(&here.join("docker"), DOCKER);
+    let mut command = command("name", "The program from its image", here);
+    let output = command
+        .env("HOME", here)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(said), "{text}");
+    assert!(!here.join("container-7").exists(), "{text}");
+    // Where the step that judges looks for it.
+    let program = here.join(".redis-cluster-conformance/bin/redis-cluster-conformance");
+    assert_eq!(program.exists(), code == 0 || code == 3);
+}
+
+#[test]
+fn an_image_stands_in_for_the_build() {
+    let action = read("action.yml");
+    let when = |name: &str| {
+        let step = steps(&action["runs"])
+            .into_iter()
+            .find(|step| step["name"] == name)
+            .unwrap();
+        step["if"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(when("The program from its image"), "inputs.image != ''");
+    assert_eq!(when("The program from the cache"), "inputs.image == ''");
+    assert!(when("The program from its source").starts_with("inputs.image == '' && "));
 }

@@ -105,6 +105,37 @@ fn exit_codes(#[case] arguments: &[&str], #[case] code: i32, #[case] shown: &str
     assert!(stdout.contains(shown), "{stdout}");
 }
 
+#[test]
+fn manual_pages_are_filed_by_command_and_troff_has_no_complaint() {
+    let folder = folder();
+    let (exit, stdout, stderr) = call(&["man", "--out", "man1"], folder.path());
+    assert_eq!(exit, 0, "{stderr}");
+    let named: Vec<&str> = stdout.lines().collect();
+    for name in ["", "-run", "-lint", "-compare", "-man"] {
+        assert!(
+            named.contains(&&*format!("man1/redis-cluster-conformance{name}.1")),
+            "{stdout}"
+        );
+    }
+    let output = std::process::Command::new("groff")
+        .args(["-ww", "-z", "-man", "-Tascii"])
+        .args(&named)
+        .current_dir(folder.path())
+        .output()
+        .expect("groff must be installed: scripts/setup does it (groff-base)");
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && complaints.is_empty(), "{complaints}");
+    let shown = fs::read_to_string(folder.path().join("man1/redis-cluster-conformance-man.1")).unwrap();
+    assert!(shown.contains("run, compare, ..."), "{shown}");
+    fs::write(folder.path().join("taken"), "").unwrap();
+    let (exit, _, stderr) = call(&["man", "run", "--out", "taken"], folder.path());
+    assert_eq!(exit, 2, "{stderr}");
+    assert!(
+        stderr.contains("taken/redis-cluster-conformance-run.1 cannot be written"),
+        "{stderr}"
+    );
+}
+
 #[rstest]
 #[case(&["list", "SOLT"], "\"SOLT\" is no id")]
 #[case(&["explain", "SLOT-99"], "no case has the id \"SLOT-99\"")]
@@ -283,7 +314,9 @@ const FAILED: &str = "\"verdict\": \"fail\"";
 #[case(PASSED, FAILED, &["--format", "json"], 1, "\"kind\": \"broken\"")]
 #[case("\"kind\": \"kind\"", "\"kind\": \"docker\"", &[], 0, "target: kind -> docker")]
 #[case("\"kind\": \"kind\"", "\"kind\": \"docker\"", &["--fail-on", "different"], 1, "target: kind -> docker")]
-#[case("\"schemaVersion\": \"1\"", "\"schemaVersion\": \"0\"", &[], 2, "")]
+#[case("\"schemaVersion\": \"1.0\"", "\"schemaVersion\": \"0.9\"", &[], 2, "")]
+#[case("\"schemaVersion\": \"1.0\"", "\"schemaVersion\": \"2.0\"", &[], 2, "")]
+#[case("\"schemaVersion\": \"1.0\"", "\"schemaVersion\": \"1.9\"", &[], 0, "THE SAME: 3 cases ended as before")]
 #[case("\"cases\"", "\"no cases\"", &[], 2, "")]
 fn comparisons_have_their_exit_codes(
     #[case] from: &str,

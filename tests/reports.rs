@@ -1102,6 +1102,11 @@ fn a_run_of_another_version_or_none_is_refused_by_name() {
     let path = folder.path().join(json::FILE);
     for (text, says) in [
         (r#"{"schemaVersion": "99"}"#, "\"99\""),
+        (r#"{"schemaVersion": "1"}"#, "\"1\""),
+        (
+            r#"{"schemaVersion": "2.0", "suite": {"version": "3.1.4"}}"#,
+            "\"2.0\", written by suite 3.1.4; this suite",
+        ),
         ("{}", "schemaVersion"),
         (r#"{"schemaVersion": "1""#, "EOF"),
     ] {
@@ -1109,6 +1114,21 @@ fn a_run_of_another_version_or_none_is_refused_by_name() {
         let error = format!("{:#}", json::read(&path).unwrap_err());
         assert!(error.contains("run.json") && error.contains(says), "{error}");
     }
+}
+
+/// What a newer minor version adds is no obstacle where it is a field, and named where it is a word that must be known.
+#[test]
+fn a_run_of_a_newer_minor_version_is_read() {
+    let run = every_verdict();
+    let newer = json::render(&run)
+        .unwrap()
+        .replace("\"schemaVersion\": \"1.0\"", "\"schemaVersion\": \"1.1234\"")
+        .replace("\"title\":", "\"new\": {\"field\": [1]}, \"title\":");
+    let read = json::parse(&newer).unwrap();
+    assert_eq!((read.schema_version.as_str(), &read.cases), ("1.1234", &run.cases));
+    let error = json::parse(&newer.replace("\"read-only\"", "\"whispers\"")).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("newer than") && error.contains("whispers"), "{error}");
 }
 
 #[rstest]

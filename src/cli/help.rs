@@ -1,8 +1,10 @@
 //! Help beyond the options: examples, completion for shells, the manual.
 
 use crate::exit;
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Command;
+use std::fs;
+use std::path::Path;
 
 /// Examples of `run`.
 pub(super) const RUN: &str = "\
@@ -87,7 +89,8 @@ Examples:
 pub(super) const MAN: &str = "\
 Examples:
   redis-cluster-conformance man | man -l -
-  redis-cluster-conformance man run > /usr/local/share/man/man1/redis-cluster-conformance-run.1";
+  redis-cluster-conformance man --out /usr/local/share/man/man1
+      a page a command, for `man redis-cluster-conformance-run`";
 
 /// Prints the completion of a shell.
 pub(super) fn completion(mut all: Command, shell: clap_complete::Shell) -> anyhow::Result<u8> {
@@ -98,23 +101,54 @@ pub(super) fn completion(mut all: Command, shell: clap_complete::Shell) -> anyho
     Ok(exit::CONFORMANT)
 }
 
-/// Prints the manual page of all commands, or of one.
+/// Prints the manual page of all commands together, or of one; or writes the page of each (or of the one) into a folder, by the
+/// name that `man` looks for.
 ///
 /// # Errors
-/// When there is no such command.
-pub(super) fn man(all: Command, name: Option<&str>) -> anyhow::Result<u8> {
+/// When there is no such command, or a page cannot be written; the text names it.
+pub(super) fn man(all: Command, name: Option<&str>, out: Option<&Path>) -> anyhow::Result<u8> {
     let mut all = all.disable_help_subcommand(true);
     // Names of commands become redis-cluster-conformance-run, as pages are filed.
     all.build();
-    let command = match name {
-        None => all,
+    let mut commands = match name {
+        None => vec![all.clone()],
         Some(name) => match all.find_subcommand(name) {
-            Some(command) => command.clone(),
+            Some(command) => vec![command.clone()],
             None => bail!("there is no command \"{name}\"; `--help` shows them"),
         },
     };
+    let Some(folder) = out else {
+        for command in commands {
+            anstream::print!("{}", page(command)?);
+        }
+        return Ok(exit::CONFORMANT);
+    };
+    if name.is_none() {
+        commands.extend(all.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+    }
+    for command in commands {
+        let file = format!("{}.1", command.get_display_name().unwrap_or(command.get_name()));
+        let path = folder.join(file);
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, page(command)?))
+            .with_context(|| format!("{} cannot be written", path.display()))?;
+        anstream::println!("{}", path.display());
+    }
+    Ok(exit::CONFORMANT)
+}
+
+/// The manual page of a command, in ASCII: troff by itself reads nothing else.
+fn page(command: Command) -> std::io::Result<String> {
     let mut text = Vec::new();
     clap_mangen::Man::new(command).render(&mut text)?;
-    anstream::print!("{}", String::from_utf8(text)?);
-    Ok(exit::CONFORMANT)
+    let mut page = String::new();
+    for character in String::from_utf8_lossy(&text).chars() {
+        match character {
+            // A terminal that knows ASCII alone would show nothing for it.
+            '…' => page += "...",
+            _ if character.is_ascii() => page.push(character),
+            _ => page += &format!("\\[u{:04X}]", u32::from(character)),
+        }
+    }
+    Ok(page)
 }

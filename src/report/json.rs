@@ -34,22 +34,47 @@ pub fn read(path: &Path) -> anyhow::Result<Run> {
     parse(&text).with_context(|| format!("{} is not a run", path.display()))
 }
 
-/// Reads a run from the text of a `run.json`.
+/// Reads a run from the text of a `run.json`, of this version of the model or another of the same major one.
 ///
 /// # Errors
-/// When it is of another version of the model, or not a run.
+/// When it is of another major version, or not a run.
 pub fn parse(text: &str) -> anyhow::Result<Run> {
     // The version comes first: a field that another version has or lacks would else be the message.
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Version {
+    struct Head {
         schema_version: String,
+        #[serde(default)]
+        suite: serde_json::Value,
     }
-    let Version { schema_version } = serde_json::from_str(text)?;
-    if schema_version != SCHEMA_VERSION {
-        bail!("its schemaVersion is {schema_version:?}; this suite reads {SCHEMA_VERSION:?}");
+    let Head { schema_version, suite } = serde_json::from_str(text)?;
+    let writer = suite["version"]
+        .as_str()
+        .map_or_else(String::new, |suite| format!(", written by suite {suite}"));
+    let (own, other) = (version(SCHEMA_VERSION), version(&schema_version));
+    let major = |version: Option<(u32, u32)>| version.map(|(major, _)| major);
+    if other.is_none() || major(own) != major(other) {
+        bail!(
+            "its schemaVersion is {schema_version:?}{writer}; this suite ({}) reads {SCHEMA_VERSION:?} and others of that major \
+             version: judge anew, or take the suite that wrote it",
+            env!("CARGO_PKG_VERSION")
+        );
     }
-    Ok(serde_json::from_str(text)?)
+    serde_json::from_str(text).map_err(|error| {
+        if other > own {
+            anyhow::Error::from(error).context(format!(
+                "its schemaVersion is {schema_version:?}{writer}, newer than {SCHEMA_VERSION:?}: take a suite as new as that"
+            ))
+        } else {
+            error.into()
+        }
+    })
+}
+
+/// MAJOR.MINOR as numbers; nothing where it is something else.
+pub(super) fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The JSON schema of `run.json`, as `docs/run.schema.json` holds it.

@@ -259,7 +259,7 @@ pub fn markdown(matrix: &Matrix) -> String {
         page,
         "<!-- Written by `redis-cluster-conformance matrix`, not by hand. -->\n\n\
          {}, by {}; {} in all. Each cell is a run of its own: [how to repeat one](#the-cells-again).\n\n\
-         By profile: **success**, every case passed; **partial**, none failed, but not all passed; **failure**, a case failed, broke \
+         By profile: **success**, every case passed; **partial**, none failed, but not all passed; **unknown**, none passed and none failed; **failure**, a case failed, broke \
          or was blocked. What is `unsupported` (the target cannot do it, or the server was asked and lacks it) or `skipped` is counted as \
          such, never as passed. A cell is conformant when no *must* failed.\n",
         escape(&matrix.headline()),
@@ -341,6 +341,7 @@ fn outcome(tally: &Tally) -> String {
         GroupResult::None => "none",
         GroupResult::Success => "success",
         GroupResult::Partial => "partial",
+        GroupResult::Unknown => "unknown",
         GroupResult::Failure => "**failure**",
     };
     format!("{word}: {}", counts(tally))

@@ -1,6 +1,6 @@
 //! The finished run as data, and its renderings. A renderer sees a [`Run`] and nothing else.
 //!
-//! The model is versioned: names and meanings change only with [`SCHEMA_VERSION`].
+//! The model is versioned: names and meanings change only with [`SCHEMA_VERSION`], as CONTRIBUTING.md, "Versions", says.
 
 pub mod compare;
 pub mod course;
@@ -11,6 +11,8 @@ pub mod known;
 pub mod markdown;
 pub mod matrix;
 pub mod picture;
+#[cfg(test)]
+mod promise;
 pub mod repeat;
 pub mod scorecard;
 pub mod terminal;
@@ -29,14 +31,15 @@ use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The version of the model of `run.json`.
-pub const SCHEMA_VERSION: &str = "1";
+/// The version of the model of `run.json`, MAJOR.MINOR. A minor version adds: readers of the ones before it get along. Whatever
+/// else changes raises the major one.
+pub const SCHEMA_VERSION: &str = "1.0";
 
 /// One execution over one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
-    /// The version of this model.
+    /// The version of this model, MAJOR.MINOR.
     pub schema_version: String,
     /// The run's own name, part of its keys and labels.
     pub run_id: String,

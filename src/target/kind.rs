@@ -115,6 +115,7 @@ impl KindTarget {
         let taken = cluster
             .ensure(&Maker::Run(self.options.run_id.clone()), progress)
             .await?;
+        self.reached.store(true, Ordering::Relaxed);
         phases.push(phase(if taken { "cluster taken" } else { "cluster made" }, started));
         let started = Instant::now();
         if taken {

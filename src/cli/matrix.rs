@@ -114,6 +114,13 @@ pub(super) async fn matrix(arguments: &MatrixArguments) -> anyhow::Result<u8> {
         return Ok(exit::CONFORMANT);
     }
     listed.iter().try_for_each(|cell| arguments.check(cell))?;
+    // What is there must be fit for the page before an hour goes into another cell.
+    arguments.read(&listed).with_context(|| {
+        format!(
+            "remove its folder, or choose another than {} with --out",
+            arguments.out.display()
+        )
+    })?;
     let names: Vec<&str> = listed.iter().map(|cell| cell.name.as_str()).collect();
     if let Some(unknown) = arguments.only.iter().find(|name| !names.contains(&name.as_str())) {
         bail!(

@@ -51,6 +51,32 @@ impl Reply {
         }
     }
 
+    /// Whether it is a message of a subscription, which nobody asked for at that moment.
+    pub fn is_message(&self) -> bool {
+        let kind = self.array().and_then(|items| items.first()?.text());
+        matches!(kind, Some("message" | "pmessage" | "smessage"))
+    }
+
+    /// Its bytes by the second version of the protocol, for whatever speaks as a server. That loses nothing to whoever asked by
+    /// the third: this type reads those of both as the same.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
+            Self::Error(text) => out.extend(format!("-{text}\r\n").bytes()),
+            Self::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
+            Self::Nil => out.extend(b"$-1\r\n"),
+            Self::Bulk(bytes) => {
+                out.extend(format!("${}\r\n", bytes.len()).bytes());
+                out.extend(bytes);
+                out.extend(b"\r\n");
+            }
+            Self::Array(items) => {
+                out.extend(format!("*{}\r\n", items.len()).bytes());
+                items.iter().for_each(|item| item.encode(out));
+            }
+        }
+    }
+
     /// The bytes of a simple or bulk string.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
@@ -547,26 +573,6 @@ mod tests {
         })
     }
 
-    fn encode(reply: &Reply, out: &mut Vec<u8>) {
-        match reply {
-            Reply::Simple(text) => out.extend(format!("+{text}\r\n").into_bytes()),
-            Reply::Error(text) => out.extend(format!("-{text}\r\n").into_bytes()),
-            Reply::Integer(number) => out.extend(format!(":{number}\r\n").into_bytes()),
-            Reply::Bulk(bytes) => {
-                out.extend(format!("${}\r\n", bytes.len()).into_bytes());
-                out.extend_from_slice(bytes);
-                out.extend(b"\r\n");
-            }
-            Reply::Array(items) => {
-                out.extend(format!("*{}\r\n", items.len()).into_bytes());
-                for item in items {
-                    encode(item, out);
-                }
-            }
-            Reply::Nil => out.extend(b"$-1\r\n"),
-        }
-    }
-
     /// The same reply in the third version's types wherever there is one; `turns` says which.
     fn encode_third(reply: &Reply, turns: &mut impl Iterator<Item = u8>, out: &mut Vec<u8>) {
         let turn = turns.next().unwrap_or(0);
@@ -591,7 +597,7 @@ mod tests {
                 items.iter().for_each(|item| encode_third(item, turns, out));
             }
             Reply::Nil => out.extend(b"_\r\n"),
-            Reply::Simple(_) | Reply::Integer(_) => encode(reply, out),
+            Reply::Simple(_) | Reply::Integer(_) => reply.encode(out),
         }
     }
 
@@ -615,7 +621,7 @@ mod tests {
         #[test]
         fn every_reply_survives(reply in any_reply(), rest in proptest::collection::vec(any::<u8>(), 0..10)) {
             let mut bytes = Vec::new();
-            encode(&reply, &mut bytes);
+            reply.encode(&mut bytes);
             let length = bytes.len();
             bytes.extend(&rest);
             let mut input = BytesMut::from(&bytes[..]);
@@ -626,7 +632,7 @@ mod tests {
         #[test]
         fn a_reply_in_pieces_is_the_same_reply(reply in any_reply(), chunk in 1_usize..20) {
             let mut bytes = Vec::new();
-            encode(&reply, &mut bytes);
+            reply.encode(&mut bytes);
             let (mut codec, mut input, mut decoded) = (RespCodec::default(), BytesMut::new(), None);
             for piece in bytes.chunks(chunk) {
                 prop_assert_eq!(&decoded, &None, "before the end");

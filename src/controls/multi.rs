@@ -1,7 +1,7 @@
 //! Controls of the chapter in `cases::multi`.
 
 use super::broken::Wrong;
-use super::proxy::{Exchange, is_message};
+use super::proxy::Exchange;
 use super::{Control, GOOD};
 use crate::cluster::resp::Reply;
 use bytes::Bytes;
@@ -256,7 +256,7 @@ fn move_taken(at: &Exchange<'_>, reply: Reply) -> Reply {
 }
 
 fn shard_message_lost(at: &Exchange<'_>, reply: Reply) -> Reply {
-    if at.node == 1 && at.is("SSUBSCRIBE") && is_message(&reply) {
+    if at.node == 1 && at.is("SSUBSCRIBE") && reply.is_message() {
         at.pass_on(0);
     }
     reply
@@ -274,14 +274,14 @@ fn random_key_of_others(at: &Exchange<'_>, reply: Reply) -> Reply {
 fn message_lost(at: &Exchange<'_>, reply: Reply) -> Reply {
     let of = at.addresses[0].to_string();
     let text = reply.array().and_then(|items| items.last()?.text());
-    if at.node == 4 && is_message(&reply) && text.is_some_and(|text| text.ends_with(&of)) {
+    if at.node == 4 && reply.is_message() && text.is_some_and(|text| text.ends_with(&of)) {
         at.pass_on(0);
     }
     reply
 }
 
 fn message_twice(at: &Exchange<'_>, reply: Reply) -> Reply {
-    if at.node == 3 && at.is("SUBSCRIBE") && is_message(&reply) {
+    if at.node == 3 && at.is("SUBSCRIBE") && reply.is_message() {
         at.pass_on(2);
     }
     reply

@@ -199,7 +199,7 @@ impl Relay {
         let of_subscription = self
             .subscription
             .as_ref()
-            .filter(|_| self.asked.is_empty() || is_message(&reply));
+            .filter(|_| self.asked.is_empty() || reply.is_message());
         let command = match of_subscription {
             Some(subscription) => subscription.clone(),
             None => self.asked.pop_front().map(|(command, _)| command).unwrap_or_default(),
@@ -241,7 +241,7 @@ impl Relay {
             self.earlier.push(words.join(" "));
         }
         if !hung_up {
-            (0..copies).for_each(|_| encode(&reply, bytes));
+            (0..copies).for_each(|_| reply.encode(bytes));
         }
         !hung_up
     }
@@ -252,30 +252,4 @@ fn subscribes(command: &[Bytes]) -> bool {
     let names = ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR"];
     let name = command.first().map_or(&[] as &[u8], |name| name.as_ref());
     names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-}
-
-/// Whether what a server sent is a message of a subscription.
-pub(super) fn is_message(reply: &Reply) -> bool {
-    let kind = reply.array().and_then(|items| items.first()?.text());
-    matches!(kind, Some("message" | "pmessage" | "smessage"))
-}
-
-/// A reply's bytes by the second version of the protocol. That loses nothing to whoever asked by the third: [`Reply`]
-/// reads the types of both as the same.
-fn encode(reply: &Reply, out: &mut Vec<u8>) {
-    match reply {
-        Reply::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
-        Reply::Error(text) => out.extend(format!("-{text}\r\n").bytes()),
-        Reply::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
-        Reply::Nil => out.extend(b"$-1\r\n"),
-        Reply::Bulk(bytes) => {
-            out.extend(format!("${}\r\n", bytes.len()).bytes());
-            out.extend(bytes);
-            out.extend(b"\r\n");
-        }
-        Reply::Array(items) => {
-            out.extend(format!("*{}\r\n", items.len()).bytes());
-            items.iter().for_each(|item| encode(item, out));
-        }
-    }
 }

@@ -152,7 +152,7 @@ impl Session {
                 }
                 reply = self.server.next() => {
                     let mut bytes = Vec::new();
-                    encode(&self.shown(reply?.ok()?), &mut bytes);
+                    self.shown(reply?.ok()?).encode(&mut bytes);
                     self.client.get_mut().write_all(&bytes).await.ok()?;
                 }
             }
@@ -194,10 +194,10 @@ impl Session {
             Some(own) => own,
             None => loop {
                 let reply = self.server.next().await?.ok()?;
-                if !(self.subscribed && is_message(&reply)) {
+                if !(self.subscribed && reply.is_message()) {
                     break reply;
                 }
-                encode(&self.shown(reply), bytes);
+                self.shown(reply).encode(bytes);
             },
         };
         if request.is_auth && reply.error().is_none() {
@@ -208,7 +208,7 @@ impl Session {
             }
         }
         let altered = (self.shape.alters)(&self.asked(&request.words), reply);
-        encode(&self.shown(altered), bytes);
+        self.shown(altered).encode(bytes);
         Some(())
     }
 
@@ -274,29 +274,6 @@ impl Session {
             },
             Reply::Array(items) => Reply::Array(items.into_iter().map(|item| self.shown(item)).collect()),
             Reply::Nil => Reply::Nil,
-        }
-    }
-}
-
-fn is_message(reply: &Reply) -> bool {
-    let kind = reply.array().and_then(|items| items.first()?.text());
-    matches!(kind, Some("message" | "pmessage" | "smessage"))
-}
-
-fn encode(reply: &Reply, out: &mut Vec<u8>) {
-    match reply {
-        Reply::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
-        Reply::Error(text) => out.extend(format!("-{text}\r\n").bytes()),
-        Reply::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
-        Reply::Nil => out.extend(b"$-1\r\n"),
-        Reply::Bulk(bytes) => {
-            out.extend(format!("${}\r\n", bytes.len()).bytes());
-            out.extend(bytes);
-            out.extend(b"\r\n");
-        }
-        Reply::Array(items) => {
-            out.extend(format!("*{}\r\n", items.len()).bytes());
-            items.iter().for_each(|item| encode(item, out));
         }
     }
 }

@@ -44,6 +44,8 @@ pub enum Feature {
     Hello,
     /// `key-load-delay`, which slows loading down (Redis 6.0).
     LoadDelay,
+    /// `CLUSTER FAILOVER`, by which a replica takes its master's place.
+    ManualFailover,
     /// `CLUSTER MEET`, by which nodes join.
     Meet,
     /// `CLUSTER MYID`.
@@ -134,6 +136,8 @@ impl Feature {
             Self::Functions => Probe::Command("fcall"),
             Self::Hello => Probe::Command("hello"),
             Self::LoadDelay => Probe::Directive("key-load-delay"),
+            // Not one of its options: they are looked at before the role is.
+            Self::ManualFailover => Probe::Trial(&["CLUSTER", "FAILOVER", "PROBE"]),
             // No address, and no port.
             Self::Meet => Probe::Trial(&["CLUSTER", "MEET", "PROBE", "0"]),
             Self::MyId => Probe::Trial(&["CLUSTER", "MYID"]),

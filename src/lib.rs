@@ -5,7 +5,7 @@
 //!
 //! - **Asked for:** [`cli`], [`selection`] and [`budget`] (which cases), [`contents`] (the cases as people read them), [`request`] (which target), [`known`] (which failures are known), [`matrix`] (the cells of many runs), [`surroundings`] (what the machine
 //!   has), [`exit`] (the codes).
-//! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`].
+//! - **The engine:** [`runner`], [`settle`] (between the cases), [`evidence`] (of cases that did not pass), [`progress`] and [`log`].
 //! - **Cases:** [`case`] (what one is), [`cases`] (all of them), [`context`] (what one is given), [`check`]
 //!   (expectations and waits), [`feature`] (what servers may lack), [`timing`] (every time limit), [`workload`] (the continuous writer), [`failover`] (one
 //!   observed failover for many cases), [`joining`] (nodes that meet), [`reintegration`] (a server that has lost its volume), [`migration`] (slots
@@ -39,6 +39,7 @@ pub mod inside;
 pub mod joining;
 pub mod known;
 pub mod lint;
+pub mod log;
 pub mod loss;
 pub mod manifest;
 pub mod matrix;

@@ -4,6 +4,9 @@
 //! alone and after them, each followed by a wait for a whole cluster; altered copies of the deployment come last. The
 //! results are handed out after every case, so that a killed run leaves a report too.
 
+mod record;
+mod trial_runs;
+
 use crate::budget::Costs;
 use crate::case::{Capability, Case, CaseId, Impact};
 use crate::cluster::connection::LinkError;
@@ -11,17 +14,18 @@ use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::picture;
 use crate::progress::Progress;
-use crate::report::known::{KnownFailing, Listed};
+use crate::report::known::Listed;
 use crate::report::picture::Picture;
 use crate::report::scorecard::Scorecard;
-use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary};
+use crate::report::{Abort, AbortKind, CaseResult, Run, Server, Strictness};
 use crate::settle;
-use crate::target::{Phase, Secret, Target, TargetError};
-use crate::timeline::{self, Timeline};
+use crate::target::{Phase, Target, TargetError};
+use crate::timeline::{self};
 use crate::timing::Timing;
-use crate::trials::{self, TrialFault, Trials};
+use crate::trials::Trials;
 use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
 use futures::{FutureExt, StreamExt};
+use record::{redact_all, without};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -268,81 +272,6 @@ impl Recorder<'_> {
         }
     }
 
-    /// Why no trials can be made, where they cannot.
-    fn no_trials(&self, fault: TrialFault) -> Option<String> {
-        let target = self.target.description().kind;
-        if !self.target.capabilities().contains(&fault.capability()) {
-            return Some(format!("target {target} cannot do the fault {}", fault.name()));
-        }
-        let allowed = self.target.is_ours() || self.options.allow_disruptive;
-        (!allowed).then(|| {
-            "trials are disruptive, and this run did not make the deployment; --allow-disruptive runs them".into()
-        })
-    }
-
-    /// Does a fault several times, and measures; the cluster must be whole before each time.
-    async fn run_trials(&self, shared: &Arc<Shared>) {
-        let Some(options) = self.options.trials else {
-            return;
-        };
-        let Trials {
-            fault,
-            count: asked,
-            rate,
-        } = options;
-        if let Some(reason) = self.no_trials(fault) {
-            self.state().aborted = Some(Abort {
-                kind: AbortKind::Usage,
-                message: reason,
-            });
-            return;
-        }
-        let began = Instant::now();
-        let mut trials = Vec::new();
-        let problem = loop {
-            let number = trials.len() + 1;
-            if number > asked {
-                break None;
-            }
-            if let Err(missing) = settle::until_whole(shared, &format!("a whole cluster before trial {number}")).await {
-                break Some(format!("the cluster was not whole before it: {missing}"));
-            }
-            match trials::one(&settle::between(shared), options, number).await {
-                Ok(trial) => {
-                    shared.progress.line(trial.line());
-                    trials.push(trial);
-                }
-                Err(Stop::Mismatch(mismatch)) => break Some(mismatch.to_string()),
-                Err(Stop::Unsupported(reason)) => break Some(reason),
-                Err(Stop::Error(error)) => break Some(format!("{error:#}")),
-            }
-            let waited = Instant::now();
-            let whole = settle::until_whole(shared, &format!("a whole cluster after trial {number}")).await;
-            let place = format!("after trial {number} of {}", fault.name());
-            shared
-                .settled
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .push((place, whole.map(|()| waited.elapsed())));
-            let protocol = |figure| trials::protocol(fault, &shared.timing, figure);
-            self.state().scorecard = Some(Scorecard {
-                rate: rate.operations.map(Into::into),
-                ..Scorecard::of(fault.name(), asked, trials.clone(), protocol)
-            });
-            (self.update)(&self.snapshot());
-        };
-        if let Some(problem) = problem {
-            self.state().aborted = Some(Abort {
-                kind: AbortKind::Target,
-                message: self.redact(&format!(
-                    "trial {} of {asked} could not be measured: {problem}",
-                    trials.len() + 1
-                )),
-            });
-        }
-        self.phase(&format!("{} trials of {}", trials.len(), fault.name()), began);
-    }
-
     /// Runs disruptive cases one after another; the cluster must be whole before each.
     async fn run_disruptive(&self, shared: &Arc<Shared>, cases: Vec<&'static Case>) {
         if cases.is_empty() {
@@ -460,164 +389,6 @@ impl Recorder<'_> {
         }
     }
 
-    /// A case's timeline, with what Kubernetes has to say of its time, and with nothing secret.
-    async fn told(&self, timeline: &Timeline, secrets: &[Secret]) -> evidence::Told {
-        timeline.note_events(&evidence::events(&*self.target).await);
-        let mut entries = timeline.entries();
-        for entry in &mut entries {
-            entry.what = redact_all(secrets, &self.redact(&entry.what));
-        }
-        evidence::Told {
-            began: timeline.clock(),
-            entries,
-        }
-    }
-
-    /// Writes down what happened when, where that is not done yet with the other evidence.
-    fn keep_timeline(&self, case: &Case, result: &mut CaseResult, told: &evidence::Told) {
-        let Some(out) = &self.options.out else {
-            return;
-        };
-        let place = format!("evidence/{}", case.id);
-        if result.evidence.is_some() || evidence::keep_timeline(&*self.target, &out.join(&place), told) {
-            result.timeline = Some(format!("{place}/{}", evidence::TIMELINE));
-        }
-    }
-
-    /// Gathers the evidence of a case that did not pass, and finds its cause, before anything is cleaned up.
-    async fn gather(
-        &self,
-        shared: &Arc<Shared>,
-        case: &Case,
-        verdict: &Verdict,
-        result: &mut CaseResult,
-        timeline: &evidence::Told,
-    ) {
-        let gathering = async {
-            let copy = {
-                let copies = shared.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                copies
-                    .iter()
-                    .find(|(owner, _)| *owner == case.id)
-                    .map(|(_, copy)| copy.clone())
-            };
-            // What the case made beside the deployment is what it failed on.
-            let beside = {
-                let scratches = shared
-                    .scratches
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                let own = scratches.iter().rev().find(|(owner, _)| *owner == case.id);
-                own.map(|(_, beside)| beside.clone())
-            };
-            let shared = beside.as_ref().unwrap_or(shared);
-            let view = settle::look(shared).await.ok();
-            let hints = match &copy {
-                Some(copy) => evidence::hints_of(copy.deployment(), self.target.password().as_ref()).await,
-                None => evidence::hints(&*shared.target).await,
-            };
-            let failure = result.actual.clone().or(result.reason.clone()).unwrap_or_default();
-            let seen = if copy.is_some() { None } else { view.as_ref() };
-            let cause = evidence::cause(seen, shared.target.description().shape, &hints, &failure);
-            result.cause = cause.map(|cause| self.redact(&cause));
-            if let Some(out) = &self.options.out {
-                let place = format!("evidence/{}", case.id);
-                let folder = out.join(&place);
-                let subject = evidence::Subject {
-                    id: case.id.0,
-                    title: case.title,
-                    requirement: case.requirement,
-                    verdict,
-                    cause: result.cause.as_deref(),
-                    timeline,
-                };
-                let gathered = evidence::gather(&*shared.target, view.as_ref(), &folder, &subject).await;
-                if let Some(copy) = copy {
-                    copy.collect_evidence(&folder).await;
-                }
-                result.evidence = gathered.then_some(place);
-            }
-        };
-        // Evidence is worth waiting for, not hanging for.
-        if tokio::time::timeout(LONGEST_GATHERING, gathering).await.is_err() {
-            shared.progress.line(format!(
-                "{}: gathering evidence did not end within {} s",
-                case.id,
-                LONGEST_GATHERING.as_secs()
-            ));
-        }
-    }
-
-    fn redact(&self, text: &str) -> String {
-        self.target
-            .password()
-            .map_or_else(|| text.to_owned(), |password| password.redact(text))
-    }
-
-    fn result(&self, case: &Case, verdict: &Verdict, seconds: f64) -> CaseResult {
-        let mut result = CaseResult {
-            id: case.id.to_string(),
-            title: case.title.into(),
-            requirement: case.requirement.into(),
-            source: Some(case.source.into()),
-            level: case.level,
-            profile: case.profile,
-            seed: case.seed.to_vec(),
-            impact: case.impact,
-            verdict: verdict.name(),
-            known: self
-                .options
-                .known
-                .as_ref()
-                .and_then(|listed| listed.of(case.id.0))
-                .cloned(),
-            seconds: (seconds * 1000.0).round() / 1000.0,
-            expected: Vec::new(),
-            actual: None,
-            cause: None,
-            reason: None,
-            evidence: None,
-            timeline: None,
-            course: None,
-            measured: Vec::new(),
-            notes: Vec::new(),
-        };
-        match verdict {
-            Verdict::Pass => {}
-            Verdict::Fail(mismatch) => {
-                result.expected = mismatch.expected.iter().map(|line| self.redact(line)).collect();
-                result.actual = Some(self.redact(&mismatch.actual));
-            }
-            Verdict::Unsupported(reason) | Verdict::Skipped(reason) | Verdict::Error(reason) => {
-                result.reason = Some(self.redact(reason));
-            }
-            Verdict::Blocked { by, reason } => result.reason = Some(self.redact(&format!("blocked by {by}: {reason}"))),
-        }
-        result
-    }
-
-    fn record_unrun(&self, case: &Case, verdict: Verdict) {
-        let result = self.result(case, &verdict, 0.0);
-        self.state().results.insert(case.id, result);
-        (self.update)(&self.snapshot());
-    }
-
-    fn record(&self, progress: Progress, result: CaseResult) {
-        progress.line(report::terminal::case_line(&result, self.options.colour));
-        if let Some(case) = crate::cases::find(&result.id) {
-            self.state().results.insert(case.id, result);
-        }
-        (self.update)(&self.snapshot());
-    }
-
-    fn phase(&self, name: &str, began: Instant) {
-        self.state().phases.push(Phase {
-            name: name.into(),
-            seconds: (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-            floor: None,
-        });
-    }
-
     async fn abort(&self, error: &TargetError) {
         let kind = match error {
             TargetError::Usage(_) => AbortKind::Usage,
@@ -653,50 +424,6 @@ impl Recorder<'_> {
             self.phase("clean-up", began);
         }
     }
-
-    /// The run as it stands; cases that have not run say so.
-    fn snapshot(&self) -> Run {
-        let state = self.state();
-        let why = match &state.aborted {
-            Some(abort) => format!("never ran: {}", abort.message),
-            None => "never ran: the run had not ended".to_owned(),
-        };
-        let cases: Vec<CaseResult> = self
-            .options
-            .cases
-            .iter()
-            .map(|case| match state.results.get(&case.id) {
-                Some(result) => result.clone(),
-                None => self.result(case, &Verdict::Skipped(why.clone()), 0.0),
-            })
-            .collect();
-        let aborted = state.aborted.is_some() || cases.len() != state.results.len();
-        let strictness = self.options.strictness;
-        let summary = Summary {
-            known: (self.options.known.as_ref()).map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
-            ..Summary::of(&cases, aborted, strictness)
-        };
-        Run {
-            schema_version: SCHEMA_VERSION.into(),
-            run_id: self.options.run_id.clone(),
-            suite: Suite {
-                version: env!("CARGO_PKG_VERSION").into(),
-                commit: option_env!("RCC_COMMIT").map(Into::into),
-            },
-            target: self.target.description(),
-            server: state.server.clone(),
-            started: self.started,
-            ended: jiff::Timestamp::now(),
-            phases: state.phases.clone(),
-            summary,
-            cases,
-            aborted: state.aborted.clone(),
-            cause: state.cause.clone(),
-            left_behind: state.left_behind.clone(),
-            scorecard: state.scorecard.clone(),
-            pictures: state.pictures.clone(),
-        }
-    }
 }
 
 /// Runs a case; where it is disruptive, what each node says meanwhile is observed.
@@ -722,31 +449,6 @@ fn judged(case: &Case, outcome: Outcome) -> Outcome {
             Some(LinkError::Unreachable { .. }) | None => Err(Stop::Error(error)),
         },
         other => other,
-    }
-}
-
-fn redact_all(secrets: &[Secret], text: &str) -> String {
-    secrets
-        .iter()
-        .fold(text.to_owned(), |text, secret| secret.redact(&text))
-}
-
-/// A verdict with the passwords that cases made up taken out of its texts.
-fn without(secrets: &[Secret], verdict: Verdict) -> Verdict {
-    let redact = |text: String| redact_all(secrets, &text);
-    match verdict {
-        Verdict::Pass => Verdict::Pass,
-        Verdict::Fail(mismatch) => Verdict::Fail(Mismatch {
-            expected: mismatch.expected.into_iter().map(redact).collect(),
-            actual: redact(mismatch.actual),
-        }),
-        Verdict::Unsupported(reason) => Verdict::Unsupported(redact(reason)),
-        Verdict::Skipped(reason) => Verdict::Skipped(redact(reason)),
-        Verdict::Error(reason) => Verdict::Error(redact(reason)),
-        Verdict::Blocked { by, reason } => Verdict::Blocked {
-            by,
-            reason: redact(reason),
-        },
     }
 }
 

@@ -270,6 +270,40 @@ fn uses(place: &str, words: &[&str]) -> Vec<String> {
     found
 }
 
+/// The names of what a table of Cargo.toml lists, as the code writes them.
+fn dependencies(table: &str) -> Vec<String> {
+    let manifest = document("Cargo.toml");
+    let lines = manifest
+        .lines()
+        .skip_while(|line| *line != format!("[{table}]"))
+        .skip(1);
+    lines
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once(" = "))
+        .map(|(name, _)| name.replace('-', "_"))
+        .collect()
+}
+
+#[test]
+fn every_dependency_is_used() {
+    // One that is not is built for nothing; or what it was taken for is not done.
+    for (table, places) in [
+        ("dependencies", &[""][..]),
+        ("dev-dependencies", &["", "../tests", "../benches"][..]),
+    ] {
+        let named = dependencies(table);
+        assert!(named.len() > 5, "{table}: {named:?}");
+        let unused = named
+            .into_iter()
+            .filter(|name| places.iter().all(|place| uses(place, &[name]).is_empty()));
+        none(
+            unused
+                .map(|name| format!("[{table}] {name}: no file names it"))
+                .collect(),
+        );
+    }
+}
+
 #[test]
 fn bodies_print_nothing_sleep_nowhere_and_read_no_environment() {
     none(uses(

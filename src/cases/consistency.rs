@@ -279,7 +279,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::CutLink],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "T_sync",
         controls: &["cut-ignored", "heal-ignored", "never-replaced", "data-merged"],
         method: "After the partition of PART-01, once the old master is a synchronised replica: `LRANGE` on every node of the shard must give the same list, with every write that the successor acknowledged.",

@@ -392,7 +392,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[],
-        features: &[],
+        features: &[Feature::ManualFailover],
         bound: "T_gossip + T_visible",
         controls: &["blocked-when-demoted", "blocked-when-moved"],
         method: "A client waits in `BLPOP` on a master, as `CLIENT LIST` shows. The empty slot of its key is moved to \

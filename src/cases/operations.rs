@@ -8,7 +8,7 @@ mod scaling;
 mod upgrade;
 
 use super::failover::swapping::swap;
-use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings};
 use crate::context::{Context, with_cleanup};
 use crate::crash;
@@ -74,7 +74,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[],
-        features: &[],
+        features: &[Feature::ManualFailover],
         bound: "T_manual + T_gossip for each move, T_sync + T_stable until the cluster is whole",
         controls: &["failover-refused"],
         method: "Sends `CLUSTER FAILOVER` to one replica of every shard in turn (`+OK`, and every node must say that it is the master), waits \

@@ -206,7 +206,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Bus, Feature::SetSlot],
         bound: "T_gossip",
         controls: &["third-party-behind"],
         method: "Opens an empty slot, moves its key, and assigns it by `CLUSTER SETSLOT NODE` on the destination and \

@@ -324,7 +324,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "no failed write (through an API server: none refused, no shard silent for T_reply); flag `fail` within T_fail",
         controls: &["flags-hidden", "min-replicas"],
         method: "Keeps one replica away for longer than T_fail, with a continuous writer on every shard. No owner \
@@ -360,7 +360,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Bus],
         bound: "T_fail",
         controls: &["failed-replica-listed", "flags-hidden"],
         method: "Looks at all other nodes while the replica of REPL-16 is away: within T_fail each must show it as `slave,fail` in `CLUSTER NODES`, and name neither its address nor its id in `CLUSTER SLOTS`.",

@@ -206,7 +206,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1, Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Config],
+        features: &[Feature::Bus, Feature::Config],
         bound: "T_fail",
         controls: &["coverage-lifted", "failed-slots-uncounted"],
         method: "Takes a master and all its replicas away together: killed, where the target can, else stopped. Every survivor must answer `SET` and `GET` of keys of every shard with \
@@ -224,7 +224,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Config],
+        features: &[Feature::Bus, Feature::Config],
         bound: "T_back",
         controls: &["coverage-kept"],
         method: "In the outage of SLOT-10 `CONFIG SET cluster-require-full-coverage no` is sent to every survivor. `SET` of a key of every \

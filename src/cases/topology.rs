@@ -269,7 +269,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Disruptive,
         needs: &[],
-        features: &[],
+        features: &[Feature::Bus, Feature::ManualFailover],
         bound: "T_gossip",
         controls: &["promotion-unseen"],
         method: "Sends `CLUSTER FAILOVER` to a replica (`+OK`). From the moment at which it says that the slots are its own, every \

@@ -148,7 +148,8 @@ impl Group {
         killpg(self.id, None).is_ok()
     }
 
-    /// Ends the group: SIGTERM, and after the grace SIGKILL. Done when nothing of it runs.
+    /// Ends the group: SIGTERM, and after the grace SIGKILL. Done when nothing of it runs, or when the system takes it away too
+    /// slowly, which is told.
     async fn end(mut self, grace: Duration) {
         let _ = killpg(self.id, Signal::SIGTERM);
         let told = Instant::now();
@@ -159,7 +160,13 @@ impl Group {
             }
             if told.elapsed() >= grace {
                 let _ = killpg(self.id, Signal::SIGKILL);
-                let _ = tokio::time::timeout(TAKEN_AWAY, self.child.wait()).await;
+            }
+            if told.elapsed() >= grace + TAKEN_AWAY {
+                tracing::warn!(
+                    "process group {} still runs {} s after SIGKILL: the system has not taken it away",
+                    self.id,
+                    TAKEN_AWAY.as_secs()
+                );
                 break;
             }
             tokio::time::sleep(LOOK_AGAIN).await;

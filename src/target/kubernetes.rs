@@ -5,6 +5,7 @@ mod apply;
 mod assess;
 mod bootstrap;
 mod client;
+mod commands;
 mod companion;
 mod copy;
 mod deployment;
@@ -19,6 +20,7 @@ mod objects;
 mod ownership;
 mod secured;
 mod site;
+mod summaries;
 mod upheaval;
 mod volumes;
 

@@ -50,7 +50,8 @@ pub enum ServerNames {
     Unchecked,
     /// `addresses`: for the address that the server's pod has.
     Addresses,
-    /// `name: NAME`: for this one; `{pod}` in it stands for the pod's name: `{pod}.redis-headless`.
+    /// `name: NAME`: for this one; `{pod}` in it stands for the pod's name, `{namespace}` for its namespace:
+    /// `{pod}.redis-headless.{namespace}.svc`.
     Name(String),
 }
 
@@ -68,7 +69,7 @@ impl Tls {
         }
         match &self.server_names {
             ServerNames::Name(name) => {
-                let tried = name.replace("{pod}", "pod-0");
+                let tried = name.replace("{pod}", "pod-0").replace("{namespace}", "shop");
                 let bad = rustls::pki_types::ServerName::try_from(tried).is_err();
                 bad.then(|| format!("tls: serverNames: \"{name}\" is no name of a host"))
             }
@@ -83,6 +84,17 @@ impl Tls {
             .into_iter()
             .filter_map(|(part, source)| Some((part, source.as_ref()?)));
         std::iter::once(("ca", &self.ca)).chain(own).collect()
+    }
+}
+
+impl ServerNames {
+    /// The same, of the pods of this namespace.
+    pub fn of(&self, namespace: &str) -> Self {
+        match self {
+            Self::Name(name) => Self::Name(name.replace("{namespace}", namespace)),
+            Self::Unchecked => Self::Unchecked,
+            Self::Addresses => Self::Addresses,
+        }
     }
 }
 

@@ -483,7 +483,7 @@ impl Site {
 }
 
 fn has_ended(pod: &Pod, container: &str) -> bool {
-    super::site::containers(pod)
+    super::summaries::containers(pod)
         .iter()
         .filter(|status| status.name == container)
         .any(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))

@@ -1,7 +1,7 @@
 //! What keeps pods from becoming ready, in Kubernetes' words: a pure reading of pods and events, so that a deployment that
 //! cannot come up is told so within seconds.
 
-use super::site::{condition, containers, joined, trouble};
+use super::summaries::{condition, containers, joined, trouble};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -2,7 +2,8 @@
 
 use super::assess::{Assessment, Watchman, is_ready};
 use super::client::failed;
-use super::site::{Site, containers};
+use super::site::Site;
+use super::summaries::containers;
 use crate::progress::Progress;
 use crate::target::{Phase, TargetError};
 use futures::{Stream, StreamExt};

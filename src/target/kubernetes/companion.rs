@@ -4,7 +4,8 @@
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
 use super::secured;
-use super::site::{Site, bounded, containers, timed_out, trouble};
+use super::site::{Site, bounded, timed_out};
+use super::summaries::{containers, trouble};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::target::{Companion, TargetError};

@@ -3,7 +3,8 @@
 use super::client::failed;
 use super::companion;
 use super::copy::AlteredCopy;
-use super::site::{Site, Workload, bounded, claim_summary, containers, event_summary, summary, timed_out};
+use super::site::{Site, Workload, bounded, timed_out};
+use super::summaries::{claim_summary, containers, event_summary, summary};
 use crate::cluster::node::Member;
 use crate::target::{
     Budget, Change, Claim, Companion, DeployedVariant, Deployment, Event, Execution, Host, LiveKind, Objects, Pod,

@@ -1,6 +1,7 @@
 //! What the platform knows of a deployment, as files: taken before anything is cleaned up, with no Secret and no password.
 
-use super::site::{Site, event_summary};
+use super::site::Site;
+use super::summaries::event_summary;
 use crate::target::{TargetError, kept};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;

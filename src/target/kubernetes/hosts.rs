@@ -3,7 +3,8 @@
 use super::apply::{fit, lock};
 use super::client::failed;
 use super::faults::{Lasting, ended, eviction, longest};
-use super::site::{Site, bounded, condition_of_node, timed_out};
+use super::site::{Site, bounded, timed_out};
+use super::summaries::condition_of_node;
 use crate::target::{Host, TargetError};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};

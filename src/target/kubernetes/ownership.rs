@@ -3,7 +3,8 @@
 use super::apply::{fit, namespaces, remove_namespaces};
 use super::assess::is_ready;
 use super::client::reach;
-use super::site::{bounded, condition_of_node};
+use super::site::bounded;
+use super::summaries::condition_of_node;
 use crate::progress::Progress;
 use crate::target::TargetError;
 use k8s_openapi::api::core::v1::{Node, Pod};

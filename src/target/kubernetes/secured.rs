@@ -38,7 +38,7 @@ impl Site {
         let own = own
             .as_ref()
             .map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
-        Tls::new(&ca, own, described.server_names.clone())
+        Tls::new(&ca, own, described.server_names.of(&self.namespace))
             .map_err(|reason| TargetError::Usage(format!("{}: tls: {reason}", self.descriptor.file())))
     }
 

@@ -4,18 +4,18 @@
 use super::NodeAccess;
 use super::client::{failed, is_missing};
 use super::forward::Listeners;
+use super::summaries::happened;
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::manifest::Manifest;
 use crate::target::descriptor::{Bootstrap, Descriptor, DescriptorError, PasswordSource, required_password};
-use crate::target::{Claim, Event, Execution, Pod, Secret, TargetError};
+use crate::target::{Execution, Secret, TargetError};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{self as core, ConfigMap};
-use kube::api::{AttachParams, ListParams, LogParams};
+use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// For how long an address is taken to belong to the pod that had it: no address is given to another pod so soon.
 const ADDRESSES_HOLD: Duration = Duration::from_millis(500);
@@ -360,146 +360,6 @@ impl Site {
             },
         }
     }
-
-    /// Runs a command in the server's container of a pod.
-    pub(super) async fn run(&self, pod: &str, command: &[&str], limit: Duration) -> Result<Execution, TargetError> {
-        self.run_in(pod, &self.descriptor.container, command, limit).await
-    }
-
-    /// Runs a command in a container of a pod.
-    pub(super) async fn run_in(
-        &self,
-        pod: &str,
-        container: &str,
-        command: &[&str],
-        limit: Duration,
-    ) -> Result<Execution, TargetError> {
-        let name = command.first().copied().unwrap_or_default();
-        let what = format!("running {name} in pod {pod}");
-        match tokio::time::timeout(limit, self.run_unbounded(pod, container, command, &[], &what)).await {
-            Ok(done) => done,
-            Err(_) => Err(timed_out(&what, limit)),
-        }
-    }
-
-    /// Runs a command in the server's container of a pod, with environment variables whose values nobody may see: whoever
-    /// can look at processes or at the API server's audit log sees a command's arguments, so the values go by standard
-    /// input, to a shell that puts them into the environment and then becomes the command.
-    pub(super) async fn run_with(
-        &self,
-        pod: &str,
-        command: &[&str],
-        environment: &[(&str, &Secret)],
-        limit: Duration,
-    ) -> Result<Execution, TargetError> {
-        if environment.is_empty() {
-            return self.run(pod, command, limit).await;
-        }
-        let name = command.first().copied().unwrap_or_default();
-        let what = format!("running {name} in pod {pod}");
-        let script = read_environment(environment)?;
-        let with_shell: Vec<&str> = ["sh", "-c", &script, "sh"]
-            .into_iter()
-            .chain(command.iter().copied())
-            .collect();
-        let values: Vec<&Secret> = environment.iter().map(|(_, value)| *value).collect();
-        match tokio::time::timeout(
-            limit,
-            self.run_unbounded(pod, &self.descriptor.container, &with_shell, &values, &what),
-        )
-        .await
-        {
-            Ok(done) => done,
-            Err(_) => Err(timed_out(&what, limit)),
-        }
-    }
-
-    async fn run_unbounded(
-        &self,
-        pod: &str,
-        container: &str,
-        command: &[&str],
-        input: &[&Secret],
-        what: &str,
-    ) -> Result<Execution, TargetError> {
-        let parameters = AttachParams::default()
-            .container(container)
-            .stdin(!input.is_empty())
-            .stdout(true)
-            .stderr(true);
-        let mut process = self
-            .api::<core::Pod>()
-            .exec(pod, command.iter().copied(), &parameters)
-            .await
-            .map_err(|error| failed(what, &error))?;
-        // Held until the command has ended: the end of input cannot be told apart from the end of the stream.
-        let mut input_stream = process.stdin();
-        if let Some(stream) = &mut input_stream {
-            for line in input {
-                let written = async {
-                    stream.write_all(line.expose().as_bytes()).await?;
-                    stream.write_all(b"\n").await
-                };
-                let broken = |error| TargetError::Surroundings(format!("{what}: its input: {error}"));
-                written.await.map_err(broken)?;
-            }
-            let flushed = stream.flush().await;
-            flushed.map_err(|error| TargetError::Surroundings(format!("{what}: its input: {error}")))?;
-        }
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (output, errors, status) = (process.stdout(), process.stderr(), process.take_status());
-        let read_output = async {
-            if let Some(mut stream) = output {
-                stream.read_to_end(&mut stdout).await?;
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        let read_errors = async {
-            if let Some(mut stream) = errors {
-                stream.read_to_end(&mut stderr).await?;
-            }
-            Ok::<_, std::io::Error>(())
-        };
-        tokio::try_join!(read_output, read_errors)
-            .map_err(|error| TargetError::Surroundings(format!("{what}: {error}")))?;
-        let status = match status {
-            Some(status) => status.await,
-            None => None,
-        };
-        drop(input_stream);
-        let status = status.ok_or_else(|| TargetError::Surroundings(format!("{what}: it ended without a status")))?;
-        if status.status.as_deref() != Some("Success") && exit_code(&status).is_none() {
-            let message = status.message.unwrap_or_default();
-            return Err(TargetError::Surroundings(format!("{what}: {message}")));
-        }
-        Ok(Execution {
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&stderr).into_owned(),
-            status: exit_code(&status).unwrap_or(0),
-        })
-    }
-}
-
-/// A shell's commands that read the variables, a line each, and then become the command. They never read to the end of
-/// input, which cannot be signalled.
-fn read_environment(environment: &[(&str, &Secret)]) -> Result<String, TargetError> {
-    let mut script = String::new();
-    for (name, value) in environment {
-        let plain = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
-        if name.is_empty() || !name.chars().all(plain) {
-            return Err(TargetError::Usage(format!(
-                "{name} is no name of an environment variable"
-            )));
-        }
-        if value.expose().contains(['\n', '\0']) {
-            return Err(TargetError::Usage(format!(
-                "the value of {name} has more than one line: it cannot be handed to a program in a container"
-            )));
-        }
-        script.push_str(&format!("IFS= read -r {name} && export {name} && "));
-    }
-    script.push_str("exec \"$@\" </dev/null");
-    Ok(script)
 }
 
 fn find(members: &[Member], address: &Address) -> Option<String> {
@@ -507,15 +367,6 @@ fn find(members: &[Member], address: &Address) -> Option<String> {
         .iter()
         .find(|member| member.address.host == address.host)
         .map(|member| member.name.clone())
-}
-
-/// The exit code in the status of a command that failed.
-fn exit_code(status: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Status) -> Option<i32> {
-    let causes = status.details.as_ref()?.causes.as_ref()?;
-    let cause = causes
-        .iter()
-        .find(|cause| cause.reason.as_deref() == Some("ExitCode"))?;
-    cause.message.as_deref()?.parse().ok()
 }
 
 /// The server in a pod, where it runs and is not being deleted.
@@ -547,175 +398,4 @@ pub(super) fn timed_out(what: &str, limit: Duration) -> TargetError {
 
 pub(super) fn unusable(error: DescriptorError) -> TargetError {
     TargetError::Usage(error.to_string())
-}
-
-/// When an event last happened.
-fn happened(event: &core::Event) -> Option<jiff::Timestamp> {
-    let last = event.last_timestamp.as_ref().map(|time| time.0);
-    let once = event.event_time.as_ref().map(|time| time.0);
-    let made = event.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    last.or(once).or(made)
-}
-
-/// Whether a condition of a pod is true.
-pub(super) fn condition(pod: &core::Pod, name: &str) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == name && condition.status == "True")
-}
-
-/// Whether a condition of a node is true.
-pub(super) fn condition_of_node(node: &core::Node, name: &str) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == name && condition.status == "True")
-}
-
-/// The statuses of a pod's containers.
-pub(super) fn containers(pod: &core::Pod) -> &[core::ContainerStatus] {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_deref())
-        .unwrap_or_default()
-}
-
-/// A pod as cases see it.
-pub(super) fn summary(pod: &core::Pod) -> Pod {
-    let status = pod.status.as_ref();
-    Pod {
-        name: pod.metadata.name.clone().unwrap_or_default(),
-        uid: pod.metadata.uid.clone().unwrap_or_default(),
-        address: status
-            .and_then(|status| status.pod_ip.clone())
-            .filter(|ip| !ip.is_empty()),
-        phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
-        ready: condition(pod, "Ready"),
-        restarts: containers(pod).iter().map(|container| container.restart_count).sum(),
-        trouble: containers(pod).iter().find_map(trouble),
-        host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        claims: claims_of(pod),
-        leaving: pod.metadata.deletion_timestamp.is_some(),
-    }
-}
-
-/// The names of the volume claims that a pod mounts.
-fn claims_of(pod: &core::Pod) -> Vec<String> {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    let claims = volumes.into_iter().flatten();
-    claims
-        .filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone()))
-        .collect()
-}
-
-/// A volume claim as cases see it.
-pub(super) fn claim_summary(claim: &core::PersistentVolumeClaim) -> Claim {
-    let spec = claim.spec.as_ref();
-    let status = claim.status.as_ref();
-    Claim {
-        name: claim.metadata.name.clone().unwrap_or_default(),
-        uid: claim.metadata.uid.clone().unwrap_or_default(),
-        phase: status.and_then(|status| status.phase.clone()).unwrap_or_default(),
-        access_modes: spec.and_then(|spec| spec.access_modes.clone()).unwrap_or_default(),
-        volume: spec.and_then(|spec| spec.volume_name.clone()),
-        leaving: claim.metadata.deletion_timestamp.is_some(),
-    }
-}
-
-/// Why a container waits, or how it last ended.
-pub(super) fn trouble(container: &core::ContainerStatus) -> Option<String> {
-    let state = container.state.as_ref();
-    let waiting = state.and_then(|state| state.waiting.as_ref()).filter(|waiting| {
-        !matches!(
-            waiting.reason.as_deref(),
-            None | Some("ContainerCreating" | "PodInitializing")
-        )
-    });
-    if let Some(waiting) = waiting {
-        return Some(joined(waiting.reason.as_deref(), waiting.message.as_deref()));
-    }
-    let ended = state
-        .and_then(|state| state.terminated.as_ref())
-        .or_else(|| container.last_state.as_ref()?.terminated.as_ref())?;
-    let message = ended.message.as_deref().unwrap_or_default();
-    let code = format!("exit code {} {message}", ended.exit_code);
-    Some(joined(ended.reason.as_deref(), Some(code.trim())))
-}
-
-/// `reason: message`.
-pub(super) fn joined(reason: Option<&str>, message: Option<&str>) -> String {
-    match (reason.unwrap_or("?"), message.unwrap_or_default().trim()) {
-        (reason, "") => reason.to_owned(),
-        (reason, message) => format!("{reason}: {message}"),
-    }
-}
-
-/// An event as cases see it.
-pub(super) fn event_summary(event: &core::Event) -> Event {
-    let object = &event.involved_object;
-    Event {
-        kind: event.type_.clone().unwrap_or_default(),
-        reason: event.reason.clone().unwrap_or_default(),
-        object: format!(
-            "{}/{}",
-            object.kind.as_deref().unwrap_or("?"),
-            object.name.as_deref().unwrap_or("?")
-        ),
-        message: event.message.clone().unwrap_or_default(),
-        count: event.count.unwrap_or(1),
-        at: event
-            .last_timestamp
-            .as_ref()
-            .map(|time| time.0)
-            .or(event.event_time.as_ref().map(|time| time.0))
-            .or(event.metadata.creation_timestamp.as_ref().map(|time| time.0)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-
-    #[test]
-    fn a_shell_hands_over_what_is_secret_and_waits_for_no_end_of_input() {
-        let (first, second) = (Secret::new(" a\\b $HOME `x` \"'*"), Secret::new("-e"));
-        let environment = [("FIRST", &first), ("SECOND_2", &second)];
-        let script = read_environment(&environment).unwrap();
-        let mut shell = Command::new("sh")
-            .args([
-                "-c",
-                &script,
-                "sh",
-                "sh",
-                "-c",
-                "printf '%s|%s' \"$FIRST\" \"$SECOND_2\"",
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = shell.stdin.take().unwrap();
-        for (_, value) in environment {
-            writeln!(input, "{}", value.expose()).unwrap();
-        }
-        let output = shell.wait_with_output().unwrap();
-        drop(input);
-        assert_eq!(
-            String::from_utf8(output.stdout).unwrap(),
-            format!("{}|{}", first.expose(), second.expose())
-        );
-    }
-
-    #[test]
-    fn what_a_shell_could_misread_is_refused() {
-        let lines = Secret::new("a\nb");
-        assert!(read_environment(&[("NAME", &lines)]).is_err());
-        let plain = Secret::new("a");
-        assert!(read_environment(&[("NAME; x", &plain)]).is_err());
-    }
 }

@@ -2,7 +2,8 @@
 
 use super::apply::{Made, lock};
 use super::faults::{Lasting, allow_one_pod, allow_pods, ended, longest, refuse_pods, stop, strike};
-use super::site::{Site, bounded, condition_of_node};
+use super::site::{Site, bounded};
+use super::summaries::condition_of_node;
 use crate::cluster::node::Member;
 use crate::progress::Progress;
 use crate::target::{TargetError, Upheaval};

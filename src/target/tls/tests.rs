@@ -86,6 +86,12 @@ const REFUSED: &str = "10.0.0.1:6379: does not accept connections: no TLS: ";
 #[case::address(ServerNames::Addresses, &["10.0.0.1"], "")]
 #[case::another_address(ServerNames::Addresses, &["10.0.0.2"], "its certificate is not for 10.0.0.1 (tls: serverNames) but for")]
 #[case::name_of_the_pod(ServerNames::Name("{pod}.store.svc".into()), &["*.store.svc"], "")]
+#[case::name_in_the_namespace(ServerNames::Name("{pod}.store.{namespace}.svc".into()).of("shop"), &["*.store.shop.svc"], "")]
+#[case::another_namespace(
+    ServerNames::Name("{pod}.store.{namespace}.svc".into()).of("shop"),
+    &["*.store.cart.svc"],
+    "its certificate is not for store-0.store.shop.svc (tls: serverNames) but for"
+)]
 #[case::another_name(
     ServerNames::Name("{pod}.store.svc".into()),
     &["store-1.store.svc"],

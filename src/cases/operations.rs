@@ -251,6 +251,8 @@ fn judge_gaps(cx: &Context, writes: &Record) -> Outcome {
     }
     cx.note(if longest < HANDED_OVER {
         "the deployment hands its slots over before it stops a master"
+    } else if longest < timing.node_timeout() {
+        "no shard waited for an election: its slots were handed over, or its master was back before"
     } else {
         "the deployment does not hand its slots over before it stops a master"
     });

@@ -22,11 +22,11 @@ pub(super) const LEFT_ALONE: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::LoseVolume, Capability::Tended],
     features: &[],
-    bound: "T_sched + T_hook until it is back, then T_sync + 30 s; held for T_stable",
+    bound: "T_sched + T_hook until it is back, or longer not Ready, then T_sync + 30 s; held for T_stable",
     controls: &["bootstrap-resets-a-peer"],
     method: "Makes the server whose start runs the bootstrap a replica (Kubernetes: the pod with the hook), kills it, loses its volume, \
              and lets it come back. Every other node must keep its id, role, slots and epoch all the time; the new server must own no slot, \
-             and be a member known to all or know nobody. The report says which. Afterwards the suite itself makes the cluster whole.",
+             and be a member known to all or know nobody. The report says which, and whether its pod is Ready. Afterwards the suite itself makes the cluster whole.",
     run: |cx| Box::pin(left_alone(cx)),
 };
 
@@ -75,10 +75,20 @@ async fn left_alone(cx: &Context) -> Outcome {
         let lost = async { cx.inject(Fault::LoseVolume, &victim).await.map(|_| ()) };
         with_cleanup(lost, cx.undo_faults()).await?;
         let bound = cx.timing().scheduling() + cx.timing().hook();
-        eventually(cx, &format!("{name} is back"), bound, async || {
+        let returned = eventually(cx, &format!("{name} is back"), bound, async || {
             back(cx, &name, &line.id).await
         })
-        .await?;
+        .await;
+        match returned {
+            // A probe that asks for a cluster that is well keeps an empty server out, for ever. The bootstrap has had its time.
+            Err(Stop::Mismatch(_)) if is_new(cx, &name, &line.id).await? => {
+                cx.note(format!(
+                    "{name} answers, and its pod is not Ready after {:.0} s",
+                    bound.as_secs_f64()
+                ));
+            }
+            returned => returned?,
+        }
         let hold = cx.timing().stable();
         let bound = cx.timing().sync() + Duration::from_secs(30) + hold;
         let what = format!("{name} is a member or alone, and its peers are as they were");
@@ -111,13 +121,19 @@ async fn back(cx: &Context, name: &str, old_id: &NodeId) -> Result<Look<()>, Sto
             return Ok(Look::NotYet(format!("pod {name}: {seen}")));
         }
     }
+    match is_new(cx, name, old_id).await? {
+        true => Ok(Look::Reached(())),
+        false => Ok(Look::NotYet(format!("{name} does not answer"))),
+    }
+}
+
+/// Whether the server answers, and under another id than before.
+async fn is_new(cx: &Context, name: &str, old_id: &NodeId) -> Result<bool, Stop> {
     let view = cx.look().await?;
-    let Some(line) = view.of(name).and_then(|node| node.myself()) else {
-        return Ok(Look::NotYet(format!("{name} does not answer")));
-    };
-    match line.id == *old_id {
+    let line = view.of(name).and_then(|node| node.myself());
+    match line.is_some_and(|line| line.id == *old_id) {
         true => Err(anyhow::anyhow!("{name} has its old id: its volume was not lost").into()),
-        false => Ok(Look::Reached(())),
+        false => Ok(line.is_some()),
     }
 }
 

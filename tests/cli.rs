@@ -364,6 +364,15 @@ fn what_is_no_terminal_gets_no_colours(#[case] no_color: Option<&str>) {
     assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b));
 }
 
+#[rstest]
+#[case::unknown("loud", 2, "RCC_LOG=loud: no such level")]
+#[case::known("debug", 0, "")]
+fn the_log_s_level_is_one_that_there_is(#[case] level: &str, #[case] code: i32, #[case] says: &str) {
+    let output = program().arg("list").env("RCC_LOG", level).output().unwrap();
+    assert_eq!(output.status.code(), Some(code));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(says), "{output:?}");
+}
+
 /// A manifest of the project, by its path from the project's folder.
 fn of_project(path: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()

@@ -41,28 +41,6 @@ fn replies(bytes: &[u8], cuts: &[u8]) -> (Vec<Reply>, Option<String>) {
     }
 }
 
-fn write(reply: &Reply, out: &mut Vec<u8>) {
-    match reply {
-        Reply::Simple(text) => out.extend(format!("+{text}\r\n").into_bytes()),
-        // The third version of the protocol has errors of several lines.
-        Reply::Error(text) if text.contains(['\r', '\n']) => {
-            out.extend(format!("!{}\r\n{text}\r\n", text.len()).into_bytes());
-        }
-        Reply::Error(text) => out.extend(format!("-{text}\r\n").into_bytes()),
-        Reply::Integer(number) => out.extend(format!(":{number}\r\n").into_bytes()),
-        Reply::Bulk(bytes) => {
-            out.extend(format!("${}\r\n", bytes.len()).into_bytes());
-            out.extend_from_slice(bytes);
-            out.extend(b"\r\n");
-        }
-        Reply::Array(items) => {
-            out.extend(format!("*{}\r\n", items.len()).into_bytes());
-            items.iter().for_each(|item| write(item, out));
-        }
-        Reply::Nil => out.extend(b"$-1\r\n"),
-    }
-}
-
 fuzz_target!(|data: (&[u8], Vec<u8>)| -> libfuzzer_sys::Corpus { check(data.0, &data.1) });
 
 fn check(bytes: &[u8], cuts: &[u8]) -> libfuzzer_sys::Corpus {
@@ -72,7 +50,7 @@ fn check(bytes: &[u8], cuts: &[u8]) -> libfuzzer_sys::Corpus {
     // What was seen of the nonsense differs by what had come of it; that there is one does not.
     assert_eq!(error.is_some(), error_in_pieces.is_some(), "{error:?} {error_in_pieces:?}");
     let mut written = Vec::new();
-    whole.iter().for_each(|reply| write(reply, &mut written));
+    whole.iter().for_each(|reply| reply.encode(&mut written));
     assert_eq!(replies(&written, cuts), (whole, None), "written and read back");
     libfuzzer_sys::Corpus::Keep
 }

@@ -58,10 +58,13 @@ impl Reply {
     }
 
     /// Its bytes by the second version of the protocol, for whatever speaks as a server. That loses nothing to whoever asked by
-    /// the third: this type reads those of both as the same.
+    /// the third: this type reads those of both as the same. Errors of several lines, which the second cannot say, are of the third.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Simple(text) => out.extend(format!("+{text}\r\n").bytes()),
+            Self::Error(text) if text.contains(['\r', '\n']) => {
+                out.extend(format!("!{}\r\n{text}\r\n", text.len()).bytes());
+            }
             Self::Error(text) => out.extend(format!("-{text}\r\n").bytes()),
             Self::Integer(number) => out.extend(format!(":{number}\r\n").bytes()),
             Self::Nil => out.extend(b"$-1\r\n"),

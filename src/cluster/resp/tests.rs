@@ -115,7 +115,7 @@ fn what_never_ends_is_refused_and_not_kept(#[case] first: &[u8], #[case] repeate
 fn any_reply() -> impl Strategy<Value = Reply> {
     let leaf = prop_oneof![
         "[^\r\n]{0,20}".prop_map(Reply::Simple),
-        "[^\r\n]{0,20}".prop_map(Reply::Error),
+        "(?s).{0,20}".prop_map(Reply::Error),
         any::<i64>().prop_map(Reply::Integer),
         proptest::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| Reply::Bulk(bytes.into())),
         Just(Reply::Nil),

@@ -133,7 +133,10 @@ async fn set_back(cx: &Context, member: &Member, other: &Secret, right: &Secret)
 }
 
 /// Waits until a server's pod is called ready, or not.
-async fn ready(cx: &Context, member: &Member, wanted: bool, bound: Duration) -> Result<(), Stop> {
+///
+/// # Errors
+/// When it is not within the bound, or the platform cannot be asked.
+pub async fn ready(cx: &Context, member: &Member, wanted: bool, bound: Duration) -> Result<(), Stop> {
     let what = format!("{} is {}", member.name, if wanted { "Ready" } else { "not Ready" });
     let deployment = cx.deployment()?;
     eventually(cx, &what, bound, async || {

@@ -10,6 +10,7 @@ use crate::failover::{observe, pick_shard};
 use crate::inside::server_container;
 use crate::lint::field::selects;
 use crate::probe::Probe;
+use crate::unready;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ pub(super) const READINESS: Case = Case {
     bound: "periodSeconds · failureThreshold + timeoutSeconds + T_reply",
     controls: &["manifest:no-readiness-probe", "manifest:readiness-of-the-port"],
     method: "Applies the rules of `lint` for this row to the live objects; that the probe needs `cluster_state:ok` before the bootstrap is only \
-             a remark. Then freezes a replica's server: its pod must be told not Ready within the probe's own arithmetic.",
+             a remark. Then freezes a replica's server whose pod is Ready: it must be told not Ready within the probe's own arithmetic.",
     run: |cx| Box::pin(readiness(cx)),
 };
 
@@ -137,6 +138,8 @@ async fn frozen(
     reached: impl Fn(&Pod, &Pod) -> bool,
 ) -> Result<Duration, Stop> {
     let replica = a_replica(cx).await?;
+    // One that was not Ready before, since it has just come back, would say nothing.
+    unready::ready(cx, &replica, true, cx.timing().arrange()).await?;
     let before = pod_of(cx, &replica).await?;
     let before = before.ok_or_else(|| anyhow::anyhow!("{replica} has no pod"))?;
     let work = async {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 /// From so many trials on each side, ranges that do not overlap mean something: with three and three, chance alone does
 /// that to one figure in ten.
 pub(super) const LEAST_TRIALS: usize = 3;
-/// A single time is slower, or quicker, from this factor on ...
+/// A single time is longer, or shorter, from this factor on ...
 pub(super) const FACTOR: f64 = 2.0;
-/// ... and from so many seconds: gossip, an election's random delay and a busy machine make up less.
+/// ... and from so many seconds: gossip and an election's random delay make up less. A busy machine can make up more.
 pub(super) const LEAST_SECONDS: f64 = 2.0;
 
 /// A time in both runs.
@@ -28,7 +28,7 @@ pub struct Times {
     /// In the second run; absent where it was not seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Range>,
-    /// Whether it changed beyond noise.
+    /// Whether it changed.
     pub pace: Pace,
 }
 
@@ -56,6 +56,10 @@ pub enum Pace {
     Slower,
     /// Shorter, beyond noise.
     Faster,
+    /// Much longer, in too few trials to tell that from chance.
+    Longer,
+    /// Much shorter, in too few trials to tell that from chance.
+    Shorter,
 }
 
 /// Something that should be none, where the two runs differ in it.
@@ -84,23 +88,19 @@ impl Range {
     }
 }
 
-/// Whether a time changed beyond noise. Over at least [`LEAST_TRIALS`] trials on each side: the ranges do not overlap, and
-/// the medians differ by more than `resolution`, as well as moments are known. Else, by the medians: [`FACTOR`] times as
-/// long, and at least [`LEAST_SECONDS`] longer.
+/// Whether a time changed. Beyond noise, over at least [`LEAST_TRIALS`] trials on each side: the ranges do not overlap, and
+/// the medians differ by more than `resolution`, as well as moments are known. Else only much, by the medians: [`FACTOR`]
+/// times as long, and at least [`LEAST_SECONDS`] longer.
 pub(super) fn pace(before: Range, after: Range, resolution: f64) -> Pace {
-    let longer = |one: Range, other: Range| {
-        if one.seen.min(other.seen) >= LEAST_TRIALS {
-            other.minimum > one.maximum && other.median - one.median > resolution
-        } else {
-            other.median >= FACTOR * one.median && other.median - one.median >= LEAST_SECONDS
-        }
-    };
-    if longer(before, after) {
-        Pace::Slower
-    } else if longer(after, before) {
-        Pace::Faster
-    } else {
-        Pace::Same
+    let beyond_noise = |one: Range, other: Range| other.minimum > one.maximum && other.median - one.median > resolution;
+    let much =
+        |one: Range, other: Range| other.median >= FACTOR * one.median && other.median - one.median >= LEAST_SECONDS;
+    match before.seen.min(after.seen) >= LEAST_TRIALS {
+        true if beyond_noise(before, after) => Pace::Slower,
+        true if beyond_noise(after, before) => Pace::Faster,
+        false if much(before, after) => Pace::Longer,
+        false if much(after, before) => Pace::Shorter,
+        _ => Pace::Same,
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) fn times_of_trials(before: &Scorecard, after: &Scorecard) -> Vec<Time
     both.collect()
 }
 
-/// The times that cases measured, and that changed beyond noise. Only one with a bound to keep, and that keeps it, is a time
+/// The times that cases measured, and that changed much. Only one with a bound to keep, and that keeps it, is a time
 /// that should be short: others are of what the case arranged.
 pub(super) fn times_of_cases(before: &Run, after: &Run) -> Vec<Times> {
     let kept = |value: f64, bound: Option<f64>| bound.is_some_and(|bound| value <= bound);
@@ -255,10 +255,11 @@ mod tests {
     #[case::apart_by_less_than_is_known(range(5.0, 5.1, 5.2, 9), range(5.3, 5.35, 5.4, 9), Pace::Same)]
     #[case::twice_as_long_but_overlapping(range(1.0, 4.0, 20.0, 3), range(2.0, 9.0, 30.0, 3), Pace::Same)]
     #[case::too_few_trials_apart(range(5.0, 6.0, 7.0, 2), range(7.1, 8.0, 9.0, 3), Pace::Same)]
-    #[case::one_each(range(3.0, 3.0, 3.0, 1), range(6.0, 6.0, 6.0, 1), Pace::Slower)]
+    #[case::too_few_trials_far_apart(range(5.0, 6.0, 7.0, 2), range(14.0, 15.0, 16.0, 3), Pace::Longer)]
+    #[case::one_each(range(3.0, 3.0, 3.0, 1), range(6.0, 6.0, 6.0, 1), Pace::Longer)]
     #[case::one_each_below_the_factor(range(8.0, 8.0, 8.0, 1), range(15.9, 15.9, 15.9, 1), Pace::Same)]
     #[case::one_each_below_the_least_seconds(range(0.1, 0.1, 0.1, 1), range(1.9, 1.9, 1.9, 1), Pace::Same)]
-    #[case::one_each_quicker(range(6.0, 6.0, 6.0, 1), range(0.0, 0.0, 0.0, 1), Pace::Faster)]
+    #[case::one_each_quicker(range(6.0, 6.0, 6.0, 1), range(0.0, 0.0, 0.0, 1), Pace::Shorter)]
     fn noise_is_no_change(#[case] before: Range, #[case] after: Range, #[case] expected: Pace) {
         assert_eq!(pace(before, after, 0.3), expected);
     }

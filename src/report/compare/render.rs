@@ -31,7 +31,12 @@ fn headline(comparison: &Comparison) -> String {
     let mut better = kinds(&[Fixed, Supported, Judged]);
     better.extend([(lost(false), "less lossy"), (paced(Pace::Faster), "faster")]);
     let (worse, better) = (some(worse), some(better));
-    let other = some(kinds(&[Known, Removed, Added]));
+    let mut other = kinds(&[Known, Removed, Added]);
+    other.extend([
+        (paced(Pace::Longer), "longer in one run"),
+        (paced(Pace::Shorter), "shorter in one run"),
+    ]);
+    let other = some(other);
     let word = match (worse.is_empty(), better.is_empty()) {
         _ if comparison.before.broke || comparison.after.broke => "INCOMPLETE",
         (false, true) => "WORSE",
@@ -130,6 +135,8 @@ fn pace(times: &Times) -> &'static str {
         Pace::Same => "",
         Pace::Slower => "slower",
         Pace::Faster => "faster",
+        Pace::Longer => "longer",
+        Pace::Shorter => "shorter",
     }
 }
 
@@ -137,11 +144,12 @@ fn known(change: &Change) -> Option<String> {
     change.known.as_ref().map(|known| format!("known: {known}"))
 }
 
-/// Which rule calls a time slower; said wherever times are shown.
+/// Which rule calls a time slower or longer; said wherever times are shown.
 fn rule() -> String {
     format!(
         "Slower or faster: over {LEAST_TRIALS} trials or more on each side, ranges that do not overlap, and medians further apart than \
-         moments are known; a single time that is {FACTOR:.0} times as long, and {LEAST_SECONDS:.0} s longer."
+         moments are known. Longer or shorter: in fewer trials, or a case's single time, {FACTOR:.0} times as long and {LEAST_SECONDS:.0} s \
+         longer; a busy machine can do that, so it makes nothing worse or better."
     )
 }
 
@@ -314,7 +322,7 @@ pub fn markdown(comparison: &Comparison) -> String {
             let (before, after) = (range(times.before), range(times.after));
             let word = match times.pace {
                 Pace::Slower => "**slower**",
-                Pace::Same | Pace::Faster => pace(times),
+                _ => pace(times),
             };
             line(format!("| {place} | {name} | {before} | {after} | {word} |"));
         }

@@ -1,6 +1,7 @@
 //! What a shell within the pods' network sees: doors that open, names that resolve, what a client is answered. The asking
 //! is here, and the reading of what the shell prints; what is right is for the cases to say.
 
+use crate::cluster::client_program;
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::context::{Companion, Context, LiveKind, Secret, TargetError};
@@ -46,7 +47,6 @@ exit 0
 /// connections to each host, seconds, the client's options, the commands, hosts. Three connections in a row that fail are
 /// enough of a host.
 const CALL: &str = r#"
-client=$(command -v redis-cli || command -v valkey-cli) || { echo "neither redis-cli nor valkey-cli" >&2; exit 127; }
 for program in timeout tr; do command -v $program >/dev/null || { echo "no $program" >&2; exit 127; }; done
 set -f
 port=$1 count=$2 limit=$3 options=$4 commands=$5; shift 5
@@ -239,7 +239,15 @@ pub async fn call(
     let connections = u32::try_from(hosts.len() * count).unwrap_or(u32::MAX);
     // A connection that is well takes a few hundredths of a second; three in a row that are not end it.
     let limit = Duration::from_millis(500) * connections + 3 * each * u32::try_from(hosts.len()).unwrap_or(1);
-    let output = shell(cx, from, CALL, &words, password, limit).await?;
+    let output = shell(
+        cx,
+        from,
+        &format!("{}{CALL}", client_program::FIND),
+        &words,
+        password,
+        limit,
+    )
+    .await?;
     Ok(read_calls(&output))
 }
 
@@ -262,14 +270,10 @@ async fn shell(
     password: Option<&Secret>,
     limit: Duration,
 ) -> Result<String, Stop> {
-    const NAMES: [&str; 2] = ["REDISCLI_AUTH", "VALKEYCLI_AUTH"];
-    let environment: Vec<(&str, &Secret)> = password
-        .iter()
-        .flat_map(|password| NAMES.map(|name| (name, *password)))
-        .collect();
+    let environment = client_program::environment(password);
     let script = match password {
         Some(_) => script.to_owned(),
-        None => format!("unset {}\n{script}", NAMES.join(" ")),
+        None => format!("unset {}\n{script}", client_program::PASSWORDS.join(" ")),
     };
     let start = ["sh", "-c", &script, "sh"];
     let command: Vec<&str> = start.into_iter().chain(words.iter().map(String::as_str)).collect();

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows Kubernetes, targets or cases.
 
+pub mod client_program;
 pub mod connection;
 pub mod formation;
 pub mod links;

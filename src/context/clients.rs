@@ -1,6 +1,7 @@
 //! Clients other than the suite's own: programs that run where a server runs, and a client library.
 
 use super::{Context, Execution, Secret, Target, TargetError};
+use crate::cluster::client_program;
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::verdict::Stop;
@@ -22,8 +23,8 @@ impl Context {
         Ok(self.shared.target.exec(member, command, environment, limit).await?)
     }
 
-    /// Runs the deployment's own command-line client where a server runs: `redis-cli`, or `valkey-cli` where that is what
-    /// there is. It is given the password by the environment (`REDISCLI_AUTH`, `VALKEYCLI_AUTH`).
+    /// Runs the deployment's own command-line client where a server runs: the first of [`client_program::NAMES`] that is there. It
+    /// is given the password by the environment.
     ///
     /// # Errors
     /// An unsupported stop where there is no client; an error when it could not be run to its end within `limit`.
@@ -50,17 +51,17 @@ impl Context {
         limit: Duration,
     ) -> Result<Execution, Stop> {
         let options = self.client_options(member, password.is_some()).await?;
-        let environment: Vec<(&str, &Secret)> = password
-            .iter()
-            .flat_map(|password| [("REDISCLI_AUTH", *password), ("VALKEYCLI_AUTH", *password)])
-            .collect();
+        let environment = client_program::environment(password);
         // A container may have the password in its own environment.
-        let without: &[&str] = match password {
-            Some(_) => &[],
-            None => &["env", "-u", "REDISCLI_AUTH", "-u", "VALKEYCLI_AUTH"],
+        let without: Vec<&str> = match password {
+            Some(_) => Vec::new(),
+            None => ["env"]
+                .into_iter()
+                .chain(client_program::PASSWORDS.iter().flat_map(|name| ["-u", *name]))
+                .collect(),
         };
         let mut refusals = Vec::new();
-        for program in ["redis-cli", "valkey-cli"] {
+        for program in client_program::NAMES {
             // It asks no server, but a busy machine may take seconds to start a program: that is not the lack of one.
             match self
                 .exec(member, &[program, "--version"], &[], self.timing().hook())

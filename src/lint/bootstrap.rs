@@ -354,7 +354,7 @@ fn exit_codes<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<F
     // A client call outside $(…) and backquotes, piped nowhere, that && or a loop judges by its exit code.
     static JUDGED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            "(^|[ \t;/])(redis|valkey|keydb)-cli[ \t][^|;`]*(config[ \t]+set|CONFIG[ \t]+SET|ping|PING|auth|AUTH)[^|;`)]*&&|(^|[ \t;])(if|until|while)[ \t]+(![ \t]+)?(timeout[ \t]+[0-9a-z]+[ \t]+)?([a-z/]*/)?(redis|valkey|keydb)-cli[ \t][^|`)]*(ping|PING)[^|`)]*(;|$)",
+            "(^|[ \t;/])(redis|valkey|keydb|redict)-cli[ \t][^|;`]*(config[ \t]+set|CONFIG[ \t]+SET|ping|PING|auth|AUTH)[^|;`)]*&&|(^|[ \t;])(if|until|while)[ \t]+(![ \t]+)?(timeout[ \t]+[0-9a-z]+[ \t]+)?([a-z/]*/)?(redis|valkey|keydb|redict)-cli[ \t][^|`)]*(ping|PING)[^|`)]*(;|$)",
         )
     });
     static OWN_CHECK: LazyLock<Regex> = LazyLock::new(|| pattern("[ \t]-e[ \t]|\\$\\("));

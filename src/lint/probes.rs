@@ -5,6 +5,7 @@ use super::words::{REDIS_CLI, pattern};
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
 use crate::case::Level;
+use crate::cluster::client_program;
 use regex::Regex;
 use std::sync::LazyLock;
 
@@ -168,12 +169,14 @@ fn reply<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
 
 fn password<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     static AUTHENTICATES: LazyLock<Regex> = LazyLock::new(|| {
-        pattern("(^|[ \t\"'])(-a|--pass|--askpass|-u)([ \t\"'=$]|$)|REDISCLI_AUTH|VALKEYCLI_AUTH|[Aa][Uu][Tt][Hh][ \t]")
+        pattern(
+            "(^|[ \t\"'])(-a|--pass|--askpass|-u)([ \t\"'=$]|$)|(REDIS|VALKEY|REDICT)CLI_AUTH|[Aa][Uu][Tt][Hh][ \t]",
+        )
     });
     if !workload.has_password() || workload.container.at("envFrom").is_there() {
         return Vec::new();
     }
-    let by_environment = ["REDISCLI_AUTH", "VALKEYCLI_AUTH"]
+    let by_environment = client_program::PASSWORDS
         .iter()
         .any(|name| workload.variable(name).is_some());
     if by_environment {

@@ -50,6 +50,8 @@ const KNOWN: &[&str] = &[
     "pkill",
     "python",
     "python3",
+    "redict-cli",
+    "redict-server",
     "redis-cli",
     "redis-server",
     "rm",

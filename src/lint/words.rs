@@ -10,15 +10,15 @@ pub(super) fn pattern(text: &str) -> Regex {
 
 /// The server's program.
 pub(super) static REDIS_SERVER: LazyLock<Regex> =
-    LazyLock::new(|| pattern("(^|[ \t/\"'`(;&|])(redis|valkey|keydb)-server([ \t\"';]|$)"));
+    LazyLock::new(|| pattern("(^|[ \t/\"'`(;&|])(redis|valkey|keydb|redict)-server([ \t\"';]|$)"));
 
 /// The client's program.
 pub(super) static REDIS_CLI: LazyLock<Regex> =
-    LazyLock::new(|| pattern("(^|[ \t/\"'`(;&|!])(redis|valkey|keydb)-cli([ \t\"';]|$)"));
+    LazyLock::new(|| pattern("(^|[ \t/\"'`(;&|!])(redis|valkey|keydb|redict)-cli([ \t\"';]|$)"));
 
 /// The command that forms a cluster.
 pub(super) static CREATE: LazyLock<Regex> =
-    LazyLock::new(|| pattern("(redis|valkey|keydb)-cli.*--cluster[ \t]+create([ \t]|$)"));
+    LazyLock::new(|| pattern("(redis|valkey|keydb|redict)-cli.*--cluster[ \t]+create([ \t]|$)"));
 
 /// Where a command forms a cluster, if it does. What stands within quotes is a message about it.
 pub(super) fn creates(command: &str) -> Option<usize> {

@@ -293,9 +293,9 @@ fn likelihood(container: &Field<'_>, start: &Program<'_>) -> u8 {
         "envoy",
         "stat",
     ];
-    const SERVERS: [&str; 3] = ["redis", "valkey", "keydb"];
+    const SERVERS: [&str; 4] = ["redis", "valkey", "keydb", "redict"];
     static OTHER_PROGRAM: LazyLock<Regex> =
-        LazyLock::new(|| pattern("^(/[a-z/]*/)?((redis|valkey)-(cli|sentinel|benchmark)|sleep)$"));
+        LazyLock::new(|| pattern("^(/[a-z/]*/)?((redis|valkey|keydb|redict)-(cli|sentinel|benchmark)|sleep)$"));
     let image = container.at("image").text().unwrap_or_default();
     let repository = image.split('@').next().unwrap_or_default();
     let last = repository.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();

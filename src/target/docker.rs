@@ -11,13 +11,13 @@ use self::links::Links;
 use self::server::{Container, Plan, Server};
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
+use super::plain::Cuttable;
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
-    Upheaval, redis_conf, untended, volume,
+    Upheaval, plain, redis_conf, volume,
 };
 use crate::case::Capability;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
-use crate::cluster::formation;
 use crate::cluster::node::Member;
 use crate::cluster::view::Shape;
 use crate::progress::Progress;
@@ -82,7 +82,7 @@ pub struct DockerTarget {
     faults: std::sync::Mutex<Faults>,
     /// Whether links between the servers can be cut, else why not; known by `prepare`, or from the target that this one
     /// stands beside.
-    cuttable: OnceLock<Result<(), String>>,
+    cuttable: OnceLock<Cuttable>,
     links: Links,
     /// The servers made beside this target, until they are released.
     scratches: Mutex<Vec<Arc<DockerTarget>>>,
@@ -295,37 +295,13 @@ impl Target for DockerTarget {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        let mut capabilities = BTreeSet::from([
-            Capability::Restart,
-            Capability::KeepAway,
-            Capability::Crash,
-            Capability::Kill,
-            Capability::Pause,
-            Capability::Disconnect,
-            Capability::NewAddress,
-            Capability::LoseVolume,
-            Capability::SwapAddresses,
-            Capability::Scratch,
-            Capability::Exec,
-            Capability::Files,
-        ]);
-        // Before `prepare`, what a target of this kind can have.
-        if self.cuttable.get().is_none_or(Result::is_ok) {
-            capabilities.insert(Capability::CutLink);
-        }
-        if volume::known().is_none_or(Result::is_ok) {
-            capabilities.insert(Capability::SmallVolume);
-        }
+        let mut capabilities = plain::capabilities(self.cuttable.get());
+        capabilities.insert(Capability::Disconnect);
         capabilities
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let found = match capability {
-            Capability::CutLink => self.cuttable.get(),
-            Capability::SmallVolume => volume::known(),
-            _ => return untended(capability),
-        };
-        found?.as_ref().err().cloned()
+        plain::lacks(capability, self.cuttable.get())
     }
 
     fn is_ours(&self) -> bool {
@@ -370,20 +346,8 @@ impl Target for DockerTarget {
         let members: Vec<Member> = members.map(|slot| slot.server.member()).collect();
         let mut connections = self.member_connections(&members).await?;
         let bound = self.options.timing.deployment();
-        let forming = formation::form(&members, &mut connections, self.options.shape, bound);
-        progress
-            .during("the servers to form a cluster", bound, forming)
-            .await
-            .map_err(|error| TargetError::NotDeployed(error.to_string()))?;
-        Ok(vec![
-            answering,
-            Phase {
-                name: "the suite forms the cluster, links up".into(),
-                seconds: began.elapsed().as_secs_f64(),
-                // repl-diskless-sync-delay: the first synchronisation of a replica waits that long for others.
-                floor: Some(5.0),
-            },
-        ])
+        let formed = plain::form(&members, &mut connections, self.options.shape, bound, progress).await?;
+        Ok(vec![answering, formed])
     }
 
     fn password(&self) -> Option<Secret> {

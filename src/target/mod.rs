@@ -14,6 +14,7 @@ pub mod kind;
 pub mod kubernetes;
 mod netns;
 mod objects;
+mod plain;
 mod platform;
 pub mod processes;
 mod redis_conf;
@@ -275,7 +276,7 @@ pub trait Target: Send + Sync {
 
     /// Why the target lacks a capability, where there is more to say than that its kind does.
     fn lacks(&self, capability: Capability) -> Option<String> {
-        untended(capability)
+        plain::untended(capability)
     }
 
     /// Cuts links, until faults are undone; these cuts take the place of those that there are. Returns when they are done.
@@ -349,12 +350,6 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// When something is left behind: the text names it and how to remove it.
     async fn release(&self) -> Result<(), TargetError>;
-}
-
-/// Why a target that starts servers, or finds them, and leaves them alone is not [`Capability::Tended`].
-fn untended(capability: Capability) -> Option<String> {
-    let reason = "nothing looks after these servers, and alone they do not find each other again";
-    (capability == Capability::Tended).then(|| reason.into())
 }
 
 #[cfg(test)]

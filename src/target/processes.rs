@@ -11,21 +11,23 @@ use self::server::Server;
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
 use super::kept;
+use super::plain::{self, Cuttable};
 use super::redis_conf;
 use super::volume;
 use super::{
     Alteration, Cut, Execution, Fault, Phase, Scratch, Secret, Target, TargetDescription, TargetError, TargetKind,
-    Upheaval, untended,
+    Upheaval,
 };
 use crate::case::Capability;
+use crate::cluster::client_program;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
-use crate::cluster::formation;
 use crate::cluster::node::Member;
 use crate::cluster::view::Shape;
 use crate::progress::Progress;
 use crate::timing::Timing;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -74,7 +76,7 @@ pub struct ProcessesTarget {
     /// The servers made beside this target, until they are released.
     scratches: Mutex<Vec<Arc<ProcessesTarget>>>,
     /// Whether links between the servers can be cut, else why not; known by `prepare`.
-    cuttable: OnceLock<Result<(), String>>,
+    cuttable: OnceLock<Cuttable>,
     links: Links,
     /// The size of each server's volume, where that is limited.
     volume: Option<u64>,
@@ -159,16 +161,6 @@ impl ProcessesTarget {
         found.ok_or_else(|| TargetError::Usage(format!("{member} is no server of this target")))
     }
 
-    /// A program of the server's release: beside its binary where that is named by a path, else wherever it is found.
-    fn program(&self, name: &str) -> PathBuf {
-        let beside = self.options.server.with_file_name(name);
-        if self.options.server.components().count() > 1 && beside.is_file() {
-            beside
-        } else {
-            PathBuf::from(name)
-        }
-    }
-
     /// Tries whether links can be cut, once.
     async fn find_out_whether_cuttable(&self) -> bool {
         let altered = self.options.alterations.iter();
@@ -236,36 +228,11 @@ impl Target for ProcessesTarget {
     }
 
     fn capabilities(&self) -> BTreeSet<Capability> {
-        let mut capabilities = BTreeSet::from([
-            Capability::Restart,
-            Capability::KeepAway,
-            Capability::Crash,
-            Capability::Kill,
-            Capability::Pause,
-            Capability::NewAddress,
-            Capability::LoseVolume,
-            Capability::Scratch,
-            Capability::Exec,
-            Capability::Files,
-            Capability::SwapAddresses,
-        ]);
-        // Before `prepare`, what a target of this kind can have.
-        if self.cuttable.get().is_none_or(Result::is_ok) {
-            capabilities.insert(Capability::CutLink);
-        }
-        if volume::known().is_none_or(Result::is_ok) {
-            capabilities.insert(Capability::SmallVolume);
-        }
-        capabilities
+        plain::capabilities(self.cuttable.get())
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        let found = match capability {
-            Capability::CutLink => self.cuttable.get(),
-            Capability::SmallVolume => volume::known(),
-            _ => return untended(capability),
-        };
-        found?.as_ref().err().cloned()
+        plain::lacks(capability, self.cuttable.get())
     }
 
     fn is_ours(&self) -> bool {
@@ -325,20 +292,8 @@ impl Target for ProcessesTarget {
         let members: Vec<Member> = members.map(Slot::member).collect();
         let mut connections = self.member_connections(&members).await?;
         let bound = self.options.timing.deployment();
-        let forming = formation::form(&members, &mut connections, self.options.shape, bound);
-        progress
-            .during("the servers to form a cluster", bound, forming)
-            .await
-            .map_err(|error| TargetError::NotDeployed(error.to_string()))?;
-        Ok(vec![
-            answering,
-            Phase {
-                name: "the suite forms the cluster, links up".into(),
-                seconds: began.elapsed().as_secs_f64(),
-                // repl-diskless-sync-delay: the first synchronisation of a replica waits that long for others.
-                floor: Some(5.0),
-            },
-        ])
+        let formed = plain::form(&members, &mut connections, self.options.shape, bound, progress).await?;
+        Ok(vec![answering, formed])
     }
 
     fn password(&self) -> Option<Secret> {
@@ -522,8 +477,10 @@ impl Target for ProcessesTarget {
         let Some((program, arguments)) = command.split_first() else {
             return Err(TargetError::Usage("no program to run".into()));
         };
-        let running = tokio::process::Command::new(self.program(program))
+        let server = &self.options.server;
+        let running = tokio::process::Command::new(of_release(server, program))
             .args(arguments)
+            .envs(path_of_release(server).map(|path| ("PATH", path)))
             .envs(environment.iter().map(|(name, value)| (name, value.expose())))
             .current_dir(&slot.folder)
             .stdin(Stdio::null())
@@ -598,10 +555,55 @@ impl Slot {
     }
 }
 
+/// The folder of the server's release, where its binary is named by a path.
+fn release(server: &Path) -> Option<&Path> {
+    server.parent().filter(|folder| !folder.as_os_str().is_empty())
+}
+
+/// A program of the server's release: beside its binary, else wherever it is found. Where a client lies beside, one by another
+/// name is not taken from elsewhere: it would be another release's.
+fn of_release(server: &Path, name: &str) -> PathBuf {
+    let beside = |name: &str| release(server).map(|folder| folder.join(name));
+    let lies_beside = |name: &str| beside(name).is_some_and(|path| path.is_file());
+    let is_client = client_program::NAMES.contains(&name);
+    let own_client = is_client && client_program::NAMES.iter().any(|name| lies_beside(name));
+    match beside(name) {
+        Some(path) if path.is_file() || own_client => path,
+        _ => PathBuf::from(name),
+    }
+}
+
+/// Where programs are looked for: in the server's release first.
+fn path_of_release(server: &Path) -> Option<OsString> {
+    let folder = release(server)?.to_owned();
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&others))).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rstest::rstest;
+
+    #[rstest]
+    #[case::beside(true, "valkey-cli", true)]
+    #[case::another_client_is_beside(true, "redis-cli", true)]
+    #[case::no_client_and_not_beside(true, "env", false)]
+    #[case::not_named_by_a_path(false, "valkey-cli", false)]
+    fn the_client_is_the_release_s_own(#[case] by_path: bool, #[case] name: &str, #[case] beside: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("valkey-cli"), "").unwrap();
+        let server = match by_path {
+            true => folder.path().join("valkey-server"),
+            false => PathBuf::from("valkey-server"),
+        };
+        let expected = match beside {
+            true => folder.path().join(name),
+            false => PathBuf::from(name),
+        };
+        assert_eq!(of_release(&server, name), expected);
+        assert_eq!(path_of_release(&server).is_some(), by_path);
+    }
 
     #[rstest]
     #[case::six_as_configured(3, "cluster-node-timeout 5000", 2, None)]

@@ -2,8 +2,9 @@
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually};
+use crate::cluster::client_program;
 use crate::cluster::node::Member;
-use crate::context::{Context, Fault, Secret, with_cleanup};
+use crate::context::{Context, Fault, with_cleanup};
 use crate::failover::pick_shard;
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeSet;
@@ -36,7 +37,6 @@ const CONNECTIONS: usize = 20;
 
 /// Arguments: the Service's name, its port, how many connections, the client's options.
 const KNOCK: &str = r#"
-client=$(command -v redis-cli || command -v valkey-cli) || exit 127
 for number in $(seq "$3"); do timeout 2 "$client" $4 -h "$1" -p "$2" PING 2>&1 || echo "no answer"; done
 "#;
 
@@ -82,13 +82,11 @@ async fn drops_the_dead(cx: &Context) -> Outcome {
 /// What new connections by the Service's name got, a line each.
 async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<String, Stop> {
     let password = cx.shared().target.password();
-    let environment: Vec<(&str, &Secret)> = password
-        .iter()
-        .flat_map(|password| [("REDISCLI_AUTH", password), ("VALKEYCLI_AUTH", password)])
-        .collect();
+    let environment = client_program::environment(password.as_ref());
+    let script = format!("{}{KNOCK}", client_program::FIND);
     let (port, count) = (port.to_string(), CONNECTIONS.to_string());
     let options = cx.client_options(from, password.is_some()).await?.join(" ");
-    let command = ["sh", "-c", KNOCK, "sh", service, &port, &count, &options];
+    let command = ["sh", "-c", &script, "sh", service, &port, &count, &options];
     let limit = Duration::from_secs(2 * CONNECTIONS as u64) + cx.patience();
     let done = cx.exec(from, &command, &environment, limit).await?;
     if done.status == 127 {

@@ -3,6 +3,7 @@
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::cases::authentication::service;
 use crate::check::{expect, no_findings};
+use crate::cluster::client_program;
 use crate::cluster::connection::Address;
 use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
@@ -170,8 +171,10 @@ async fn seeds_own(cx: &Context) -> Outcome {
         format!("{} masters with slots", cx.shape().masters),
         keys.len().to_string(),
     )?;
-    let script = "client=$(command -v redis-cli || command -v valkey-cli) || exit 127\n\
-                  printf '%s\\n' \"$3\" | timeout 20 \"$client\" $4 -c --no-raw -h \"$1\" -p \"$2\" 2>&1";
+    let script = format!(
+        "{}printf '%s\\n' \"$3\" | timeout 20 \"$client\" $4 -c --no-raw -h \"$1\" -p \"$2\" 2>&1",
+        client_program::FIND
+    );
     let commands: Vec<String> = keys
         .iter()
         .enumerate()
@@ -180,8 +183,8 @@ async fn seeds_own(cx: &Context) -> Outcome {
     let (port, commands) = (port.to_string(), commands.join("\n"));
     let work = async {
         let options = cx.client_options(&from, true).await?.join(" ");
-        let command = ["sh", "-c", script, "sh", &service, &port, &commands, &options];
-        let environment = [("REDISCLI_AUTH", &password), ("VALKEYCLI_AUTH", &password)];
+        let command = ["sh", "-c", &script, "sh", &service, &port, &commands, &options];
+        let environment = client_program::environment(Some(&password));
         let limit = std::time::Duration::from_secs(20) + cx.patience();
         let done = cx.exec(&from, &command, &environment, limit).await?;
         if done.status == 127 {

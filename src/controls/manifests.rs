@@ -85,6 +85,7 @@ static FILES: &[(&str, &str)] = files![
     "ports-undeclared",
     "probe-ignores-the-reply",
     "pulled-at-every-start",
+    "readiness-forgives",
     "readiness-of-the-port",
     "selector-astray",
     "zones-not-spanned",

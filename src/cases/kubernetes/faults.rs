@@ -26,7 +26,11 @@ pub(super) const READINESS: Case = Case {
     needs: &[Capability::Kubernetes],
     features: &[],
     bound: "periodSeconds · failureThreshold + timeoutSeconds + T_reply",
-    controls: &["manifest:no-readiness-probe", "manifest:readiness-of-the-port"],
+    controls: &[
+        "manifest:no-readiness-probe",
+        "manifest:readiness-forgives",
+        "manifest:readiness-of-the-port",
+    ],
     method: "Applies the rules of `lint` for this row to the live objects; that the probe needs `cluster_state:ok` before the bootstrap is only \
              a remark. Then freezes a replica's server whose pod is Ready: it must be told not Ready within the probe's own arithmetic.",
     run: |cx| Box::pin(readiness(cx)),

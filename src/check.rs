@@ -1,7 +1,8 @@
-//! Expectations: each gives a [`Mismatch`] that holds what was allowed and what was seen, or nothing. And the two waits,
+//! Expectations: each gives a [`Mismatch`] that holds what was allowed and what was seen, or nothing. And the waits,
 //! which are named, bounded, and tell their last observation.
 
 use crate::cluster::connection::LinkError;
+use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::context::Context;
 use crate::verdict::{Mismatch, Stop};
@@ -125,6 +126,25 @@ where
                 Ok(Look::NotYet(seen))
             }
         }
+    })
+    .await
+}
+
+/// Waits until a server's pod is called ready, or not.
+///
+/// # Errors
+/// When it is not within the bound, or the platform cannot be asked.
+pub async fn ready(cx: &Context, member: &Member, wanted: bool, bound: Duration) -> Result<(), Stop> {
+    let what = format!("{} is {}", member.name, if wanted { "Ready" } else { "not Ready" });
+    let deployment = cx.deployment()?;
+    eventually(cx, &what, bound, async || {
+        let pods = deployment.pods().await?;
+        let pod = pods.iter().find(|pod| pod.name == member.name);
+        Ok(match pod {
+            Some(pod) if pod.ready == wanted => Look::Reached(()),
+            Some(pod) => Look::NotYet(format!("{}, ready {}", pod.phase, pod.ready)),
+            None => Look::NotYet("there is no such pod".into()),
+        })
     })
     .await
 }

@@ -15,7 +15,7 @@ use crate::exit;
 use crate::lint::{self, Lint};
 use crate::manifest::Manifest;
 use crate::progress::Progress;
-use crate::report::{self};
+use crate::report;
 use crate::selection::Selection;
 use crate::surroundings;
 use crate::target::kind::{IpFamily, Layout};

@@ -1,7 +1,7 @@
 //! A server that takes another password than its platform knows, for a while: done once in a run, and judged by several
 //! cases. Its readiness must go, and its name must not.
 
-use crate::check::{Look, eventually};
+use crate::check::{Look, eventually, ready};
 use crate::cluster::node::Member;
 use crate::context::{Context, Secret, with_cleanup};
 use crate::failover::kept;
@@ -128,25 +128,6 @@ async fn set_back(cx: &Context, member: &Member, other: &Secret, right: &Secret)
             Err(Stop::Error(error)) => Ok(Look::NotYet(format!("{error:#}"))),
             Err(stop) => Err(stop),
         }
-    })
-    .await
-}
-
-/// Waits until a server's pod is called ready, or not.
-///
-/// # Errors
-/// When it is not within the bound, or the platform cannot be asked.
-pub async fn ready(cx: &Context, member: &Member, wanted: bool, bound: Duration) -> Result<(), Stop> {
-    let what = format!("{} is {}", member.name, if wanted { "Ready" } else { "not Ready" });
-    let deployment = cx.deployment()?;
-    eventually(cx, &what, bound, async || {
-        let pods = deployment.pods().await?;
-        let pod = pods.iter().find(|pod| pod.name == member.name);
-        Ok(match pod {
-            Some(pod) if pod.ready == wanted => Look::Reached(()),
-            Some(pod) => Look::NotYet(format!("{}, ready {}", pod.phase, pod.ready)),
-            None => Look::NotYet("there is no such pod".into()),
-        })
     })
     .await
 }

@@ -3,14 +3,13 @@
 use super::objects::{able, permitted, rules, with_workload};
 use super::placement::a_replica;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually, expect};
+use crate::check::{Look, eventually, expect, ready};
 use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Objects, Pod, with_cleanup};
 use crate::failover::{observe, pick_shard};
 use crate::inside::server_container;
 use crate::lint::field::selects;
 use crate::probe::Probe;
-use crate::unready;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::{Duration, Instant};
 
@@ -143,7 +142,7 @@ async fn frozen(
 ) -> Result<Duration, Stop> {
     let replica = a_replica(cx).await?;
     // One that was not Ready before, since it has just come back, would say nothing.
-    unready::ready(cx, &replica, true, cx.timing().arrange()).await?;
+    ready(cx, &replica, true, cx.timing().arrange()).await?;
     let before = pod_of(cx, &replica).await?;
     let before = before.ok_or_else(|| anyhow::anyhow!("{replica} has no pod"))?;
     let work = async {

@@ -8,11 +8,16 @@ use std::error::Error as _;
 use std::path::Path;
 use std::time::Duration;
 
+mod again;
+
 /// How long the API server may take to take a connection, and to answer the first question.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection may be kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// How many times more a request is sent whose connection ended before there was an answer.
+const AGAIN: u8 = 2;
 
 /// A client, and what it is connected to.
 #[derive(Clone)]
@@ -78,7 +83,8 @@ pub(super) async fn from_inside() -> Result<Reached, TargetError> {
 }
 
 /// kube's own client, but that connections that nobody uses are given up before the API server gives them up: it does so
-/// after 90 s, as kube would, and a request that meets that moment fails.
+/// after 90 s, as kube would, and a request that meets that moment fails. And that a request is sent again that lost its
+/// connection, where it may be done twice.
 fn client(config: Config) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         return Client::try_from(config);
@@ -93,6 +99,7 @@ fn client(config: Config) -> kube::Result<Client> {
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
         .map_err(tower::BoxError::from)
+        .retry(again::Again(AGAIN))
         .service(transport);
     Ok(Client::new(service, config.default_namespace))
 }

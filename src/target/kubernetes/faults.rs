@@ -2,7 +2,7 @@
 
 use super::apply::{RUN_LABEL, fit, lock};
 use super::links::Links;
-use super::site::{Site, bounded};
+use super::site::{PATIENCE, Site, bounded, timed_out};
 use super::upheaval::{Upheavals, scale_back};
 use super::{ServerProcess, Signal};
 use crate::cluster::connection::{Address, LinkError};
@@ -157,10 +157,11 @@ pub(super) fn process(site: &Site, pod: &Pod) -> Result<ServerProcess, TargetErr
 /// Deletes a pod, with the grace period that it has, and waits until its server has ended.
 pub(super) async fn stop(site: &Site, pod: &Pod) -> Result<(), TargetError> {
     let name = pod.name_any();
-    let this_one = DeleteParams::default().preconditions(only(pod));
-    bounded(
+    delete(
+        &site.api(),
+        pod,
+        DeleteParams::default(),
         &format!("deleting pod {name}"),
-        site.api::<Pod>().delete(&name, &this_one),
     )
     .await?;
     ended(site, pod, longest(pod)).await
@@ -235,12 +236,19 @@ async fn process_ends(site: &Site, pod: &Pod, bound: Duration) -> Result<(), Tar
 
 /// Takes a pod off the API at once. One whose server has ended can stay there for a minute more, and keeps its successor away.
 pub(super) async fn strike(api: &Api<Pod>, pod: &Pod) -> Result<(), TargetError> {
-    let this_one = DeleteParams::default().grace_period(0).preconditions(only(pod));
-    match api.delete(&pod.name_any(), &this_one).await {
-        Ok(_) => Ok(()),
+    let at_once = DeleteParams::default().grace_period(0);
+    delete(api, pod, at_once, "taking an ended pod off the API").await
+}
+
+/// Deletes this pod, and no other of its name.
+async fn delete(api: &Api<Pod>, pod: &Pod, how: DeleteParams, what: &str) -> Result<(), TargetError> {
+    let this_one = how.preconditions(only(pod));
+    match tokio::time::timeout(PATIENCE, api.delete(&pod.name_any(), &this_one)).await {
+        Ok(Ok(_)) => Ok(()),
         // Gone by itself, or another of that name in its place.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(error) => Err(super::client::failed("taking an ended pod off the API", &error)),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(()),
+        Ok(Err(error)) => Err(super::client::failed(what, &error)),
+        Err(_) => Err(timed_out(what, PATIENCE)),
     }
 }
 

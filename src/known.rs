@@ -1,19 +1,21 @@
 //! The file of failures that are known (`--known-failing`), read and held against the table of cases.
 
 use crate::cases;
-use crate::manifest::lines::Lines;
+use crate::manifest::list::{self, Form};
 use crate::report::known::{Known, Listed};
 use anyhow::{Context as _, bail};
 use jiff::civil::Date;
 use serde::Deserialize;
 use std::path::Path;
 
-/// What a file may say, for whoever must mend one.
-const FORM: &str = "each entry has `case` (an id, as `list` shows them), `reason`, `until` (2027-03-31) and, where it fails \
-                    only sometimes, `flaky: true`";
+/// What a file may say.
+const FORM: Form = Form {
+    fields: &["case", "reason", "until", "flaky"],
+    words: "each entry has `case` (an id, as `list` shows them), `reason`, `until` (2027-03-31) and, where it fails only \
+            sometimes, `flaky: true`",
+};
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Entry {
     case: String,
     reason: String,
@@ -33,34 +35,16 @@ pub fn read(path: &Path, today: Date) -> anyhow::Result<Listed> {
 }
 
 fn parse(file: &str, text: &str, today: Date) -> anyhow::Result<Listed> {
-    let lines = Lines::read(text, 0);
-    let at = |pointer: &str| match lines.of(pointer) {
-        Some(line) => format!("{file}:{line}"),
-        None => file.to_owned(),
-    };
-    let values: Option<Vec<serde_yaml::Value>> =
-        serde_yaml::from_str(text).map_err(|error| match error.location() {
-            Some(place) => anyhow::anyhow!("{file}:{}: {error}; a list is expected: {FORM}", place.line()),
-            None => anyhow::anyhow!("{file}: {error}; a list is expected: {FORM}"),
-        })?;
+    let (listed, places) = list::parse(file, text, &FORM)?;
     let mut entries: Vec<(String, Known)> = Vec::new();
-    for (index, value) in values.unwrap_or_default().into_iter().enumerate() {
-        let place = |field: &str| at(&format!("/{index}{field}"));
-        // A field that should not be there has a line of its own.
-        let unknown = value.as_mapping().and_then(|fields| {
-            let mut names = fields.keys().filter_map(serde_yaml::Value::as_str);
-            names.find(|name| !["case", "reason", "until", "flaky"].contains(name))
-        });
-        if let Some(name) = unknown {
-            let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
-            bail!("{}: there is no field \"{name}\"; {FORM}", place(&pointer));
-        }
+    for (index, entry) in listed.into_iter().enumerate() {
+        let place = |field: &str| places.of(index, field);
         let Entry {
             case,
             reason,
             until,
             flaky,
-        } = serde_yaml::from_value(value).map_err(|error| anyhow::anyhow!("{}: {error}; {FORM}", place("")))?;
+        } = entry;
         if !cases::all().any(|known| known.id.0 == case) {
             bail!("{}: \"{case}\" is no case; `list` shows them", place("/case"));
         }

@@ -4,6 +4,7 @@
 //! it. What servers would refuse although it is usual YAML is made explicit, and every such change is told.
 
 pub(crate) mod lines;
+pub(crate) mod list;
 mod normalise;
 pub mod parameters;
 pub mod patch;

@@ -1,13 +1,16 @@
 //! The list of cells that `matrix` runs: each is a name and the words of a `run`. Read here; run by the command line, one
 //! child process a cell; shown by [`crate::report::matrix`].
 
-use crate::manifest::lines::Lines;
+use crate::manifest::list::{self, Form};
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use std::path::Path;
 
-/// What a list may say, for whoever must mend one.
-const FORM: &str = "each entry has `cell` (a name) and `run` (the options of `run`, as they are typed in a shell)";
+/// What a list may say.
+const FORM: Form = Form {
+    fields: &["cell", "run"],
+    words: "each entry has `cell` (a name) and `run` (the options of `run`, as they are typed in a shell)",
+};
 
 /// A cell of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,6 @@ pub struct Listed {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Entry {
     cell: String,
     run: String,
@@ -43,21 +45,10 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Listed>> {
 }
 
 fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Listed>> {
-    let lines = Lines::read(text, 0);
-    let at = |pointer: &str| match lines.of(pointer) {
-        Some(line) => format!("{file}:{line}"),
-        None => file.to_owned(),
-    };
-    let values: Option<Vec<serde_yaml::Value>> =
-        serde_yaml::from_str(text).map_err(|error| match error.location() {
-            Some(place) => anyhow::anyhow!("{file}:{}: {error}; a list is expected: {FORM}", place.line()),
-            None => anyhow::anyhow!("{file}: {error}; a list is expected: {FORM}"),
-        })?;
+    let (listed, places) = list::parse(file, text, &FORM)?;
     let mut cells: Vec<Listed> = Vec::new();
-    for (index, value) in values.unwrap_or_default().into_iter().enumerate() {
-        let place = |field: &str| at(&format!("/{index}{field}"));
-        let Entry { cell: name, run } =
-            serde_yaml::from_value(value).map_err(|error| anyhow::anyhow!("{}: {error}; {FORM}", place("")))?;
+    for (index, Entry { cell: name, run }) in listed.into_iter().enumerate() {
+        let place = |field: &str| places.of(index, field);
         if !can_be_a_folder(&name) {
             bail!(
                 "{}: \"{name}\" cannot be a cell's name: small letters, digits, dots and hyphens, and a letter or a digit first",
@@ -125,7 +116,7 @@ mod tests {
     #[case::an_option("- run: ''\n  cell: --keep\n", 2, "\"--keep\" cannot be")]
     #[case::open_quote("- cell: a\n  run: --image 'b\n", 2, "a quote of a does not end")]
     #[case::no_run("\n- cell: a\n", 2, "missing field `run`")]
-    #[case::unknown("- {cell: a, run: '', image: b}\n", 1, "unknown field `image`")]
+    #[case::unknown("- cell: a\n  run: ''\n  image: b\n", 3, "no field \"image\"")]
     #[case::words("- {cell: a, run: [--keep]}\n", 1, "each entry has `cell`")]
     #[case::no_list("cell: a\n", 1, "a list is expected")]
     #[case::no_yaml("- cell: [\n", 2, "a list is expected")]

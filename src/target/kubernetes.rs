@@ -1,6 +1,7 @@
 //! Target `kubernetes`: a deployment in a namespace of an existing cluster, attached to or applied there, through the API
 //! alone. The target `kind` is this one on a cluster of its own, whose nodes' processes it reaches as well.
 
+mod abilities;
 mod apply;
 mod assess;
 mod bootstrap;
@@ -16,6 +17,7 @@ mod hosts;
 mod install;
 mod links;
 mod look;
+mod nodes;
 mod objects;
 mod ownership;
 mod secured;
@@ -46,6 +48,7 @@ use install::Installation;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 pub use look::look;
+pub(crate) use nodes::{NodeAccess, ServerProcess, Signal};
 pub(crate) use ownership::is_alive;
 use ownership::remove_run;
 use site::{Site, unusable};
@@ -90,75 +93,6 @@ pub struct KubernetesOptions {
     pub run_id: String,
     /// The time limits.
     pub timing: Timing,
-}
-
-/// A signal to a server's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// SIGKILL; done when the process is gone.
-    Kill,
-    /// SIGSTOP.
-    Stop,
-    /// SIGCONT.
-    Continue,
-}
-
-/// Where a server's process is. The container's id is not part of it: for a while after a crash the API shows the old one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ServerProcess {
-    /// The cluster's node.
-    pub(crate) node: String,
-    /// The pod, by uid.
-    pub(crate) pod: String,
-    /// The container, by the name that it has in the pod.
-    pub(crate) container: String,
-}
-
-/// What only the owner of a cluster's nodes can do.
-#[async_trait]
-pub(crate) trait NodeAccess: Send + Sync {
-    /// Sends a signal to the first process of a pod's container. To let go what has ended meanwhile is no error.
-    async fn signal(&self, process: &ServerProcess, signal: Signal) -> Result<(), TargetError>;
-
-    /// Waits until the first process of a pod's container is gone: at once where there is none. A bound that passes is an
-    /// error.
-    async fn await_end(&self, process: &ServerProcess, bound: Duration) -> Result<(), TargetError>;
-
-    /// Drops every packet to a port of a pod's address, until [`Self::unblock`] of the same tag.
-    async fn block(&self, node: &str, address: &str, port: u16, tag: &str) -> Result<(), TargetError>;
-
-    /// Takes back every block of a tag.
-    async fn unblock(&self, tag: &str) -> Result<(), TargetError>;
-
-    /// Has `iptables-restore` do what each text says in the network namespace of its pod, all nearly at once.
-    async fn filter(&self, texts: &[(ServerProcess, String)]) -> Result<(), TargetError>;
-
-    /// Takes the chain of [`crate::target::netns::chain`] out of the network namespaces of pods. Where it is not, or the
-    /// pod is gone, nothing is to be done.
-    async fn unfilter(&self, pods: &[ServerProcess]) -> Result<(), TargetError>;
-
-    /// Opens a stream to a port of a pod's address from within a node, for as long as the API cannot be asked for one.
-    fn open(&self, node: &str, address: &str, port: u16) -> Result<BoxedStream, TargetError>;
-
-    /// Stops the API servers, which then answer nobody, or has them go on. To have those go on that run is no error.
-    async fn stop_api(&self, stop: bool) -> Result<(), TargetError>;
-
-    /// Whether the next addresses that a node gives to pods can be chosen: there is one node, and it keeps its addresses in
-    /// files, as the plugin host-local does.
-    async fn can_hold_addresses(&self) -> bool;
-
-    /// Once nobody has these two addresses any more, holds all others of their network: the next pod of a node gets the
-    /// first, and the one after it the second.
-    async fn hold_addresses_but(&self, node: &str, free: [&str; 2]) -> Result<(), TargetError>;
-
-    /// Gives back every address that is held, on all nodes.
-    async fn release_addresses(&self) -> Result<(), TargetError>;
-
-    /// Freezes a node with all that runs on it, or has it go on. To have one go on that is not frozen is no error.
-    async fn freeze_host(&self, node: &str, freeze: bool) -> Result<(), TargetError>;
-
-    /// Starts a node again. Done as soon as it starts.
-    async fn restart_host(&self, node: &str) -> Result<(), TargetError>;
 }
 
 /// A deployment on Kubernetes.
@@ -319,79 +253,6 @@ impl KubernetesTarget {
         Ok(site)
     }
 
-    async fn probe(&self, site: &Site) {
-        let may = async |verb, resource| allowed(&site.client, Some(&site.namespace), verb, resource).await;
-        let mut found = BTreeSet::from([Capability::Kubernetes]);
-        // A pod that was made by itself is gone for good when it is deleted.
-        let tended = self.is_tended();
-        found.extend(tended.then_some(Capability::Tended));
-        // What the run has made can be made again; what it found there cannot.
-        let ours = self.is_ours();
-        // How many pods there are to be, and how they are made anew, is a matter of one object there alone.
-        let one_set = self.descriptor.stateful_set().is_some();
-        if tended && may("delete", "pods").await {
-            found.extend([Capability::Restart, Capability::NewAddress, Capability::ForceDelete]);
-            if may("create", "resourcequotas").await {
-                found.insert(Capability::KeepAway);
-                if ours && one_set && may("delete", "persistentvolumeclaims").await {
-                    found.insert(Capability::LoseVolume);
-                }
-            }
-        }
-        if tended && may("create", "pods/eviction").await {
-            found.insert(Capability::Evict);
-        }
-        let lone = hosts::lone(&site.client).await;
-        if lone.is_none() {
-            if found.contains(&Capability::Evict) && allowed(&site.client, None, "patch", "nodes").await {
-                found.insert(Capability::Drain);
-            }
-            found.extend((tended && self.nodes.is_some()).then_some(Capability::LoseHost));
-        }
-        let _ = self.lone.set(lone);
-        if one_set && may("patch", "statefulsets").await {
-            found.extend([Capability::Scale, Capability::RollOut]);
-            // What the run found there stays of the version that it has.
-            found.extend((ours && self.options.upgrade_to.is_some()).then_some(Capability::Upgrade));
-        }
-        if ours && self.manifest.is_some() && may("delete", "statefulsets").await {
-            found.insert(Capability::Reapply);
-        }
-        if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {
-            found.insert(Capability::Exec);
-            if may("create", "pods").await && may("delete", "pods").await {
-                found.insert(Capability::Companion);
-            }
-        }
-        if site.copies {
-            found.insert(Capability::Variant);
-        }
-        if self.nodes.is_some() {
-            found.extend([Capability::Crash, Capability::Pause, Capability::LoseApi]);
-            if found.contains(&Capability::KeepAway) {
-                found.insert(Capability::Kill);
-            }
-            if found.contains(&Capability::Variant) {
-                found.insert(Capability::BlockBus);
-            }
-        }
-        *lock(&self.probed) = Some(found);
-    }
-
-    /// Tries what can be done to the pods' network, once there are pods.
-    async fn probe_network(&self, site: &Site) {
-        let Some(nodes) = &self.nodes else { return };
-        let possible = links::possible(site, nodes).await;
-        let _ = self.cuttable.set(possible);
-        // A node has no record of the addresses that it gave away before its first pod has one.
-        if self.is_tended()
-            && nodes.can_hold_addresses().await
-            && let Some(found) = &mut *lock(&self.probed)
-        {
-            found.insert(Capability::SwapAddresses);
-        }
-    }
-
     fn site(&self) -> Result<&Arc<Site>, TargetError> {
         self.site
             .get()
@@ -460,45 +321,8 @@ impl Target for KubernetesTarget {
         }
     }
 
-    /// Before `prepare` what a target of this kind can have; after it, what was found.
     fn capabilities(&self) -> BTreeSet<Capability> {
-        if let Some(probed) = &*lock(&self.probed) {
-            let mut found = probed.clone();
-            found.extend(matches!(self.cuttable.get(), Some(Ok(()))).then_some(Capability::CutLink));
-            return found;
-        }
-        let mut hoped = BTreeSet::from([
-            Capability::Kubernetes,
-            Capability::Tended,
-            Capability::Restart,
-            Capability::KeepAway,
-            Capability::NewAddress,
-            Capability::Evict,
-            Capability::ForceDelete,
-            Capability::Drain,
-            Capability::Scale,
-            Capability::RollOut,
-            Capability::Exec,
-            Capability::Companion,
-        ]);
-        if self.is_ours() {
-            hoped.insert(Capability::LoseVolume);
-            hoped.extend(self.options.upgrade_to.is_some().then_some(Capability::Upgrade));
-        }
-        if self.manifest.is_some() {
-            hoped.extend([Capability::Variant, Capability::Reapply]);
-        }
-        if self.nodes.is_some() {
-            hoped.extend([
-                Capability::Crash,
-                Capability::Kill,
-                Capability::Pause,
-                Capability::BlockBus,
-            ]);
-            hoped.extend([Capability::CutLink, Capability::SwapAddresses, Capability::LoseApi]);
-            hoped.insert(Capability::LoseHost);
-        }
-        hoped
+        self.abilities()
     }
 
     fn is_ours(&self) -> bool {
@@ -563,41 +387,7 @@ impl Target for KubernetesTarget {
     }
 
     fn lacks(&self, capability: Capability) -> Option<String> {
-        match capability {
-            Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
-            Capability::Drain | Capability::LoseHost if self.is_tended() => self.lone.get()?.clone(),
-            Capability::Upgrade if self.options.upgrade_to.is_none() => {
-                Some("--upgrade-to names the image of another version".into())
-            }
-            Capability::Upgrade if !self.is_ours() => Some("the run did not make the deployment".into()),
-            Capability::Reapply | Capability::Variant if self.is_ours() && self.manifest.is_none() => {
-                Some("the deployment was installed by a command, and there is no manifest".into())
-            }
-            Capability::Scale | Capability::RollOut | Capability::Upgrade | Capability::LoseVolume
-                if self.descriptor.stateful_set().is_none() =>
-            {
-                Some("not one StatefulSet makes all pods, by the target's description".into())
-            }
-            Capability::Tended
-            | Capability::Restart
-            | Capability::KeepAway
-            | Capability::NewAddress
-            | Capability::ForceDelete
-            | Capability::Evict
-            | Capability::Drain
-            | Capability::LoseHost
-            | Capability::Kill
-            | Capability::SwapAddresses
-                if !self.is_tended() =>
-            {
-                Some("the pods were made one by one, by the target's description: one that is gone stays away".into())
-            }
-            // One node's addresses are enough to choose from; with several, a pod's next address depends on its next node.
-            Capability::SwapAddresses if self.nodes.is_some() && self.lone.get()?.is_none() => {
-                Some("with several nodes it cannot be said which of them the next address is from".into())
-            }
-            _ => None,
-        }
+        self.why_not(capability)
     }
 
     async fn cut(&self, cuts: &[Cut]) -> Result<(), TargetError> {

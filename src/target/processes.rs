@@ -2,11 +2,16 @@
 
 mod leftovers;
 mod links;
+mod options;
 mod ports;
+mod release;
 mod server;
+
+pub use self::options::ProcessesOptions;
 
 use self::links::Links;
 use self::ports::Port;
+use self::release::{of_release, path_of_release};
 use self::server::Server;
 use super::addresses::{connect_tcp, resolve};
 use super::folder::{self, Folder};
@@ -19,49 +24,17 @@ use super::{
     Upheaval,
 };
 use crate::case::Capability;
-use crate::cluster::client_program;
 use crate::cluster::connection::{Address, BoxedStream, Connection, LinkError};
 use crate::cluster::node::Member;
-use crate::cluster::view::Shape;
 use crate::progress::Progress;
-use crate::timing::Timing;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
-
-/// What is started.
-#[derive(Clone, Debug)]
-pub struct ProcessesOptions {
-    /// The redis.conf that every server starts from; paths, ports and passwords in it are replaced.
-    pub redis_conf: String,
-    /// Where the redis.conf comes from, for the report.
-    pub source: String,
-    /// The server's binary.
-    pub server: PathBuf,
-    /// The password of every server; `None` starts them with none.
-    pub password: Option<Secret>,
-    /// How many servers form the cluster, and in what roles; with no masters none is formed.
-    pub shape: Shape,
-    /// How many servers stand beside it and have joined nothing.
-    pub spare: usize,
-    /// The run's name, part of the folder's.
-    pub run_id: String,
-    /// The time limits.
-    pub timing: Timing,
-    /// Leave servers and folder behind.
-    pub keep: bool,
-    /// Keep the servers' data in memory, where this machine has room for that: then no server waits for a disk that is
-    /// busy with something else, and none is called failed for it.
-    pub in_memory: bool,
-    /// What the redis.conf of single servers, or of all, says otherwise.
-    pub alterations: Vec<Alteration>,
-}
 
 /// Servers on loopback.
 #[derive(Debug)]
@@ -102,32 +75,6 @@ struct State {
     away: bool,
     /// Frozen, until the fault is undone.
     paused: bool,
-}
-
-/// How many packets of the cluster bus a core can be asked to send and receive in a second, beside all else that it has
-/// to do: each takes 50 µs or so, and what comes of one is written to the disk.
-const PACKETS_PER_CORE: u64 = 2500;
-
-impl ProcessesOptions {
-    /// Every node pings every other within half a node-timeout, and each answers: with hundreds of servers on a few cores
-    /// that is more than can be done, and they would call each other failed for ever. The node-timeout that the
-    /// configuration says, and the least with which they can keep up, where that is more; both in milliseconds.
-    fn raised_node_timeout(&self, cores: usize) -> Option<(u64, u64)> {
-        let servers = (self.shape.nodes() + self.spare) as u64;
-        let altered = self.alterations.iter().filter(|alteration| alteration.node.is_none());
-        let lines = self
-            .redis_conf
-            .lines()
-            .chain(altered.flat_map(|alteration| alteration.directives.iter().map(String::as_str)));
-        let configured = lines
-            .filter_map(|line| line.trim().strip_prefix("cluster-node-timeout")?.trim().parse().ok())
-            .next_back()
-            // The servers' own default.
-            .unwrap_or(15_000);
-        let packets = 4 * servers * servers;
-        let least = packets * 1000 / (PACKETS_PER_CORE * cores as u64);
-        (least > configured).then_some((configured, least))
-    }
 }
 
 impl ProcessesTarget {
@@ -552,88 +499,5 @@ impl Slot {
 
     async fn start(&self, bound: std::time::Duration) -> Result<(), TargetError> {
         self.process.lock().await.start(bound).await
-    }
-}
-
-/// The folder of the server's release, where its binary is named by a path.
-fn release(server: &Path) -> Option<&Path> {
-    server.parent().filter(|folder| !folder.as_os_str().is_empty())
-}
-
-/// A program of the server's release: beside its binary, else wherever it is found. Where a client lies beside, one by another
-/// name is not taken from elsewhere: it would be another release's.
-fn of_release(server: &Path, name: &str) -> PathBuf {
-    let beside = |name: &str| release(server).map(|folder| folder.join(name));
-    let lies_beside = |name: &str| beside(name).is_some_and(|path| path.is_file());
-    let is_client = client_program::NAMES.contains(&name);
-    let own_client = is_client && client_program::NAMES.iter().any(|name| lies_beside(name));
-    match beside(name) {
-        Some(path) if path.is_file() || own_client => path,
-        _ => PathBuf::from(name),
-    }
-}
-
-/// Where programs are looked for: in the server's release first.
-fn path_of_release(server: &Path) -> Option<OsString> {
-    let folder = release(server)?.to_owned();
-    let others = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&others))).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case::beside(true, "valkey-cli", true)]
-    #[case::another_client_is_beside(true, "redis-cli", true)]
-    #[case::no_client_and_not_beside(true, "env", false)]
-    #[case::not_named_by_a_path(false, "valkey-cli", false)]
-    fn the_client_is_the_release_s_own(#[case] by_path: bool, #[case] name: &str, #[case] beside: bool) {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("valkey-cli"), "").unwrap();
-        let server = match by_path {
-            true => folder.path().join("valkey-server"),
-            false => PathBuf::from("valkey-server"),
-        };
-        let expected = match beside {
-            true => folder.path().join(name),
-            false => PathBuf::from(name),
-        };
-        assert_eq!(of_release(&server, name), expected);
-        assert_eq!(path_of_release(&server).is_some(), by_path);
-    }
-
-    #[rstest]
-    #[case::six_as_configured(3, "cluster-node-timeout 5000", 2, None)]
-    #[case::six_with_a_short_one(3, "cluster-node-timeout 1000", 1, None)]
-    #[case::sixty_as_configured(30, "cluster-node-timeout 5000", 2, None)]
-    #[case::two_hundred_are_too_many(100, "cluster-node-timeout 5000", 2, Some((5000, 32_000)))]
-    #[case::more_cores_keep_up(100, "cluster-node-timeout 5000", 16, None)]
-    #[case::the_default_is_long(100, "", 8, None)]
-    fn the_node_timeout_is_raised_only_for_too_many_servers(
-        #[case] masters: usize,
-        #[case] conf: &str,
-        #[case] cores: usize,
-        #[case] raised: Option<(u64, u64)>,
-    ) {
-        let options = ProcessesOptions {
-            redis_conf: conf.into(),
-            source: "a test".into(),
-            server: PathBuf::new(),
-            password: None,
-            shape: Shape {
-                masters,
-                replicas_per_master: 1,
-            },
-            spare: 0,
-            run_id: "run".into(),
-            timing: Timing::new(Duration::from_secs(5)),
-            keep: false,
-            in_memory: false,
-            alterations: Vec::new(),
-        };
-        assert_eq!(options.raised_node_timeout(cores), raised);
     }
 }

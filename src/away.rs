@@ -209,19 +209,7 @@ async fn misled(cx: &Context, view: &ClusterView) -> Result<Vec<String>, Stop> {
 /// The lines of a server's nodes.conf.
 async fn saved(cx: &Context, node: &crate::cluster::node::NodeView) -> Result<(String, Vec<NodeLine>), Stop> {
     let member = &node.member;
-    let mut connection = cx.connect(&member.address).await?;
-    let mut values = Vec::new();
-    for directive in ["dir", "cluster-config-file"] {
-        let reply = connection.call(&["CONFIG", "GET", directive]).await?;
-        let value = reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned));
-        values.push(value);
-    }
-    let folder = values[0].clone().unwrap_or_else(|| ".".into());
-    let file = values[1].clone().unwrap_or_else(|| "nodes.conf".into());
-    let path = match file.starts_with('/') {
-        true => file,
-        false => format!("{}/{file}", folder.trim_end_matches('/')),
-    };
+    let path = cx.nodes_conf(member).await?;
     let shown = cx.exec(member, &["cat", &path], &[], cx.patience()).await?;
     let lines = shown.stdout.lines().filter_map(|line| NodeLine::parse(line).ok());
     let lines: Vec<NodeLine> = lines.collect();

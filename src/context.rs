@@ -4,6 +4,7 @@
 mod asking;
 mod beside;
 mod clients;
+pub(crate) mod files;
 mod records;
 
 pub use self::records::Measurement;

@@ -92,9 +92,7 @@ async fn look(cx: &Context) -> Result<Seen, Stop> {
 async fn certified(cx: &Context, doors: &[(Member, Address)]) -> Result<bool, Stop> {
     for (member, _) in doors {
         let mut connection = cx.connect(&member.address).await?;
-        let reply = connection.call(&["CONFIG", "GET", "tls-cluster"]).await?;
-        let value = reply.array().and_then(|items| items.get(1)?.text());
-        if value != Some("yes") {
+        if connection.setting("tls-cluster").await?.as_deref() != Some("yes") {
             return Ok(false);
         }
     }

@@ -91,9 +91,8 @@ async fn ask(
     let reply = connection.ask(&["INFO", "server"]).await?;
     let fields = parse_fields(&reply).map_err(|reason| connection.nonsense("INFO server", reason))?;
     let (product, version) = named(&fields).ok_or_else(|| connection.nonsense("INFO server", "it names no version"))?;
-    let timeout = connection.call(&["CONFIG", "GET", "cluster-node-timeout"]).await?;
-    let timeout = timeout.array().and_then(|items| items.get(1)?.text()?.parse().ok());
-    Ok((product, version, timeout))
+    let timeout = connection.setting("cluster-node-timeout").await?;
+    Ok((product, version, timeout.and_then(|timeout| timeout.parse().ok())))
 }
 
 /// What a server calls itself, and its version, by the field `<name>_version`: other implementations give one beside that

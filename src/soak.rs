@@ -221,8 +221,11 @@ async fn rewrite(cx: &Context, append_only: bool) -> Result<usize, Stop> {
         let mut connection = cx.connect(&member.address).await.ok()?;
         let persistence = connection.call(&["INFO", "persistence"]).await.ok()?;
         let appends = parse_fields(&persistence).ok()?.get("aof_enabled").map(String::as_str) == Some("1");
-        let save = connection.call(&["CONFIG", "GET", "save"]).await.ok()?;
-        let saves = matches!(save.array(), Some([_, points]) if points.text() != Some(""));
+        let saves = connection
+            .setting("save")
+            .await
+            .ok()?
+            .is_some_and(|points| !points.is_empty());
         let command = match (append_only, appends, saves) {
             (true, true, _) => "BGREWRITEAOF",
             (false, _, true) => "BGSAVE",

@@ -278,6 +278,15 @@ impl Connection {
         }
     }
 
+    /// What the node says of a directive (`CONFIG GET`); nothing where it does not know it, or lets nobody ask.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn setting(&mut self, directive: &str) -> Result<Option<String>, LinkError> {
+        let reply = self.call(&["CONFIG", "GET", directive]).await?;
+        Ok(reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned)))
+    }
+
     /// A [`LinkError::Nonsense`] about this node.
     pub fn nonsense(&self, command: &str, reason: impl Into<String>) -> LinkError {
         LinkError::Nonsense {

@@ -22,14 +22,12 @@ async fn at_once<F: Future>(questions: impl IntoIterator<Item = F>) -> Vec<F::Ou
 }
 
 impl Context {
-    /// What a server says of a directive; nothing where it does not know it, or lets nobody ask.
+    /// [`Connection::setting`] of a server.
     ///
     /// # Errors
     /// When it does not answer.
     pub async fn setting(&self, member: &Member, directive: &str) -> Result<Option<String>, LinkError> {
-        let mut connection = self.connect(&member.address).await?;
-        let reply = connection.call(&["CONFIG", "GET", directive]).await?;
-        Ok(reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned)))
+        self.connect(&member.address).await?.setting(directive).await
     }
 
     /// Asks every server of the deployment everything, all at once. Those that do not answer are listed in the view.

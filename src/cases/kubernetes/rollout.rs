@@ -102,10 +102,10 @@ async fn reached_all(cx: &Context, copy: &dyn DeployedVariant) -> Outcome {
         let mut findings = look_at(cx, copy).await?.not_whole(cx.shape());
         for member in copy.members().await? {
             let mut connection = connected(cx, copy, &member.address).await?;
-            let reply = connection.call(&["CONFIG", "GET", "maxmemory"]).await?;
-            let value = reply.array().and_then(|items| items.get(1)?.text());
-            if value != Some(MAXMEMORY.1) {
-                findings.push(format!("{member}: CONFIG GET maxmemory -> {reply}"));
+            let value = connection.setting("maxmemory").await?;
+            if value.as_deref() != Some(MAXMEMORY.1) {
+                let said = value.unwrap_or_else(|| "nothing".to_owned());
+                findings.push(format!("{member}: CONFIG GET maxmemory -> {said}"));
             }
         }
         Ok(match findings.is_empty() {
@@ -120,10 +120,8 @@ async fn reached_all(cx: &Context, copy: &dyn DeployedVariant) -> Outcome {
 
 /// The folder in which a server of the copy keeps its data.
 async fn folder(cx: &Context, copy: &dyn DeployedVariant, member: &Member) -> Result<String, Stop> {
-    let mut connection = connected(cx, copy, &member.address).await?;
-    let reply = connection.call(&["CONFIG", "GET", "dir"]).await?;
-    let folder = reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned));
-    folder.ok_or_else(|| anyhow::anyhow!("{member}: CONFIG GET dir -> {reply}").into())
+    let folder = connected(cx, copy, &member.address).await?.setting("dir").await?;
+    folder.ok_or_else(|| anyhow::anyhow!("{member} does not say by CONFIG GET dir where its data is").into())
 }
 
 /// Runs a line of shell in a pod of the copy, in its server's data folder.

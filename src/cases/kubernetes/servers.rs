@@ -3,7 +3,6 @@
 use super::objects::{rules, with_workload};
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::no_findings;
-use crate::cluster::connection::Connection;
 use crate::context::{Context, Execution};
 use crate::lint::pod::memory_limit;
 use crate::lint::tools::tools;
@@ -121,17 +120,12 @@ pub(super) const TOOLS: Case = Case {
     run: |cx| Box::pin(tools_present(cx)),
 };
 
-/// The second of the two answers to `CONFIG GET`.
-async fn config(connection: &mut Connection, name: &str) -> Result<Option<String>, Stop> {
-    let reply = connection.call(&["CONFIG", "GET", name]).await?;
-    Ok(reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned)))
-}
-
 async fn resources(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
     let limit = with_workload(&objects, |_, workload| memory_limit(workload))?;
     let said = cx.on_every_node(async |member, connection| {
-        let maxmemory = config(connection, "maxmemory")
+        let maxmemory = connection
+            .setting("maxmemory")
             .await?
             .and_then(|text| text.parse().ok());
         Ok(maxmemory
@@ -271,7 +265,7 @@ async fn announced(cx: &Context) -> Outcome {
     cx.judge_every_node(
         "the pod's address as cluster-announce-ip",
         async |member, connection| {
-            let value = config(connection, "cluster-announce-ip").await?.unwrap_or_default();
+            let value = connection.setting("cluster-announce-ip").await?.unwrap_or_default();
             let fine = value == member.address.host;
             let found = format!(
                 "{}: cluster-announce-ip \"{value}\", its pod has {}",

@@ -157,20 +157,13 @@ pub(super) async fn one_key_twice(cx: &Context) -> Outcome {
     with_cleanup(judge, cx.remove_keys(&all_keys(&masters, |master| vec![key(master)]))).await
 }
 
-/// What a directive of a server says; nothing where it does not say.
-async fn directive(connection: &mut Connection, name: &str) -> Result<Option<String>, Stop> {
-    let reply = connection.call(&["CONFIG", "GET", name]).await?;
-    let value = reply.array().and_then(|words| words.get(1)?.text());
-    Ok(value.map(str::to_owned))
-}
-
 pub(super) async fn one_database(cx: &Context) -> Outcome {
     let view = cx.view().await?;
     cx.judge_every_node(
         "SELECT 0 -> +OK, and -ERR for every other database",
         async |member, connection| {
             let mut findings = play(member, connection, &[], &[("SELECT 0", "+OK")]).await?;
-            let databases = directive(connection, "cluster-databases").await?;
+            let databases = connection.setting("cluster-databases").await?;
             if let Some(more) = databases.filter(|databases| databases != "1") {
                 let told = format!("{member}: CONFIG GET cluster-databases -> {more}: the others may be selected");
                 return if findings.is_empty() {

@@ -52,7 +52,8 @@ async fn reachable(cx: &Context) -> Outcome {
 async fn of_server(cx: &Context, member: &Member, connection: &mut Connection) -> Result<Vec<String>, Stop> {
     let mut findings = Vec::new();
     for (command, word) in [
-        (&["INFO"][..], "redis_mode:"),
+        // Which Redis a server is like it says whatever it is; `redis_mode` is `server_mode` with Valkey.
+        (&["INFO"][..], "redis_version:"),
         (&["CLUSTER", "INFO"], "cluster_state:"),
         (&["CLUSTER", "NODES"], "myself"),
     ] {
@@ -63,23 +64,17 @@ async fn of_server(cx: &Context, member: &Member, connection: &mut Connection) -
     if slots.array().is_none_or(<[Reply]>::is_empty) {
         findings.push(format!("{}: CLUSTER SLOTS -> {slots}", member.name));
     }
-    let mut settings = Vec::new();
-    for name in ["dir", "cluster-config-file", "logfile"] {
-        let reply = connection.call(&["CONFIG", "GET", name]).await?;
-        let value = reply.array().and_then(|items| items.get(1)?.text()).unwrap_or_default();
-        settings.push(value.to_owned());
-    }
-    let (folder, nodes_conf, logfile) = (&settings[0], &settings[1], &settings[2]);
     let id = connection.ask_text(&["CLUSTER", "MYID"]).await?;
-    let path = below(folder, nodes_conf);
+    let path = cx.nodes_conf(member).await?;
     match read(cx, member, &path).await? {
         Ok(text) if text.contains(id.trim()) => {}
         Ok(_) => findings.push(format!("{}: {path} does not hold the node's id", member.name)),
         Err(said) => findings.push(format!("{}: {path} cannot be read: {said}", member.name)),
     }
     let mut log = cx.deployment()?.log(&member.name, false).await?;
-    if log.trim().is_empty() && !logfile.is_empty() {
-        let path = below(folder, logfile);
+    if log.trim().is_empty()
+        && let Some(path) = cx.file_named(member, "logfile").await?
+    {
         log = read(cx, member, &path).await?.unwrap_or_default();
         cx.note(format!(
             "{}: the container's log is empty, the server's is {path}",
@@ -103,13 +98,6 @@ async fn read(cx: &Context, member: &Member, path: &str) -> Result<Result<String
     }
 }
 
-fn below(folder: &str, file: &str) -> String {
-    match file.starts_with('/') {
-        true => file.to_owned(),
-        false => format!("{}/{file}", folder.trim_end_matches('/')),
-    }
-}
-
 fn empty(what: &str, text: &str) -> Option<String> {
     text.trim().is_empty().then(|| format!("{what} is empty"))
 }
@@ -129,19 +117,12 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case::right(Reply::Bulk("# Server\r\nredis_mode:cluster\r\n".into()), true)]
-    #[case::refused(Reply::Error("NOPERM this user has no permissions to run redis_mode:".into()), false)]
+    #[case::right(Reply::Bulk("# Server\r\nredis_version:7.2.4\r\n".into()), true)]
+    #[case::refused(Reply::Error("NOPERM this user has no permissions to run redis_version:".into()), false)]
     #[case::empty(Reply::Bulk("".into()), false)]
     #[case::nothing(Reply::Nil, false)]
     fn a_reply_must_hold_what_was_asked_for(#[case] reply: Reply, #[case] right: bool) {
-        assert_eq!(without("a", "INFO", "redis_mode:", &reply).is_none(), right);
-    }
-
-    #[rstest]
-    #[case("/data/", "nodes.conf", "/data/nodes.conf")]
-    #[case("/data", "/var/nodes.conf", "/var/nodes.conf")]
-    fn files_are_below_the_server_s_folder(#[case] folder: &str, #[case] file: &str, #[case] path: &str) {
-        assert_eq!(below(folder, file), path);
+        assert_eq!(without("a", "INFO", "redis_version:", &reply).is_none(), right);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The bodies of chapter PERS about the files of servers beside the deployment.
 
-use super::returning::{file_named, server_field, setting, unread, write_numbered};
+use super::returning::{server_field, setting, unread, write_numbered};
 use crate::cases::consistency::shards;
 use crate::check::{self, Look, eventually};
 use crate::cluster::node::Member;
@@ -69,7 +69,8 @@ pub(super) async fn cut_end_loaded(cx: &Context) -> Outcome {
             .collect();
         write_numbered(cx, member, &keys, 0).await?;
         let folder = cx.data_folder(member)?;
-        let log = folder.join(file_named(cx, member, "logfile").await?);
+        let log = cx.file_named(member, "logfile").await?;
+        let log = folder.join(log.ok_or_else(|| anyhow::anyhow!("{member} has no log file"))?);
         cx.inject(Fault::KeepAway, member).await?;
         let logged = std::fs::read(&log).map_err(anyhow::Error::from)?.len();
         cut_end(&folder)?;
@@ -233,7 +234,7 @@ pub(super) async fn second_server_refused(cx: &Context) -> Outcome {
         let members = cx.all_members().await?;
         let member = &members[0];
         let first = server_field(cx, member, "run_id").await?;
-        let file = setting(cx, member, "cluster-config-file").await?;
+        let file = cx.nodes_conf(member).await?;
         let ended = run_second(cx, member, &file).await?;
         let said = format!("{}{}", ended.stdout, ended.stderr);
         let refused = ended.status != 0 && said.contains(&file) && said.contains("already used");

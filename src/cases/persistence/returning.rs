@@ -145,24 +145,10 @@ pub(super) async fn deletion_survived(cx: &Context) -> Outcome {
     keys_survive(cx, Fault::Restart).await
 }
 
-/// The value of a directive.
+/// The value of a directive that every server has.
 pub(super) async fn setting(cx: &Context, member: &Member, directive: &str) -> Result<String, Stop> {
-    let mut connection = cx.connect(&member.address).await?;
-    let reply = connection.ask(&["CONFIG", "GET", directive]).await?;
-    let value = reply.array().and_then(|items| items.get(1)?.text().map(str::to_owned));
-    // Before Redis 7.0 CONFIG GET does not know it.
-    let value = value.or_else(|| (directive == "cluster-config-file").then(|| "nodes.conf".to_owned()));
-    Ok(value.ok_or_else(|| connection.nonsense("CONFIG GET", format!("{directive}: {reply}")))?)
-}
-
-/// A file of a server's configuration, by the name that a directive gives: in its data folder, unless by a whole path.
-pub(super) async fn file_named(cx: &Context, member: &Member, directive: &str) -> Result<String, Stop> {
-    let name = setting(cx, member, directive).await?;
-    if name.starts_with('/') {
-        return Ok(name);
-    }
-    let folder = setting(cx, member, "dir").await?;
-    Ok(format!("{}/{name}", folder.trim_end_matches('/')))
+    let value = cx.setting(member, directive).await?;
+    Ok(value.ok_or_else(|| anyhow::anyhow!("{member} says nothing of {directive} by CONFIG GET"))?)
 }
 
 /// The epoch on the line `vars` of a server's nodes.conf, which must name the node itself too; nothing where no program
@@ -171,7 +157,7 @@ async fn saved_epoch(cx: &Context, member: &Member, id: &str) -> Result<Option<u
     if !cx.capabilities().contains(&Capability::Exec) {
         return Ok(None);
     }
-    let path = file_named(cx, member, "cluster-config-file").await?;
+    let path = cx.nodes_conf(member).await?;
     let shown = cx.exec(member, &["cat", &path], &[], cx.patience()).await?;
     let seen = format!(
         "{member}: cat {path} -> status {}: {}",

@@ -151,10 +151,9 @@ async fn logs(cx: &Context) -> Outcome {
     let deployment = cx.deployment()?;
     let expected = "`CONFIG GET logfile` -> \"\", and a log of the container";
     cx.judge_every_node(expected, async |member, connection| {
-        let reply = connection.call(&["CONFIG", "GET", "logfile"]).await?;
-        let file = reply.array().and_then(|items| items.get(1)?.text());
+        let file = connection.setting("logfile").await?;
         let log = deployment.log(&member.name, false).await?;
-        Ok(unlogged(&member.name, file, &log))
+        Ok(unlogged(&member.name, file.as_deref(), &log))
     })
     .await
 }

@@ -78,8 +78,7 @@ pub(super) async fn full_mesh(cx: &Context) -> Outcome {
 /// The bus port that a node is meant to announce, by its settings; without them, the usual one.
 async fn meant_port(connection: &mut Connection, client_port: u16) -> Result<u16, Stop> {
     for setting in ["cluster-announce-bus-port", "cluster-port"] {
-        let reply = connection.call(&["CONFIG", "GET", setting]).await?;
-        let value = reply.array().and_then(|items| items.get(1)?.text()?.parse().ok());
+        let value = connection.setting(setting).await?.and_then(|port| port.parse().ok());
         if let Some(port) = value.filter(|port| *port != 0) {
             return Ok(port);
         }

@@ -2,6 +2,7 @@
 
 use super::site::Site;
 use super::summaries::event_summary;
+use crate::context::files::{below, directive};
 use crate::target::{TargetError, kept};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -149,22 +150,12 @@ fn yaml<K: Serialize>(objects: &[K]) -> Result<String, TargetError> {
 
 /// The log file and the cluster's own file that a redis.conf names, below its `dir`.
 fn files(conf: &str) -> Vec<(String, String)> {
-    let setting = |wanted: &str| {
-        conf.lines()
-            .filter_map(|line| line.trim().split_once(char::is_whitespace))
-            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| value.trim().trim_matches('"').to_owned())
-            .next_back()
-    };
+    let setting = |wanted: &str| directive(conf, wanted);
     let folder = setting("dir").unwrap_or_else(|| "/data".to_owned());
-    let below = |file: String| match file.starts_with('/') {
-        true => file,
-        false => format!("{}/{file}", folder.trim_end_matches('/')),
-    };
     let nodes = setting("cluster-config-file").unwrap_or_else(|| "nodes.conf".to_owned());
-    let mut files = vec![("nodes.conf".to_owned(), below(nodes))];
+    let mut files = vec![("nodes.conf".to_owned(), below(&folder, &nodes))];
     if let Some(log) = setting("logfile").filter(|log| !log.is_empty()) {
-        files.push(("redis.log".to_owned(), below(log)));
+        files.push(("redis.log".to_owned(), below(&folder, &log)));
     }
     files
 }

@@ -86,7 +86,7 @@ enum Command {
     /// Say what a change fixed, broke, slowed down or lost: two runs side by side.
     ///
     /// Exit codes: 0 nothing that --fail-on names got worse, 1 something did, 2 a file is no run, 3 one of the runs did not
-    /// come to a verdict, 4 they have no case in common.
+    /// come to a verdict, or the suite broke in it, 4 they have no case in common.
     #[command(after_help = help::COMPARE)]
     Compare(compare::CompareArguments),
     /// Judge many deployments and servers, a run each, and write one page about all of them.
@@ -367,7 +367,19 @@ fn colour(terminal: bool) -> bool {
 }
 
 async fn up(layout: Layout) -> anyhow::Result<u8> {
-    match kind::up(layout, &Progress::stderr()).await {
+    let progress = Progress::stderr();
+    let made = tokio::select! {
+        made = kind::up(layout, &progress) => made,
+        // What kind runs as ends with what waits for it.
+        () = surroundings::interrupted() => {
+            progress.line(format!(
+                "interrupted: what there is of the kind cluster {} stays; `redis-cluster-conformance down` removes it",
+                kind::cluster_name()
+            ));
+            return Ok(exit::BROKEN);
+        }
+    };
+    match made {
         Ok(kubeconfig) => {
             anstream::println!(
                 "the kind cluster {} runs; kubeconfig: {}",

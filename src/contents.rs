@@ -1,7 +1,7 @@
 //! The cases as people read them without running any: `list`, `explain`, and `CASES.md`. The rows of the catalogue that
 //! are no case stand beside them, each with its reason.
 
-use crate::case::{Case, CaseId, Impact, Level, Omission, Profile, Seed};
+use crate::case::{Capability, Case, CaseId, Impact, Level, Omission, Profile, Seed};
 use crate::cases;
 use crate::cases::omissions::OMISSIONS;
 use crate::controls::{self, Control};
@@ -218,12 +218,68 @@ pub fn explain(row: Row) -> String {
             text.push_str(&bound(case.bound));
             text.push_str(&controls_of(case));
             text.push_str(&format!(
-                "\nalone: redis-cluster-conformance run {} --target processes\n",
-                case.id
+                "\nalone: redis-cluster-conformance run {} {}\n",
+                case.id,
+                alone(case.needs)
             ));
         }
     }
     text
+}
+
+/// The options with which a case with these needs can run alone: over servers on this machine, where they are enough.
+fn alone(needs: &[Capability]) -> String {
+    let mut options = match needs.iter().any(|need| is_of_platform(*need)) {
+        true => "--target kind".to_owned(),
+        false => "--target processes".to_owned(),
+    };
+    if needs
+        .iter()
+        .any(|need| matches!(need, Capability::Drain | Capability::LoseHost))
+    {
+        options.push_str(" --nodes 4");
+    }
+    if needs.contains(&Capability::Upgrade) {
+        options.push_str(" --upgrade-to IMAGE");
+    }
+    options
+}
+
+/// Whether servers alone do not do: it takes Kubernetes, or what looks after them there.
+fn is_of_platform(need: Capability) -> bool {
+    match need {
+        Capability::Kubernetes
+        | Capability::Variant
+        | Capability::BlockBus
+        | Capability::Disconnect
+        | Capability::Evict
+        | Capability::ForceDelete
+        | Capability::Companion
+        | Capability::Tended
+        | Capability::Scale
+        | Capability::RollOut
+        | Capability::Upgrade
+        | Capability::Reapply
+        | Capability::LoseApi
+        | Capability::Drain
+        | Capability::LoseHost => true,
+        Capability::Restart
+        | Capability::KeepAway
+        | Capability::Crash
+        | Capability::Kill
+        | Capability::Pause
+        | Capability::CutLink
+        | Capability::NewAddress
+        | Capability::LoseVolume
+        | Capability::SmallVolume
+        | Capability::Scratch
+        | Capability::Exec
+        | Capability::Files
+        | Capability::SwapAddresses
+        | Capability::Replicas
+        | Capability::Shards
+        | Capability::Peers => false,
+    }
 }
 
 fn impact_in_words(impact: Impact) -> &'static str {
@@ -372,4 +428,21 @@ fn markdown_row(row: Row) -> String {
     // A bar ends a cell, and what looks like a tag vanishes.
     let cells = cells.map(|cell| cell.replace('|', "\\|").replace('<', "&lt;"));
     format!("| {} |\n", cells.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::nothing(&[], "--target processes")]
+    #[case::servers(&[Capability::KeepAway, Capability::CutLink, Capability::Replicas], "--target processes")]
+    #[case::objects(&[Capability::Kubernetes], "--target kind")]
+    #[case::both(&[Capability::Restart, Capability::Tended], "--target kind")]
+    #[case::hosts(&[Capability::Kubernetes, Capability::Drain], "--target kind --nodes 4")]
+    #[case::another_version(&[Capability::Upgrade, Capability::Shards], "--target kind --upgrade-to IMAGE")]
+    fn a_case_runs_alone_where_it_has_what_it_needs(#[case] needs: &[Capability], #[case] options: &str) {
+        assert_eq!(alone(needs), options);
+    }
 }

@@ -4,9 +4,11 @@
 mod asking;
 mod beside;
 mod clients;
-pub(crate) mod files;
+pub(crate) mod ending;
+mod files;
 mod records;
 
+pub use self::ending::with_cleanup;
 pub use self::records::Measurement;
 
 use crate::case::{Case, CaseId};
@@ -19,7 +21,6 @@ use crate::timeline::Timeline;
 use crate::timing::Timing;
 use crate::verdict::{Mismatch, Stop};
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -398,19 +399,4 @@ pub async fn authenticate_as(
     } else {
         Err(connection.nonsense("AUTH", reply.to_string()))
     }
-}
-
-/// Runs `work`, and `cleanup` after it, whatever came of it; the first error counts.
-///
-/// # Errors
-/// Those of both.
-pub async fn with_cleanup<T>(
-    work: impl Future<Output = Result<T, Stop>>,
-    cleanup: impl Future<Output = Result<(), Stop>>,
-) -> Result<T, Stop> {
-    let outcome = work.await;
-    let cleaned = cleanup.await;
-    let value = outcome?;
-    cleaned?;
-    Ok(value)
 }

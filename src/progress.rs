@@ -1,6 +1,6 @@
 //! What is going on, told while it goes on: what is waited for, how long, and of at most how long. Standard error only.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,11 @@ impl Progress {
     }
 }
 
+/// Writes a line to standard error. Where nobody can read it any more (a terminal that went away), the run goes on without.
+fn tell(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 struct Silent;
 
 impl Sink for Silent {
@@ -86,7 +91,7 @@ struct Plain {
 
 impl Sink for Plain {
     fn line(&self, text: &str) {
-        anstream::eprintln!("{text}");
+        tell(text);
     }
 
     fn waiting(&self, what: &str, elapsed: Duration, bound: Duration) {
@@ -98,7 +103,10 @@ impl Sink for Plain {
         }
         if seconds >= *last + 15 {
             *last = seconds;
-            anstream::eprintln!("  waiting: {what} ({seconds} s of at most {} s)", bound.as_secs());
+            tell(&format!(
+                "  waiting: {what} ({seconds} s of at most {} s)",
+                bound.as_secs()
+            ));
         }
     }
 
@@ -120,8 +128,8 @@ impl Live {
 impl Sink for Live {
     fn line(&self, text: &str) {
         match &*self.bar() {
-            Some(bar) => bar.suspend(|| anstream::eprintln!("{text}")),
-            None => anstream::eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| tell(text)),
+            None => tell(text),
         }
     }
 

@@ -121,11 +121,7 @@ impl Request {
         match self.kind {
             TargetKind::Processes => self.processes(&descriptor, timing),
             TargetKind::Docker => self.docker(&descriptor, timing),
-            TargetKind::Addresses => Ok(Arc::new(AddressesTarget::new(
-                self.addresses.clone(),
-                self.password.clone(),
-                descriptor.shape(),
-            )?)),
+            TargetKind::Addresses => self.at_addresses(&descriptor),
             TargetKind::Kubernetes => {
                 if !self.apply {
                     self.asked_password(&mut descriptor);
@@ -167,6 +163,32 @@ impl Request {
         }
     }
 
+    /// Servers that are there, asked with the password of the command line, or else of the description.
+    fn at_addresses(&self, descriptor: &Descriptor) -> Result<Arc<dyn Target>, TargetError> {
+        self.refuse_tls_and_user(descriptor)?;
+        let password = match (&self.password, &descriptor.password) {
+            (Some(password), _) => Some(password.clone()),
+            (None, Some(PasswordSource::Environment(_) | PasswordSource::File(_))) => descriptor
+                .password(None)
+                .map_err(|error| TargetError::Usage(error.to_string()))?,
+            // Where that is, servers alone do not tell.
+            (None, Some(PasswordSource::Secret { .. } | PasswordSource::RedisConf(_)) | None) => None,
+        };
+        let target = AddressesTarget::new(self.addresses.clone(), password, descriptor.shape())?;
+        Ok(Arc::new(target))
+    }
+
+    fn refuse_tls_and_user(&self, descriptor: &Descriptor) -> Result<(), TargetError> {
+        if descriptor.tls.is_none() && descriptor.user.is_none() {
+            return Ok(());
+        }
+        Err(TargetError::Usage(format!(
+            "{}: servers of the target `{}` speak no TLS and have no user but default; the description says otherwise",
+            descriptor.file(),
+            self.kind
+        )))
+    }
+
     fn processes(&self, descriptor: &Descriptor, timing: Timing) -> Result<Arc<dyn Target>, TargetError> {
         let settings = self.settings(descriptor)?;
         Ok(Arc::new(ProcessesTarget::new(ProcessesOptions {
@@ -204,13 +226,7 @@ impl Request {
     /// What servers are started with that the suite makes itself.
     fn settings(&self, descriptor: &Descriptor) -> Result<Settings, TargetError> {
         let usage = |error: &dyn std::fmt::Display| TargetError::Usage(error.to_string());
-        if descriptor.tls.is_some() || descriptor.user.is_some() {
-            return Err(TargetError::Usage(format!(
-                "{}: servers of the target `{}` speak no TLS and have no user but default; the description says otherwise",
-                descriptor.file(),
-                self.kind
-            )));
-        }
+        self.refuse_tls_and_user(descriptor)?;
         let manifest = descriptor.manifest(&self.parameters).map_err(|error| usage(&error))?;
         let (Some(manifest), Some(entry)) = (&manifest, &descriptor.redis_conf) else {
             return Err(TargetError::Usage(format!(
@@ -265,4 +281,44 @@ struct Settings {
 pub fn new_run_id() -> String {
     let now = jiff::Timestamp::now().strftime("%m%d-%H%M%S").to_string();
     format!("{now}-{:x}", std::process::id() & 0xffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn six_addresses() -> Request {
+        let addresses = (1..=6).map(|port| Address::new("127.0.0.1".to_owned(), port));
+        Request {
+            addresses: addresses.collect(),
+            ..Request::new(TargetKind::Addresses, "run".to_owned())
+        }
+    }
+
+    #[rstest]
+    #[case::of_the_description(None, "theirs")]
+    #[case::of_the_command_line(Some("mine"), "mine")]
+    fn servers_at_addresses_are_asked_with_a_password(#[case] given: Option<&str>, #[case] asked: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        std::fs::write(&path, "theirs\n").unwrap();
+        let mut descriptor = Descriptor::canonical().unwrap();
+        descriptor.password = Some(PasswordSource::File(path));
+        let request = Request {
+            password: given.map(|password| Secret::new(password.to_owned())),
+            ..six_addresses()
+        };
+        let target = request.at_addresses(&descriptor).unwrap();
+        let password = target.password().map(|password| password.expose().to_owned());
+        assert_eq!(password.as_deref(), Some(asked));
+    }
+
+    #[test]
+    fn a_user_at_addresses_is_refused() {
+        let mut descriptor = Descriptor::canonical().unwrap();
+        descriptor.user = Some("app".to_owned());
+        let refused = six_addresses().at_addresses(&descriptor).err();
+        assert!(matches!(refused, Some(TargetError::Usage(told)) if told.contains("speak no TLS")));
+    }
 }

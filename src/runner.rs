@@ -10,7 +10,8 @@ mod trial_runs;
 use crate::budget::Costs;
 use crate::case::{Capability, Case, CaseId, Impact};
 use crate::cluster::connection::LinkError;
-use crate::context::{Context, Shared};
+use crate::cluster::view::Shape;
+use crate::context::{Context, Shared, ending};
 use crate::evidence;
 use crate::picture;
 use crate::progress::Progress;
@@ -31,6 +32,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// How many cases that disturb nobody run at once.
 pub(crate) const AT_ONCE: usize = 8;
@@ -38,8 +40,14 @@ pub(crate) const AT_ONCE: usize = 8;
 pub(crate) const SCRATCHES_AT_ONCE: usize = 3;
 /// How many altered copies of the deployment exist at once.
 const COPIES_AT_ONCE: usize = 2;
-/// No case may take longer: a watchdog against a case that waits without a bound, never reached by one that has one.
+/// No case may take longer, on a deployment of a few nodes: a watchdog against a case that waits without a bound, never
+/// reached by one that has one.
 const LONGEST_CASE: Duration = Duration::from_secs(900);
+/// What a case may take beside its waits for one node after another.
+const BESIDE_NODES: Duration = Duration::from_secs(300);
+
+/// How long cases may take to put back what they have altered, once there was an interrupt.
+const LONGEST_ENDING: Duration = Duration::from_secs(60);
 
 /// How long evidence of one case may take to gather, with everything that the platform has to say.
 const LONGEST_GATHERING: Duration = Duration::from_secs(90);
@@ -111,15 +119,25 @@ pub async fn run(
         state: Mutex::default(),
         update,
     };
+    let (ask, asked) = watch::channel(false);
+    let interrupted = async {
+        interrupt.await;
+        progress.line(
+            "interrupted: what cases have altered is put back, the report is written and what the run made is removed; \
+             once more to give up on that",
+        );
+        ask.send_modify(|asked| *asked = true);
+        tokio::time::sleep(LONGEST_ENDING).await;
+    };
     tokio::select! {
-        () = recorder.work(progress) => {}
-        () = interrupt => {
-            progress.line("interrupted: the report is written and what the run made is removed; once more to give up on that");
-            recorder.state().aborted = Some(Abort {
-                kind: AbortKind::Interrupted,
-                message: "the run was interrupted by a signal".into(),
-            });
-        }
+        _ = ending::until_asked(asked, recorder.work(progress)) => {}
+        () = interrupted => {}
+    }
+    if *ask.borrow() {
+        recorder.state().aborted = Some(Abort {
+            kind: AbortKind::Interrupted,
+            message: "the run was interrupted by a signal".into(),
+        });
     }
     recorder.clean_up(progress).await;
     let run = recorder.snapshot();
@@ -308,8 +326,14 @@ impl Recorder<'_> {
                 continue;
             }
             self.run_one(shared, case).await;
+            if ending::is_asked() {
+                // The clean-up of the run undoes its faults.
+                return;
+            }
             if let Err(error) = self.target.undo_faults().await {
-                blocked = Some((case.id, format!("its fault could not be undone: {error}")));
+                let reason = self.redact(&format!("its fault could not be undone: {error}"));
+                self.record_not_undone(&shared.progress, case, &reason);
+                blocked = Some((case.id, reason));
                 continue;
             }
             let waited = Instant::now();
@@ -328,16 +352,19 @@ impl Recorder<'_> {
     async fn run_one(&self, shared: &Arc<Shared>, case: &'static Case) {
         let began = Instant::now();
         let context = Context::new(shared.clone(), case);
-        let body = AssertUnwindSafe(observed(&context, case)).catch_unwind();
-        let outcome: Outcome = match tokio::time::timeout(LONGEST_CASE, body).await {
-            Ok(Ok(outcome)) => judged(case, outcome),
+        let body = AssertUnwindSafe(ending::stoppable(observed(&context, case))).catch_unwind();
+        let limit = longest_case(self.target.description().shape, &shared.timing);
+        let outcome: Outcome = match tokio::time::timeout(limit, body).await {
+            Ok(Ok(Some(outcome))) => judged(case, outcome),
+            // Interrupted: nothing is known of it, as of those that were not begun.
+            Ok(Ok(None)) => return,
             Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
                 "the case panicked: {}",
                 panic_text(&*panic)
             ))),
             Err(_) => Err(Stop::Error(anyhow::anyhow!(
                 "the case did not end within {} s",
-                LONGEST_CASE.as_secs()
+                limit.as_secs()
             ))),
         };
         let seconds = began.elapsed().as_secs_f64();
@@ -426,6 +453,15 @@ impl Recorder<'_> {
     }
 }
 
+/// How long a case may take. The longest bounds wait for each node in turn, until all are in step again; what such a case
+/// arranges and puts back may take as long again.
+fn longest_case(shape: Shape, timing: &Timing) -> Duration {
+    let nodes = u32::try_from(shape.nodes()).unwrap_or(u32::MAX);
+    let for_each = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
+    let in_turn = for_each.saturating_mul(nodes).saturating_mul(2);
+    LONGEST_CASE.max(in_turn.saturating_add(timing.soak() + BESIDE_NODES))
+}
+
 /// Runs a case; where it is disruptive, what each node says meanwhile is observed.
 async fn observed(context: &Context, case: &Case) -> Outcome {
     let body = (case.run)(context);
@@ -465,4 +501,35 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no text".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::one_node(1, 0, 5, &[], 900)]
+    #[case::few_nodes(3, 1, 5, &[], 1326)]
+    #[case::a_dozen(6, 1, 5, &[], 2292)]
+    #[case::a_dozen_that_are_slow_to_notice(6, 1, 15, &[], 2772)]
+    #[case::pods_that_are_slow_to_come(3, 1, 5, &[("T_sched", 120)], 2046)]
+    #[case::a_long_soak(1, 0, 5, &[("T_soak", 3600)], 4061)]
+    fn no_case_is_ended_before_its_bound(
+        #[case] masters: usize,
+        #[case] replicas_per_master: usize,
+        #[case] node_timeout: u64,
+        #[case] overrides: &[(&'static str, u64)],
+        #[case] seconds: u64,
+    ) {
+        let overrides = overrides
+            .iter()
+            .map(|(name, limit)| (*name, Duration::from_secs(*limit)));
+        let timing = Timing::new(Duration::from_secs(node_timeout)).with_overrides(overrides);
+        let shape = Shape {
+            masters,
+            replicas_per_master,
+        };
+        assert_eq!(longest_case(shape, &timing).as_secs(), seconds);
+    }
 }

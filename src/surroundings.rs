@@ -124,16 +124,29 @@ async fn first_line(program: &str, arguments: &[&str]) -> Result<String, String>
     }
 }
 
-/// Completes at the first signal to end. At the second the program ends at once, and the next run cleans up.
+/// Completes at the first signal to end. At the second the program ends at once, and the next run cleans up. A terminal that
+/// goes away is such a signal too, once: both the shell and the system tell of it.
 pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
+    // Who ignores it (nohup) goes on without a terminal; a handler would take the place of that.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut hangup = hangup_ends(&status)
+        .then(|| signal(SignalKind::hangup()).ok())
+        .flatten();
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hung_up => {}
     }
     tokio::spawn(async move {
         tokio::select! {
@@ -144,7 +157,31 @@ pub async fn interrupted() {
     });
 }
 
+/// Whether a hang-up ends this program, by what Linux says of it: not where it is ignored, or where nothing is said.
+fn hangup_ends(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|signals| u64::from_str_radix(signals.trim(), 16).ok());
+    // The lowest bit is that of signal 1, SIGHUP.
+    ignored.is_some_and(|signals| signals & 1 == 0)
+}
+
 /// Whether this machine has the address `::1`.
 pub fn has_ipv6_loopback() -> bool {
     std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hangup_ends;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::usual("Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001000\n", true)]
+    #[case::nohup("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n", false)]
+    #[case::no_such_line("Name:\tx\n", false)]
+    #[case::no_such_file("", false)]
+    #[case::nonsense("SigIgn:\tx\n", false)]
+    fn a_hangup_that_is_ignored_stays_so(#[case] status: &str, #[case] ends: bool) {
+        assert_eq!(hangup_ends(status), ends);
+    }
 }

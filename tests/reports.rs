@@ -852,6 +852,32 @@ fn the_exit_code_of_a_comparison(
 }
 
 #[rstest]
+#[case::broke_beside_a_failure(VerdictName::Error, None, 3)]
+#[case::broke_but_flaky(VerdictName::Error, Some(known_as(30, true)), 0)]
+#[case::broke_and_no_longer_flaky(VerdictName::Error, Some(known_as(21, true)), 3)]
+#[case::failed(VerdictName::Fail, None, 1)]
+#[case::failed_as_known(VerdictName::Fail, Some(known_as(30, false)), 0)]
+#[case::passed(VerdictName::Pass, None, 0)]
+fn a_case_that_is_new_counts_beside_one_that_failed_before(
+    #[case] verdict: VerdictName,
+    #[case] known: Option<Known>,
+    #[case] code: u8,
+) {
+    let failed = case("SLOT-01", VerdictName::Fail, &[]);
+    let new = CaseResult {
+        known,
+        ..case("SLOT-02", verdict, &[])
+    };
+    let before = run_of(vec![failed.clone()], None, Strictness::default());
+    let after = run_of(vec![failed, new], None, Strictness::default());
+    let comparison = Comparison::of(("a", &before), ("b", &after));
+    assert_eq!(
+        redis_cluster_conformance::exit::of_comparison(&comparison, &[Worse::Broken]),
+        code
+    );
+}
+
+#[rstest]
 #[case::listed(VerdictName::Pass, VerdictName::Fail, known_as(30, false), ChangeKind::Known)]
 #[case::listed_but_expired(VerdictName::Pass, VerdictName::Fail, known_as(21, false), ChangeKind::Broken)]
 #[case::listed_and_repaired(VerdictName::Fail, VerdictName::Pass, known_as(30, false), ChangeKind::Fixed)]
@@ -890,8 +916,12 @@ fn what_counts_in_a_comparison_is_found_by_its_name() {
     ]
     .map(|worse| comparison.is(worse))
     .into();
-    // BOOT-01 alone is broken, and known; a case's single time is longer, which is not slower.
-    assert_eq!(found, [false, true, true, true, false, true, true]);
+    // TOPO-01, which is new, is broken; a case's single time is longer, which is not slower.
+    assert_eq!(found, [true, true, true, true, false, true, true]);
+    // BOOT-01 fails too, and is known.
+    let mut known_alone = after.clone();
+    known_alone.cases.retain(|result| result.id != "TOPO-01");
+    assert!(!Comparison::of(("a", &before), ("b", &known_alone)).is(Worse::Broken));
     let (quick, slow) = (with_trials(&[6.0, 6.1, 6.2]), with_trials(&[9.0, 9.1, 9.2]));
     assert!(Comparison::of(("a", &quick), ("b", &slow)).is(Worse::Slower));
     let same = Comparison::of(("a", &before), ("b", &before));

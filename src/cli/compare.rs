@@ -44,7 +44,7 @@ enum Format {
 /// [`Worse`], and a word for nothing.
 #[derive(Clone, Copy, ValueEnum)]
 enum FailOn {
-    /// A case fails now, and did not before, and is not known.
+    /// A case fails now, and did not before, or is in the second run only; and is not known.
     Broken,
     /// A case is no longer supported.
     Unsupported,

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::case::Capability;
 use crate::cluster::node::Member;
+use crate::target::redis_conf::{below, directive};
 use crate::verdict::Stop;
 
 /// The directive that names nodes.conf.
@@ -60,45 +61,5 @@ impl Context {
         };
         let shown = self.exec(member, &["cat", path], &[], self.patience()).await?;
         Ok((shown.status == 0).then_some(shown.stdout))
-    }
-}
-
-/// The path of a file that is in a folder, unless it is named by a whole path.
-pub(crate) fn below(folder: &str, file: &str) -> String {
-    match file.starts_with('/') {
-        true => file.to_owned(),
-        false => format!("{}/{file}", folder.trim_end_matches('/')),
-    }
-}
-
-/// What a redis.conf says of a directive: the last line counts.
-pub(crate) fn directive(conf: &str, wanted: &str) -> Option<String> {
-    conf.lines()
-        .filter_map(|line| line.trim().split_once(char::is_whitespace))
-        .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
-        .map(|(_, value)| value.trim().trim_matches(['"', '\'']).to_owned())
-        .next_back()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case("/data/", "nodes.conf", "/data/nodes.conf")]
-    #[case("/data", "/var/nodes.conf", "/var/nodes.conf")]
-    fn files_are_below_the_server_s_folder(#[case] folder: &str, #[case] file: &str, #[case] path: &str) {
-        assert_eq!(below(folder, file), path);
-    }
-
-    #[rstest]
-    #[case::usual("port 6379\ncluster-config-file nodes.conf\n", Some("nodes.conf"))]
-    #[case::quoted("cluster-config-file \"/data/n.conf\"\r\n", Some("/data/n.conf"))]
-    #[case::twice("Cluster-Config-File a\n  cluster-config-file   b\n", Some("b"))]
-    #[case::comment("# cluster-config-file nodes-6379.conf\n", None)]
-    #[case::another("cluster-config-files a\n", None)]
-    fn the_last_line_says_it(#[case] conf: &str, #[case] value: Option<&str>) {
-        assert_eq!(directive(conf, NODES_CONF).as_deref(), value);
     }
 }

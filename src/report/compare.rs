@@ -66,7 +66,7 @@ pub struct Side {
     /// When it began, in UTC.
     #[schemars(with = "String")]
     pub started: jiff::Timestamp,
-    /// Whether it says too little to be compared: it ended before its cases, or was left undecided.
+    /// Whether it says too little to be compared: it ended early, was left undecided, or the suite broke in a case.
     pub broke: bool,
 }
 
@@ -112,7 +112,7 @@ pub struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ChangeKind {
-    /// It fails now, and did not before.
+    /// It fails now, and did not before, or is in the second run only.
     Broken,
     /// What it needs is no longer there.
     Unsupported,
@@ -128,7 +128,7 @@ pub enum ChangeKind {
     Supported,
     /// It passes now, and was not judged before.
     Judged,
-    /// It is in the second run only.
+    /// It is in the second run only, and does not fail there.
     Added,
 }
 
@@ -181,7 +181,7 @@ impl ChangeKind {
 /// What a policy may count as worse (`--fail-on`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worse {
-    /// A case fails now, and did not before, and is not known.
+    /// A case fails now, and did not before, or is in the second run only; and is not known.
     Broken,
     /// A case is no longer supported.
     Unsupported,
@@ -273,9 +273,15 @@ impl Side {
             verdict: in_words(run),
             tested: tested(run),
             started: run.started,
-            broke: run.aborted.is_some() || run.summary.gate() == Conformance::Undecided,
+            broke: run.aborted.is_some() || run.summary.gate() == Conformance::Undecided || the_suite_broke(run),
         }
     }
+}
+
+/// Whether the suite broke in a case that decides: one that failed beside it makes a verdict, and says nothing of this one.
+fn the_suite_broke(run: &Run) -> bool {
+    let broke = |case: &CaseResult| case.verdict == VerdictName::Error && !super::known::excused(case);
+    run.cases.iter().any(broke)
 }
 
 fn changes(before: &Run, after: &Run) -> Vec<Change> {
@@ -288,7 +294,18 @@ fn changes(before: &Run, after: &Run) -> Vec<Change> {
                     changes.push(change(kind, Some(old), Some(case)));
                 }
             }
-            None => changes.push(change(ChangeKind::Added, None, Some(case))),
+            None => {
+                // A failure is none the less one where the first run did not ask.
+                let kind = match case.verdict {
+                    VerdictName::Fail => ChangeKind::Broken,
+                    VerdictName::Pass
+                    | VerdictName::Error
+                    | VerdictName::Blocked
+                    | VerdictName::Unsupported
+                    | VerdictName::Skipped => ChangeKind::Added,
+                };
+                changes.push(change(kind, None, Some(case)));
+            }
         }
     }
     let removed = before.cases.iter().filter(|case| find(after, &case.id).is_none());

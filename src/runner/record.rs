@@ -10,7 +10,7 @@ use crate::report::{self, CaseResult, Run, SCHEMA_VERSION, Suite, Summary};
 use crate::settle;
 use crate::target::{Phase, Secret};
 use crate::timeline::Timeline;
-use crate::verdict::{Mismatch, Verdict};
+use crate::verdict::{Mismatch, Verdict, VerdictName};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -161,6 +161,21 @@ impl Recorder<'_> {
         progress.line(report::terminal::case_line(&result, self.options.colour));
         if let Some(case) = crate::cases::find(&result.id) {
             self.state().results.insert(case.id, result);
+        }
+        (self.update)(&self.snapshot());
+    }
+
+    /// A case whose fault stays has not ended as it must: it is told, and passes no more. A failure stays one.
+    pub(super) fn record_not_undone(&self, progress: &Progress, case: &Case, reason: &str) {
+        progress.line(format!("{}: {reason}", case.id));
+        if let Some(result) = self.state().results.get_mut(&case.id) {
+            match result.verdict {
+                VerdictName::Fail | VerdictName::Error => result.notes.push(reason.to_owned()),
+                VerdictName::Pass | VerdictName::Unsupported | VerdictName::Skipped | VerdictName::Blocked => {
+                    result.verdict = VerdictName::Error;
+                    result.reason = Some(reason.to_owned());
+                }
+            }
         }
         (self.update)(&self.snapshot());
     }

@@ -17,7 +17,7 @@ mod objects;
 mod plain;
 mod platform;
 pub mod processes;
-mod redis_conf;
+pub(crate) mod redis_conf;
 mod tls;
 mod volume;
 

@@ -57,12 +57,8 @@ fn headline(comparison: &Comparison) -> String {
 }
 
 fn incomplete(side: &Side) -> Option<String> {
-    side.broke.then(|| {
-        format!(
-            "{} did not come to a verdict: what it does not say cannot be compared",
-            side.file
-        )
-    })
+    side.broke
+        .then(|| format!("{} is not complete: what it does not say cannot be compared", side.file))
 }
 
 fn verdict(verdict: Option<VerdictName>) -> String {

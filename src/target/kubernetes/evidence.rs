@@ -2,7 +2,7 @@
 
 use super::site::Site;
 use super::summaries::event_summary;
-use crate::context::files::{below, directive};
+use crate::target::redis_conf::{below, directive};
 use crate::target::{TargetError, kept};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -23,7 +23,7 @@ impl Site {
             tracing::warn!(%error, folder = %folder.display(), "no evidence can be written");
             return;
         }
-        let pods = self.raw_pods().await;
+        let pods = self.all_pods().await;
         let names: Vec<String> = pods
             .as_deref()
             .unwrap_or_default()

@@ -293,6 +293,11 @@ impl KubernetesTarget {
 
     async fn attach(&self, site: &Arc<Site>) -> Result<Vec<Phase>, TargetError> {
         let started = Instant::now();
+        // Known before anything can fail: the evidence that is gathered then must not tell it.
+        let password = site.find_password().await;
+        if let Ok(found) = &password {
+            let _ = site.password.set(found.clone());
+        }
         site.workloads().await?;
         take_back_leftovers(site).await?;
         companion::dismiss_leftovers(site).await?;
@@ -303,7 +308,7 @@ impl KubernetesTarget {
                 self.descriptor.selector()
             )));
         }
-        let _ = site.password.set(site.find_password().await?);
+        password?;
         if site.descriptor.tls.is_some() {
             site.speaks_tls().await?;
         }

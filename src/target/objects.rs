@@ -22,6 +22,8 @@ pub struct Objects {
 pub struct Host {
     /// Its name.
     pub name: String,
+    /// Its labels, by which pods choose it.
+    pub labels: BTreeMap<String, String>,
     /// The zone that its labels tell.
     pub zone: Option<String>,
     /// Whether an ordinary pod can be given to it: it is Ready, not cordoned, and has no taint that keeps pods away.

@@ -361,11 +361,12 @@ impl Target for ProcessesTarget {
         self.links.mend().await?;
         for slot in self.servers() {
             let (paused, away) = {
-                let mut state = slot.state();
-                (std::mem::take(&mut state.paused), state.away)
+                let state = slot.state();
+                (state.paused, state.away)
             };
             if paused {
                 slot.process.lock().await.resume()?;
+                slot.state().paused = false;
             }
             if away {
                 slot.start(self.options.timing.scheduling()).await?;

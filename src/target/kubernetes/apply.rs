@@ -1,7 +1,7 @@
 //! Namespaces and objects of a run: made with its label, and removed by what was made.
 
 use super::client::{failed, is_missing};
-use super::site::{Site, bounded};
+use super::site::{PATIENCE, Site, bounded, timed_out};
 use crate::manifest::Document;
 use crate::progress::Progress;
 use crate::target::TargetError;
@@ -202,9 +202,10 @@ async fn delete<K>(api: &Api<K>, name: &str, what: &str) -> Result<(), TargetErr
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    match api.delete(name, &DeleteParams::background()).await {
-        Err(error) if !is_missing(&error) => Err(failed(what, &error)),
-        Ok(_) | Err(_) => Ok(()),
+    match tokio::time::timeout(PATIENCE, api.delete(name, &DeleteParams::background())).await {
+        Ok(Err(error)) if !is_missing(&error) => Err(failed(what, &error)),
+        Ok(Ok(_) | Err(_)) => Ok(()),
+        Err(_) => Err(timed_out(what, PATIENCE)),
     }
 }
 

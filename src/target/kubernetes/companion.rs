@@ -4,7 +4,7 @@
 use super::apply::{RUN_LABEL, fit};
 use super::client::{failed, is_missing};
 use super::secured;
-use super::site::{Site, bounded, timed_out};
+use super::site::{PATIENCE, Site, bounded, timed_out};
 use super::summaries::{containers, trouble};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
@@ -224,11 +224,11 @@ pub(super) async fn fence_bait(site: &Site) -> Result<(), TargetError> {
         ..NetworkPolicySpec::default()
     });
     let what = format!("making NetworkPolicy {name} in namespace {}", site.namespace);
-    let made = site
-        .api::<NetworkPolicy>()
-        .create(&PostParams::default(), &policy)
-        .await;
-    made.map(drop).map_err(|error| refused(&what, error))
+    let (api, how) = (site.api::<NetworkPolicy>(), PostParams::default());
+    match tokio::time::timeout(PATIENCE, api.create(&how, &policy)).await {
+        Ok(made) => made.map(drop).map_err(|error| refused(&what, error)),
+        Err(_) => Err(timed_out(&what, PATIENCE)),
+    }
 }
 
 /// Removes the companions of this run, where there are any.
@@ -268,12 +268,11 @@ where
         Err(error) => return Err(error),
     };
     for object in &list.items {
-        match api
-            .delete(&object.name_any(), &DeleteParams::default().grace_period(0))
-            .await
-        {
-            Err(error) if !is_missing(&error) => return Err(failed(&what, &error)),
-            Ok(_) | Err(_) => {}
+        let (name, how) = (object.name_any(), DeleteParams::default().grace_period(0));
+        match tokio::time::timeout(PATIENCE, api.delete(&name, &how)).await {
+            Ok(Err(error)) if !is_missing(&error) => return Err(failed(&what, &error)),
+            Ok(Ok(_) | Err(_)) => {}
+            Err(_) => return Err(timed_out(&what, PATIENCE)),
         }
     }
     Ok(())

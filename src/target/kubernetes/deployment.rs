@@ -3,7 +3,7 @@
 use super::client::failed;
 use super::companion;
 use super::copy::AlteredCopy;
-use super::site::{Site, Workload, bounded, timed_out};
+use super::site::{Site, Workload, bounded, is_a_server_s, timed_out};
 use super::summaries::{claim_summary, containers, event_summary, summary};
 use crate::cluster::node::Member;
 use crate::target::{
@@ -156,7 +156,12 @@ impl Deployment for SharedSite {
                 let workloads = self.0.workloads().await?.into_iter();
                 Ok(workloads.map(|workload| (workload.name, workload.object)).collect())
             }
-            LiveKind::Pod => named("Pod", &self.0.raw_pods().await?),
+            LiveKind::Pod => {
+                let mut pods = self.0.all_pods().await?;
+                // Who looks at the first alone means a server.
+                pods.sort_by_key(|pod| !is_a_server_s(pod));
+                named("Pod", &pods)
+            }
             LiveKind::ConfigMap => named("ConfigMap", &self.0.listed::<ConfigMap>("ConfigMaps").await?),
             LiveKind::Service => named("Service", &self.0.listed::<Service>("Services").await?),
             LiveKind::NetworkPolicy => named(

@@ -119,19 +119,28 @@ impl Lasting {
         });
     }
 
+    /// Undoes what lasts. Each is forgotten once it is undone: what an error kept from it is tried again the next time.
     pub(super) async fn undo(&self, site: &Site) -> Result<(), TargetError> {
         // Before what reaches into hosts, or needs pods to have one.
         let mut first = self.free_hosts(site).await;
         first = first.and(self.links.mend(site).await);
-        let frozen = std::mem::take(&mut *lock(&self.frozen));
+        let frozen = lock(&self.frozen).clone();
         for process in frozen {
             let undone = site.node_access()?.signal(&process, Signal::Continue).await;
+            if undone.is_ok() {
+                lock(&self.frozen).retain(|other| *other != process);
+            }
             first = first.and(undone);
         }
         // Before what needs the API: it may be what does not answer.
         first = first.and(self.settle(site).await);
-        if std::mem::take(&mut *lock(&self.quota)) {
-            first = first.and(allow_pods(site).await);
+        let refused = *lock(&self.quota);
+        if refused {
+            let undone = allow_pods(site).await;
+            if undone.is_ok() {
+                *lock(&self.quota) = false;
+            }
+            first = first.and(undone);
         }
         site.forget_addresses();
         first
@@ -289,10 +298,11 @@ pub(super) async fn refuse_pods(site: &Site) -> Result<(), TargetError> {
         ..Default::default()
     });
     let what = format!("making ResourceQuota {QUOTA}");
-    match api.create(&PostParams::default(), &quota).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(super::client::failed(&what, &error)),
+    match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &quota)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
+        Ok(Err(error)) => return Err(super::client::failed(&what, &error)),
+        Err(_) => return Err(timed_out(&what, PATIENCE)),
     }
     counted(site, "0", None).await
 }
@@ -339,7 +349,8 @@ async fn counted(site: &Site, limit: &str, number: Option<usize>) -> Result<(), 
 /// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
     // Who may not look could not have made it.
-    if let Ok(Some(_)) = site.api::<ResourceQuota>().get_opt(QUOTA).await {
+    let what = format!("looking for ResourceQuota {QUOTA}");
+    if let Ok(Some(_)) = bounded(&what, site.api::<ResourceQuota>().get_opt(QUOTA)).await {
         allow_pods(site).await?;
     }
     super::hosts::uncordon_leftovers(&site.client).await?;
@@ -349,13 +360,11 @@ pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
 pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
-    match site
-        .api::<ResourceQuota>()
-        .delete(QUOTA, &DeleteParams::default())
-        .await
-    {
-        Err(error) if !super::client::is_missing(&error) => return Err(super::client::failed(&what, &error)),
-        Ok(_) | Err(_) => {}
+    let (api, how) = (site.api::<ResourceQuota>(), DeleteParams::default());
+    match tokio::time::timeout(PATIENCE, api.delete(QUOTA, &how)).await {
+        Ok(Err(error)) if !super::client::is_missing(&error) => return Err(super::client::failed(&what, &error)),
+        Ok(Ok(_) | Err(_)) => {}
+        Err(_) => return Err(timed_out(&what, PATIENCE)),
     }
     // The quota's absence must have reached the API server's own view, or the first try is refused once more.
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -47,6 +47,7 @@ fn host(node: &Node) -> Host {
     let zones = ["topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"];
     Host {
         name: node.name_any(),
+        labels: node.labels().clone(),
         zone: zones.iter().find_map(|label| node.labels().get(*label).cloned()),
         schedulable: condition_of_node(node, "Ready") && !cordoned && !kept_away,
     }
@@ -110,10 +111,10 @@ impl Lasting {
         }
     }
 
-    /// Undoes what was done to hosts.
+    /// Undoes what was done to hosts. Each is forgotten once it is undone.
     pub(super) async fn free_hosts(&self, site: &Site) -> Result<(), TargetError> {
         let mut first = Ok(());
-        let frozen = lock(&self.upheavals.frozen).take();
+        let frozen = lock(&self.upheavals.frozen).clone();
         if let Some(host) = frozen {
             let since = jiff::Timestamp::now();
             let thawed = site.node_access()?.freeze_host(&host, false).await;
@@ -121,10 +122,17 @@ impl Lasting {
                 Ok(()) => host_back(site, &host, since).await,
                 failed => failed,
             };
+            if first.is_ok() {
+                *lock(&self.upheavals.frozen) = None;
+            }
         }
-        let drained = lock(&self.upheavals.drained).take();
+        let drained = lock(&self.upheavals.drained).clone();
         if let Some(host) = drained {
-            first = first.and(cordon(&site.client, &host, None).await);
+            let undone = cordon(&site.client, &host, None).await;
+            if undone.is_ok() {
+                *lock(&self.upheavals.drained) = None;
+            }
+            first = first.and(undone);
         }
         first
     }
@@ -221,6 +229,7 @@ mod tests {
         .unwrap();
         let wanted = Host {
             name: "a".into(),
+            labels: [("topology.kubernetes.io/zone".to_owned(), "z".to_owned())].into(),
             zone: Some("z".into()),
             schedulable,
         };
@@ -237,6 +246,7 @@ mod tests {
         let hosts: Vec<Host> = hosts
             .map(|(number, schedulable)| Host {
                 name: number.to_string(),
+                labels: Default::default(),
                 zone: None,
                 schedulable: *schedulable,
             })

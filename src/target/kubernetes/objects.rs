@@ -204,9 +204,9 @@ impl Site {
                 Listed::Found(documents) => documents,
                 Listed::Refused(right) => return Err(TargetError::NotAllowed(right)),
             };
-            let of_ours = documents.iter().filter(|document| match is_ours {
-                true => !is_the_platform_s(document),
-                false => self.is_the_deployment_s(document),
+            let of_ours = documents.iter().filter(|document| {
+                // What the manifest names is its own, whatever it looks like.
+                self.is_the_deployment_s(document) || (is_ours && !is_the_platform_s(document))
             });
             let of_ours = of_ours.filter(|document| !is_the_suite_s(document));
             left.extend(of_ours.map(ToString::to_string));
@@ -227,11 +227,18 @@ impl Site {
     }
 }
 
-/// What every namespace has of Kubernetes itself.
+/// What controllers of the platform put into every namespace: Kubernetes itself, Istio, OpenShift.
 fn is_the_platform_s(document: &Document) -> bool {
-    let account = document.value["type"] == "kubernetes.io/service-account-token";
-    (document.kind() == "ConfigMap" && document.name() == "kube-root-ca.crt")
-        || (document.kind() == "Secret" && account)
+    const MAPS: [&str; 3] = ["kube-root-ca.crt", "istio-ca-root-cert", "openshift-service-ca.crt"];
+    // The tokens of service accounts, and what OpenShift gives each of them for its registry.
+    const SECRETS: [&str; 2] = ["kubernetes.io/service-account-token", "kubernetes.io/dockercfg"];
+    match document.kind() {
+        "ConfigMap" => MAPS.contains(&document.name()),
+        "Secret" => document.value["type"]
+            .as_str()
+            .is_some_and(|kind| SECRETS.contains(&kind)),
+        _ => false,
+    }
 }
 
 /// Pods that the suite has beside the deployment, and their policy.
@@ -395,6 +402,29 @@ mod tests {
             value,
             json!({"kind": "Secret", "metadata": {"name": "s", "annotations": {"kept": "1"}}})
         );
+    }
+
+    #[rstest]
+    #[case("ConfigMap", "kube-root-ca.crt", Value::Null, true)]
+    #[case("ConfigMap", "istio-ca-root-cert", Value::Null, true)]
+    #[case("ConfigMap", "openshift-service-ca.crt", Value::Null, true)]
+    #[case("ConfigMap", "redis-cluster-config", Value::Null, false)]
+    #[case("Secret", "default-dockercfg-x7k2p", json!("kubernetes.io/dockercfg"), true)]
+    #[case("Secret", "default-token-x7k2p", json!("kubernetes.io/service-account-token"), true)]
+    #[case("Secret", "password", json!("Opaque"), false)]
+    #[case("Service", "kube-root-ca.crt", Value::Null, false)]
+    fn what_the_platform_puts_into_every_namespace_is_known(
+        #[case] kind: &str,
+        #[case] name: &str,
+        #[case] of: Value,
+        #[case] expected: bool,
+    ) {
+        let document = Document {
+            line: 0,
+            value: json!({"kind": kind, "metadata": {"name": name}, "type": of}),
+            lines: Lines::default(),
+        };
+        assert_eq!(is_the_platform_s(&document), expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{self as core, ConfigMap};
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,8 +121,17 @@ impl Site {
         })
     }
 
-    /// The pods by the description's labels, ordered by name.
+    /// The pods of the servers, ordered by name: those by the description's labels that are not a Job's, and have not ended for
+    /// good.
     pub(super) async fn raw_pods(&self) -> Result<Vec<core::Pod>, TargetError> {
+        let mut pods = self.all_pods().await?;
+        pods.retain(is_a_server_s);
+        Ok(pods)
+    }
+
+    /// The pods by the description's labels, ordered by name, also those that a chart's Job has made with the same labels, and
+    /// what is left of evicted ones.
+    pub(super) async fn all_pods(&self) -> Result<Vec<core::Pod>, TargetError> {
         if let Some(pods) = self.without_api() {
             return Ok(pods);
         }
@@ -362,11 +372,23 @@ impl Site {
     }
 }
 
+/// The pod at an address. A host name is that of the pod of which the name is its first label, as a headless Service gives
+/// it: `<pod>.<Service>.<namespace>.svc`.
 fn find(members: &[Member], address: &Address) -> Option<String> {
-    members
-        .iter()
-        .find(|member| member.address.host == address.host)
-        .map(|member| member.name.clone())
+    let host = address.host.as_str();
+    let label = host.split('.').next().filter(|_| host.parse::<IpAddr>().is_err());
+    let at = members.iter().find(|member| member.address.host == host);
+    let found = at.or_else(|| members.iter().find(|member| Some(member.name.as_str()) == label));
+    found.map(|member| member.name.clone())
+}
+
+/// Whether a pod may be a server's. One that is being deleted still is its server's until it is gone, whatever its phase: the
+/// kubelet calls it ended a moment before.
+pub(super) fn is_a_server_s(pod: &core::Pod) -> bool {
+    let of_a_job = pod.owner_references().iter().any(|owner| owner.kind == "Job");
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let is_leaving = pod.metadata.deletion_timestamp.is_some();
+    !of_a_job && (is_leaving || !matches!(phase, Some("Succeeded" | "Failed")))
 }
 
 /// The server in a pod, where it runs and is not being deleted.
@@ -398,4 +420,67 @@ pub(super) fn timed_out(what: &str, limit: Duration) -> TargetError {
 
 pub(super) fn unusable(error: DescriptorError) -> TargetError {
     TargetError::Usage(error.to_string())
+}
+
+#[cfg(test)]
+mod found_tests {
+    use super::{Address, Member, find};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::its_address("10.0.0.1", Some("redis-0"))]
+    #[case::its_name("redis-1.redis.cache.svc.cluster.local", Some("redis-1"))]
+    #[case::its_short_name("redis-1.redis", Some("redis-1"))]
+    #[case::its_name_alone("redis-1", Some("redis-1"))]
+    #[case::nobody_s_address("10.0.0.9", None)]
+    #[case::an_address_is_no_name("10.0.0.3", None)]
+    #[case::nobody_s_name("redis-2.redis", None)]
+    #[case::the_beginning_of_a_name("redis.redis-1", None)]
+    #[case::no_host("", None)]
+    fn a_pod_is_found_by_its_address_or_its_name(#[case] host: &str, #[case] found: Option<&str>) {
+        let member = |name: &str, host: &str| Member {
+            name: name.into(),
+            address: Address::new(host, 6379),
+        };
+        let members = [
+            member("redis-0", "10.0.0.1"),
+            member("redis-1", "10.0.0.2"),
+            member("10", "10.0.0.4"),
+        ];
+        assert_eq!(find(&members, &Address::new(host, 6379)).as_deref(), found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_a_server_s;
+    use k8s_openapi::api::core::v1::Pod;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    #[rstest]
+    #[case::runs(json!({}), "Running", true)]
+    #[case::starts(json!({"ownerReferences": [owner("StatefulSet")]}), "Pending", true)]
+    #[case::evicted(json!({"ownerReferences": [owner("ReplicaSet")]}), "Failed", false)]
+    #[case::done(json!({}), "Succeeded", false)]
+    #[case::leaves(json!({"deletionTimestamp": "2026-11-27T12:00:00Z"}), "Succeeded", true)]
+    #[case::of_a_job(json!({"ownerReferences": [owner("Job")]}), "Running", false)]
+    #[case::of_a_job_that_leaves(
+        json!({"ownerReferences": [owner("Job")], "deletionTimestamp": "2026-11-27T12:00:00Z"}),
+        "Running",
+        false
+    )]
+    fn the_pods_of_jobs_and_those_that_have_ended_are_no_server_s(
+        #[case] metadata: Value,
+        #[case] phase: &str,
+        #[case] expected: bool,
+    ) {
+        let pod = json!({"metadata": metadata, "status": {"phase": phase}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        assert_eq!(is_a_server_s(&pod), expected);
+    }
+
+    fn owner(kind: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": kind, "name": "one", "uid": "u"})
+    }
 }

@@ -84,30 +84,46 @@ impl Lasting {
         done
     }
 
-    /// Undoes the upheavals that last.
+    /// Undoes the upheavals that last. Each is forgotten once it is undone.
     pub(super) async fn settle(&self, site: &Site) -> Result<(), TargetError> {
-        if std::mem::take(&mut *lock(&self.upheavals.muted)) {
+        let muted = *lock(&self.upheavals.muted);
+        if muted {
             let started = jiff::Timestamp::now();
             let on = site.node_access()?.stop_api(false).await;
             site.do_without_api(None);
             on?;
             platform_back(site, started).await?;
+            *lock(&self.upheavals.muted) = false;
         }
         let mut first = Ok(());
-        if std::mem::take(&mut *lock(&self.upheavals.held)) {
+        let held = *lock(&self.upheavals.held);
+        if held {
             first = site.node_access()?.release_addresses().await;
+            if first.is_ok() {
+                *lock(&self.upheavals.held) = false;
+            }
         }
-        if std::mem::take(&mut *lock(&self.upheavals.deleted)) {
+        let deleted = *lock(&self.upheavals.deleted);
+        if deleted {
             // The run's own list of what was made holds these already.
-            first = first.and(site.apply(true, &Mutex::default(), &Progress::silent()).await);
+            let undone = site.apply(true, &Mutex::default(), &Progress::silent()).await;
+            if undone.is_ok() {
+                *lock(&self.upheavals.deleted) = false;
+            }
+            first = first.and(undone);
         }
-        let before = lock(&self.upheavals.scaled).take();
+        let before = *lock(&self.upheavals.scaled);
         if let Some(replicas) = before {
-            let claims = lock(&self.upheavals.grown).take();
-            first = first.and(match claims {
-                Some(claims) => shrink(site, replicas, &claims).await,
+            let claims = lock(&self.upheavals.grown).clone();
+            let undone = match &claims {
+                Some(claims) => shrink(site, replicas, claims).await,
                 None => set_replicas(site, replicas, None).await,
-            });
+            };
+            if undone.is_ok() {
+                *lock(&self.upheavals.scaled) = None;
+                *lock(&self.upheavals.grown) = None;
+            }
+            first = first.and(undone);
         }
         first
     }
@@ -183,11 +199,11 @@ impl Lasting {
         // Where the controller makes all pods at once, the network gives addresses in any order: so one after the other.
         allow_one_pod(site).await?;
         addressed(site, first).await?;
-        *lock(&self.quota) = false;
         allow_pods(site).await?;
+        *lock(&self.quota) = false;
         let back = both_back(site, first, second).await;
-        *lock(&self.upheavals.held) = false;
         nodes.release_addresses().await?;
+        *lock(&self.upheavals.held) = false;
         back
     }
 }

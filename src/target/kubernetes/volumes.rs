@@ -1,7 +1,7 @@
 //! The loss of all that a pod has on disk: the pod goes, and its volume claims with it. Its workload makes both anew.
 
 use super::client::{failed, is_missing};
-use super::site::{Site, bounded};
+use super::site::{PATIENCE, Site, bounded, timed_out};
 use crate::target::TargetError;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DeleteParams, Preconditions};
@@ -49,10 +49,12 @@ pub(super) async fn remove(site: &Site, claims: &[Claim]) -> Result<(), TargetEr
             uid: Some(uid.clone()),
             resource_version: None,
         });
-        match api(site).delete(name, &this_one).await {
-            Ok(_) => {}
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(failed(&format!("deleting volume claim {name}"), &error)),
+        let what = format!("deleting volume claim {name}");
+        match tokio::time::timeout(PATIENCE, api(site).delete(name, &this_one)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if is_missing(&error) => {}
+            Ok(Err(error)) => return Err(failed(&what, &error)),
+            Err(_) => return Err(timed_out(&what, PATIENCE)),
         }
     }
     let started = Instant::now();

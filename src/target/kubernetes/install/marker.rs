@@ -31,7 +31,7 @@ pub(super) async fn refuse_foreign(site: &Site) -> Result<(), TargetError> {
             site.namespace, marked.description, marked.run
         )));
     }
-    match site.raw_pods().await?.first() {
+    match site.all_pods().await?.first() {
         None => Ok(()),
         Some(pod) => Err(TargetError::Usage(format!(
             "pod {} is already in namespace {}, and not of this run: attach to it, or choose another namespace",

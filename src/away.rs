@@ -192,10 +192,10 @@ async fn misled(cx: &Context, view: &ClusterView) -> Result<Vec<String>, Stop> {
     let mut findings = Vec::new();
     for owner in view.masters() {
         let Some(slot) = owner.inner_slot() else { continue };
-        let key = cx.key_in(slot, "where");
+        let (key, to) = (cx.key_in(slot, "where"), view.endpoint_of(owner));
         for node in view.nodes.iter().filter(|node| node.member != owner.member) {
             let reply = cx.connect(&node.member.address).await?.call(&["GET", &key]).await?;
-            if !Redirect::is_moved(&reply, slot, &owner.member.address) {
+            if !Redirect::is_moved(&reply, slot, &to) {
                 findings.push(format!(
                     "{}: GET in slot {slot} -> {reply} (its owner is {})",
                     node.member, owner.member

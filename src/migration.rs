@@ -6,7 +6,7 @@
 
 use crate::check::{Look, eventually};
 use crate::cluster::connection::{Address, Connection};
-use crate::cluster::node::{Member, NodeId, NodeLine, NodeView};
+use crate::cluster::node::{Endpoint, Member, NodeId, NodeLine, NodeView};
 use crate::cluster::resp::Reply;
 use crate::cluster::view::ClusterView;
 use crate::context::Context;
@@ -28,18 +28,21 @@ pub struct Master {
     pub member: Member,
     /// Its id.
     pub id: NodeId,
+    /// How redirections name it.
+    pub endpoint: Endpoint,
     /// An authenticated connection: cases may send on it what they like.
     pub connection: Connection,
 }
 
 impl Master {
-    async fn of(cx: &Context, node: &NodeView) -> Result<Self, Stop> {
+    async fn of(cx: &Context, view: &ClusterView, node: &NodeView) -> Result<Self, Stop> {
         let line = node
             .myself()
             .ok_or_else(|| anyhow::anyhow!("{}: CLUSTER NODES shows no line of itself", node.member))?;
         Ok(Self {
             member: node.member.clone(),
             id: line.id.clone(),
+            endpoint: view.endpoint_of(node),
             connection: cx.connect(&node.member.address).await?,
         })
     }
@@ -145,13 +148,13 @@ impl<'a> Mover<'a> {
             let node = view
                 .by_id(id)
                 .ok_or_else(|| anyhow::anyhow!("no server has the id {id}"))?;
-            Master::of(cx, node).await
+            Master::of(cx, view, node).await
         };
         let (from, to) = (master(source).await?, master(destination).await?);
         let mut others = Vec::new();
         for node in view.nodes.iter().filter(|node| !node.own_slots().is_empty()) {
             if node.member != from.member && node.member != to.member {
-                others.push(Master::of(cx, node).await?);
+                others.push(Master::of(cx, view, node).await?);
             }
         }
         Ok(Self {
@@ -307,11 +310,11 @@ async fn drain(cx: &Context, from: &mut Master, to: &Master, slot: u16) -> Resul
 /// suite's own.
 ///
 /// # Errors
-/// When no slot is empty.
+/// An unsupported stop when no slot is empty; an error when the master does not count.
 pub async fn empty_slots(cx: &Context, node: &NodeView, wanted: usize) -> Result<Vec<u16>, Stop> {
     let mut connection = cx.connect(&node.member.address).await?;
     let slots = node.own_slots();
-    let mut empty = Vec::new();
+    let (mut empty, mut uncounted) = (Vec::new(), None);
     // Not at an end of the range, where other cases look.
     let (before, after) = slots.split_at(slots.len() / 4);
     for chunk in [after, before].iter().flat_map(|part| part.chunks(QUESTIONS_AT_ONCE)) {
@@ -320,23 +323,30 @@ pub async fn empty_slots(cx: &Context, node: &NodeView, wanted: usize) -> Result
             .map(|slot| vec!["CLUSTER".into(), "COUNTKEYSINSLOT".into(), slot.to_string()])
             .collect();
         let counts = connection.pipeline(&questions).await?;
-        let none = chunk.iter().zip(counts).filter(|(_, count)| count.integer() == Some(0));
-        empty.extend(none.map(|(slot, _)| *slot));
+        for (slot, count) in chunk.iter().zip(counts) {
+            match count.integer() {
+                Some(0) => empty.push(*slot),
+                Some(_) => {}
+                None => {
+                    uncounted.get_or_insert_with(|| format!("{}: keys of slot {slot} -> {count}", node.member));
+                }
+            }
+        }
         if empty.len() >= wanted {
             break;
         }
     }
     empty.truncate(wanted);
     empty.sort_unstable();
-    if empty.is_empty() {
-        let told = format!(
+    match (empty.is_empty(), uncounted) {
+        (false, _) => Ok(empty),
+        (true, Some(told)) => Err(anyhow::anyhow!(told).into()),
+        (true, None) => Err(Stop::Unsupported(format!(
             "none of the {} slots of {} is empty: none can be moved without touching others' keys",
             slots.len(),
             node.member
-        );
-        return Err(anyhow::anyhow!(told).into());
+        ))),
     }
-    Ok(empty)
 }
 
 /// Slots that hold no key, and the two masters between which they are to be moved.
@@ -354,7 +364,7 @@ impl Plan {
     /// At most `wanted` slots of the first master, for the second.
     ///
     /// # Errors
-    /// A mismatch when there are no two masters with slots; an error when no slot is empty.
+    /// A mismatch when there are no two masters with slots; else as [`empty_slots`].
     pub async fn of(cx: &Context, view: &ClusterView, wanted: usize) -> Result<Self, Stop> {
         let owners: Vec<&NodeView> = view.nodes.iter().filter(|node| !node.own_slots().is_empty()).collect();
         let [source, destination, ..] = owners[..] else {
@@ -366,7 +376,7 @@ impl Plan {
     /// At most `wanted` slots of one master, for another.
     ///
     /// # Errors
-    /// When no slot is empty.
+    /// As [`empty_slots`].
     pub async fn between(cx: &Context, source: &NodeView, destination: &NodeView, wanted: usize) -> Result<Self, Stop> {
         let id = |node: &NodeView| node.myself().map(|line| line.id.clone()).unwrap_or_default();
         Ok(Self {
@@ -463,7 +473,8 @@ async fn close(cx: &Context, view: &ClusterView, slot: u16, owner: &str) -> Resu
         && let Some(node) = view.by_id(&line.id)
     {
         // Nobody is left to import it.
-        Master::of(cx, node).await?.set_slot(cx, slot, &["STABLE"]).await?;
+        let mut owner = Master::of(cx, view, node).await?;
+        owner.set_slot(cx, slot, &["STABLE"]).await?;
     }
     Ok(())
 }

@@ -317,14 +317,14 @@ async fn unknowing(cx: &Context, id: &str, old: &Member, slot: Option<u16>) -> R
     let Some(slot) = slot else {
         return Ok(findings);
     };
-    let Some(owner) = view.owner_of(slot).map(|node| node.member.clone()) else {
+    let Some((owner, endpoint)) = view.owner_of(slot).map(|node| (&node.member, view.endpoint_of(node))) else {
         findings.push(format!("nobody says that it owns slot {slot}"));
         return Ok(findings);
     };
     let key = cx.key_in(slot, "moved");
-    for node in view.nodes.iter().filter(|node| node.member != owner) {
+    for node in view.nodes.iter().filter(|node| node.member != *owner) {
         let reply = cx.connect(&node.member.address).await?.call(&["GET", &key]).await?;
-        if Redirect::parse(&reply).is_none_or(|redirect| redirect.address != owner.address) {
+        if Redirect::parse(&reply).is_none_or(|redirect| !endpoint.is(&redirect.address)) {
             findings.push(format!(
                 "{}: GET in slot {slot} -> {reply} (its owner is {owner})",
                 node.member.name

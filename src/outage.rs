@@ -5,8 +5,7 @@
 //! it is set to `yes` first, then to `no`, and at the end to what it was.
 
 use crate::check::{self, Look, eventually, expect, no_findings};
-use crate::cluster::connection::Address;
-use crate::cluster::node::Member;
+use crate::cluster::node::{Endpoint, Member};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
@@ -57,8 +56,8 @@ struct Survivors {
     shard: Shard,
     /// How many slots the lost shard has.
     size: usize,
-    /// Where its master was.
-    lost: Address,
+    /// Where its master was, as redirections name it.
+    lost: Endpoint,
 }
 
 /// The limit for a shard to be served again once its servers start.
@@ -129,15 +128,20 @@ async fn make_happen(cx: &Context) -> Result<Outage, Stop> {
 
 /// The servers of the shard, the master first, and those that are left.
 fn divide(view: &ClusterView, shard: Shard) -> Result<(Vec<Member>, Survivors), Mismatch> {
-    let line = view.by_id(&shard.master_id).and_then(|node| node.myself());
-    let line = line.ok_or_else(|| Mismatch::new("a line of its own", shard.master.name.clone()))?;
+    let master = view
+        .by_id(&shard.master_id)
+        .and_then(|node| Some((node, node.myself()?)));
+    let (node, line) = master.ok_or_else(|| Mismatch::new("a line of its own", shard.master.name.clone()))?;
     let mut stopped = vec![shard.master.clone()];
     stopped.extend(view.replicas_of(&shard.master_id).map(|node| node.member.clone()));
     let members = view.nodes.iter().map(|node| node.member.clone());
     let survivors = Survivors {
         members: members.filter(|member| !stopped.contains(member)).collect(),
         size: line.slot_count(),
-        lost: line.address.clone(),
+        lost: Endpoint {
+            address: line.address.clone(),
+            ..view.endpoint_of(node)
+        },
         shard,
     };
     Ok((stopped, survivors))

@@ -1,6 +1,6 @@
 //! Chapter HASH: which slot a key belongs to, and what keys of one slot may do together.
 
-use crate::case::{Case, CaseId, Feature, Impact, Level, Profile, Seed};
+use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 
 mod checks;
 mod many;
@@ -310,8 +310,8 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "-",
         controls: &["frozen", "keyslot-takes-two", "other-password"],
-        method: "Sends `CLUSTER KEYSLOT` with no key and with two to every node: each time an error that holds `wrong \
-                 number of arguments`.",
+        method: "Sends `CLUSTER KEYSLOT` with no key and with two to every node: each time an error that begins with \
+                 `ERR`. With one key it must answer an integer.",
         run: |cx| Box::pin(one_key_alone(cx)),
     },
     Case {
@@ -324,7 +324,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A4, Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Replicas, Capability::Shards],
         features: &[Feature::ManualFailover],
         bound: "-",
         controls: &["moved-pairs-parted", "pairs-parted"],

@@ -391,7 +391,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Replicas, Capability::Shards],
         features: &[Feature::ManualFailover],
         bound: "T_gossip + T_visible",
         controls: &["blocked-when-demoted", "blocked-when-moved"],

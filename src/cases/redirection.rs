@@ -38,7 +38,7 @@ pub static CASES: &[Case] = &[
         ],
         method: "Sends `GET` of a key in a slot of every master to every other node, replicas too: the reply must be \
                  exactly `-MOVED <slot> <owner's address>`, the slot that of the suite's own CRC16, the port the \
-                 client port.",
+                 client port. A host name that the owner announces, and no other node, may stand for its address.",
         run: |cx| Box::pin(moved_format(cx)),
     },
     Case {
@@ -64,7 +64,8 @@ pub static CASES: &[Case] = &[
         ],
         method: "For a key in each boundary slot (0, 5460, 5461, 10922, 10923, 16383, both ends of every range) and \
                  each node as entry: `GET` is executed there, or answers MOVED to a server of the deployment, where \
-                 the same `GET` is executed.",
+                 the same `GET` is executed. Where an announced host name leads nowhere from the suite, its node is \
+                 asked at its address, and a note says so.",
         run: |cx| Box::pin(one_hop(cx)),
     },
     inside::REACHABLE,
@@ -110,7 +111,8 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &["frozen", "keyless-redirected", "other-password"],
         method: "Sends `PING`, `ECHO`, `TIME`, `DBSIZE`, `INFO server`, `SCRIPT EXISTS` and `PUBLISH` (to a channel \
-                 of its own) to every node; each must answer in its own kind, none with an error.",
+                 of its own) to every node; each must answer in its own kind, none with an error. Where the server \
+                 has no scripts, or they are switched off, `SCRIPT EXISTS` is left out, with a note.",
         run: |cx| Box::pin(keyless(cx)),
     },
     Case {
@@ -123,7 +125,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::SetSlot],
         bound: "-",
         controls: &["ask-as-moved"],
@@ -141,7 +143,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::SetSlot],
         bound: "-",
         controls: &["asking-sticks", "given-slots-unserved"],
@@ -160,7 +162,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::SetSlot],
         bound: "-",
         controls: &["served-unasked"],
@@ -178,7 +180,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A4],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::SetSlot],
         bound: "T_gossip",
         controls: &[
@@ -205,13 +207,14 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Shards],
         features: &[Feature::Bus, Feature::SetSlot],
         bound: "T_gossip",
         controls: &["third-party-behind"],
         method: "Opens an empty slot, moves its key, and assigns it by `CLUSTER SETSLOT NODE` on the destination and \
                  the source alone. Before, every other node, replicas too, must answer `-MOVED <slot> <source>`; \
-                 after it, within T_gossip, `-MOVED <slot> <destination>`, and nobody else's address meanwhile.",
+                 after it, within T_gossip, `-MOVED <slot> <destination>`, and nobody else's address meanwhile. Where \
+                 the two masters are all nodes, the rest does not apply.",
         run: |cx| Box::pin(third_parties(cx)),
     },
     Case {
@@ -244,8 +247,9 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
-        features: &[],
+        // Masters of other shards elect the replica.
+        needs: &[Capability::KeepAway, Capability::Replicas, Capability::Shards],
+        features: &[Feature::Wait],
         bound: "5 redirections",
         controls: &["writes-in-circles"],
         method: "Looks at the writers of the failover of FAIL-02, which remember what MOVED says: no operation was still \
@@ -387,7 +391,7 @@ pub static CASES: &[Case] = &[
         ],
         method: "Reads every address in `CLUSTER NODES`, `CLUSTER SLOTS` and `CLUSTER SHARDS` of every node, and the \
                  MOVED for a key of every range from every node: the latter must be the address of a server of the \
-                 deployment.",
+                 deployment, or the host name that it announces.",
         run: |cx| Box::pin(no_empty_endpoint(cx)),
     },
 ];

@@ -205,8 +205,8 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[Seed::A1, Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
-        features: &[Feature::Bus, Feature::Config],
+        needs: &[Capability::KeepAway, Capability::Replicas, Capability::Shards],
+        features: &[Feature::Bus, Feature::Config, Feature::Wait],
         bound: "T_fail",
         controls: &["coverage-lifted", "failed-slots-uncounted"],
         method: "Takes a master and all its replicas away together: killed, where the target can, else stopped. Every survivor must answer `SET` and `GET` of keys of every shard with \
@@ -223,13 +223,13 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[Seed::A1],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
-        features: &[Feature::Bus, Feature::Config],
+        needs: &[Capability::KeepAway, Capability::Replicas, Capability::Shards],
+        features: &[Feature::Bus, Feature::Config, Feature::Wait],
         bound: "T_back",
         controls: &["coverage-kept"],
         method: "In the outage of SLOT-10 `CONFIG SET cluster-require-full-coverage no` is sent to every survivor. `SET` of a key of every \
-                 other shard must then get `+OK` from its owner, and `GET` of a key of the lost one `-MOVED <slot> <its master's address>` \
-                 from every survivor. The setting is as it was afterwards.",
+                 other shard must then get `+OK` from its owner, and `GET` of a key of the lost one `-MOVED <slot> <its master's address>`, or its \
+                 announced host name, from every survivor. The setting is as it was afterwards.",
         run: |cx| Box::pin(lost::uncovered(cx)),
     },
     Case {

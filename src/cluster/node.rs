@@ -1,8 +1,10 @@
 //! What one node says of itself and of the others: the replies of `CLUSTER INFO`, `NODES`, `SLOTS`, `SHARDS`, `ROLE` and
 //! `INFO replication`, parsed, with the raw text kept.
 
+mod endpoint;
 mod parse;
 
+pub use endpoint::Endpoint;
 pub use parse::{parse_fields, parse_nodes, parse_role, parse_shards, parse_slots};
 
 use super::connection::{Address, Connection, LinkError};
@@ -42,6 +44,8 @@ pub struct NodeLine {
     pub id: NodeId,
     /// Where it serves clients; host empty and port 0 when unknown (`:0@0`).
     pub address: Address,
+    /// The host name that it announces (`cluster-announce-hostname`), where it does.
+    pub host_name: Option<String>,
     /// The bus port.
     pub bus_port: Option<u16>,
     /// `master`, `slave`, `myself`, `fail?`, `fail`, `handshake`, `noaddr`, `nofailover`, `noflags`.
@@ -69,7 +73,10 @@ impl NodeLine {
         let [id, address, flags, master, _ping, _pong, epoch, link, slots @ ..] = fields.as_slice() else {
             return Err(wrong("fewer than 8 fields"));
         };
-        let endpoint = address.split(',').next().unwrap_or_default();
+        // `ip:port@cport[,hostname[,key=value]…]`: the name is empty where only what follows it is there.
+        let mut parts = address.split(',');
+        let endpoint = parts.next().unwrap_or_default();
+        let host_name = parts.next().filter(|name| !name.is_empty() && !name.contains('='));
         let (client, bus) = match endpoint.split_once('@') {
             Some((client, bus)) => (client, Some(bus.parse().map_err(|_| wrong("bad bus port"))?)),
             None => (endpoint, None),
@@ -77,6 +84,7 @@ impl NodeLine {
         let mut parsed = Self {
             id: (*id).to_owned(),
             address: client.parse().map_err(|_| wrong("bad address"))?,
+            host_name: host_name.map(str::to_owned),
             bus_port: bus,
             flags: flags.split(',').map(str::to_owned).collect(),
             master: (*master != "-").then(|| (*master).to_owned()),
@@ -247,6 +255,12 @@ impl NodeView {
         self.nodes.iter().find(|line| line.is("myself"))
     }
 
+    /// The host name that the node announces, with its port; none where it announces none.
+    pub fn announced(&self) -> Option<Address> {
+        let name = self.myself()?.host_name.as_deref()?;
+        Some(Address::new(name, self.member.address.port))
+    }
+
     /// A field of `CLUSTER INFO`, empty when absent.
     pub fn info(&self, field: &str) -> &str {
         self.info.get(field).map_or("", String::as_str)
@@ -408,6 +422,19 @@ mod tests {
         assert_eq!(parsed.address.to_string(), address);
         assert_eq!(parsed.slot_count(), slots);
         assert_eq!(parsed.open_slots.len(), open);
+    }
+
+    #[rstest]
+    #[case::none("10.0.0.1:6379@16379", None)]
+    #[case::no_bus_port("10.0.0.1:6379", None)]
+    #[case::named("10.0.0.1:6379@16379,a.redis", Some("a.redis"))]
+    #[case::named_and_more("10.0.0.1:6379@16379,a.redis,shard-id=69bc", Some("a.redis"))]
+    #[case::only_more("10.0.0.1:6379@16379,,tls-port=0,shard-id=69bc", None)]
+    #[case::more_without_its_place("10.0.0.1:6379@16379,shard-id=69bc", None)]
+    #[case::no_address(":0@0,a.redis", Some("a.redis"))]
+    fn the_announced_host_name_is_kept(#[case] address: &str, #[case] name: Option<&str>) {
+        let parsed = NodeLine::parse(&format!("id {address} master - 0 0 1 connected")).unwrap();
+        assert_eq!(parsed.host_name.as_deref(), name);
     }
 
     #[rstest]

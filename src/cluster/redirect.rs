@@ -3,6 +3,7 @@
 //! Source: Redis Cluster specification, "MOVED Redirection", "ASK redirection".
 
 use super::connection::Address;
+use super::node::Endpoint;
 use super::resp::Reply;
 use super::slot::SLOT_COUNT;
 use std::fmt;
@@ -42,18 +43,19 @@ impl Redirect {
         words.next().is_none().then_some(Self { kind, slot, address })
     }
 
-    /// Whether a reply is exactly `-MOVED <slot> <address>`.
-    pub fn is_moved(reply: &Reply, slot: u16, address: &Address) -> bool {
-        Self::parse(reply).is_some_and(|redirect| {
-            redirect.kind == RedirectKind::Moved && redirect.slot == slot && &redirect.address == address
-        })
+    /// Whether a reply is exactly `-MOVED <slot> <endpoint>`: the node's address, or the host name that it announces.
+    pub fn is_moved(reply: &Reply, slot: u16, to: impl Into<Endpoint>) -> bool {
+        Self::leads(reply, RedirectKind::Moved, slot, &to.into())
     }
 
-    /// Whether a reply is exactly `-ASK <slot> <address>`.
-    pub fn is_ask(reply: &Reply, slot: u16, address: &Address) -> bool {
-        Self::parse(reply).is_some_and(|redirect| {
-            redirect.kind == RedirectKind::Ask && redirect.slot == slot && &redirect.address == address
-        })
+    /// Whether a reply is exactly `-ASK <slot> <endpoint>`: the node's address, or the host name that it announces.
+    pub fn is_ask(reply: &Reply, slot: u16, to: impl Into<Endpoint>) -> bool {
+        Self::leads(reply, RedirectKind::Ask, slot, &to.into())
+    }
+
+    fn leads(reply: &Reply, kind: RedirectKind, slot: u16, to: &Endpoint) -> bool {
+        Self::parse(reply)
+            .is_some_and(|redirect| redirect.kind == kind && redirect.slot == slot && to.is(&redirect.address))
     }
 }
 
@@ -97,5 +99,25 @@ mod tests {
         assert!(!Redirect::is_ask(&moved, 7, &owner));
         assert!(Redirect::is_ask(&Reply::Error("ASK 7 10.0.0.1:6379".into()), 7, &owner));
         assert!(!Redirect::is_moved(&Reply::Nil, 7, &owner));
+    }
+
+    #[rstest]
+    #[case::by_address("MOVED 7 10.0.0.1:6379", true)]
+    #[case::by_name("MOVED 7 a.redis:6379", true)]
+    #[case::another_node_by_name("MOVED 7 b.redis:6379", false)]
+    #[case::another_port("MOVED 7 a.redis:7000", false)]
+    #[case::another_slot("MOVED 8 a.redis:6379", false)]
+    #[case::no_host("MOVED 7 :6379", false)]
+    #[case::host_unknown("MOVED 7 ?:6379", false)]
+    #[case::more_words("MOVED 7 a.redis:6379 a", false)]
+    fn an_announced_name_leads_to_its_node_alone(#[case] text: &str, #[case] right: bool) {
+        let owner = Endpoint {
+            address: Address::new("10.0.0.1", 6379),
+            announced: Some(Address::new("a.redis", 6379)),
+        };
+        assert_eq!(Redirect::is_moved(&Reply::Error(text.into()), 7, &owner), right);
+        let asks = Reply::Error(text.replace("MOVED", "ASK"));
+        assert_eq!(Redirect::is_ask(&asks, 7, &owner), right);
+        assert!(!Redirect::is_moved(&asks, 7, &owner));
     }
 }

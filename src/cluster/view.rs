@@ -1,7 +1,7 @@
 //! The views of all nodes side by side: do they agree, is the cluster whole, and if not, where not.
 
 use super::connection::{Address, LinkError};
-use super::node::{Member, NodeLine, NodeView, Role};
+use super::node::{Endpoint, Member, NodeLine, NodeView, Role};
 use super::slot::{self, SLOT_COUNT, SlotRange};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,24 @@ impl ClusterView {
     /// The node at an address, as the target knows it.
     pub fn by_address(&self, address: &Address) -> Option<&NodeView> {
         self.nodes.iter().find(|view| &view.member.address == address)
+    }
+
+    /// How a node is named in replies. A host name that another node announces too, with the same port, is not its name:
+    /// who follows it comes to either.
+    pub fn endpoint_of(&self, node: &NodeView) -> Endpoint {
+        let announced = node.announced().filter(|name| {
+            let mut others = self.nodes.iter().filter(|other| other.member != node.member);
+            others.all(|other| other.announced().as_ref() != Some(name))
+        });
+        Endpoint {
+            address: node.member.address.clone(),
+            announced,
+        }
+    }
+
+    /// The node that a reply names, by its address as the target knows it, or by the host name that it announces.
+    pub fn named(&self, named: &Address) -> Option<&NodeView> {
+        self.nodes.iter().find(|node| self.endpoint_of(node).is(named))
     }
 
     /// The node that owns a slot, by its own line.
@@ -215,7 +233,8 @@ impl ClusterView {
     }
 
     /// Where a node is shown at an address that is not its own: in `CLUSTER NODES`, in `CLUSTER SLOTS`, as a replica's
-    /// master; one line a finding. Where each is, is what the target says of the server that has the id.
+    /// master; one line a finding. Where each is, is what the target says of the server that has the id. `CLUSTER SLOTS`
+    /// may name it by the host name that it announces.
     pub fn astray(&self) -> Vec<String> {
         let present: Vec<&Address> = self.nodes.iter().map(|node| &node.member.address).collect();
         let mut findings = Vec::new();
@@ -225,8 +244,8 @@ impl ClusterView {
             let shown = node.slots.iter().flat_map(|entry| &entry.nodes);
             let astray: BTreeSet<&Address> = shown
                 .filter(|(address, id)| match id.as_deref().and_then(|id| self.by_id(id)) {
-                    Some(meant) => meant.member.address != *address,
-                    None => !present.contains(&address),
+                    Some(meant) => !self.endpoint_of(meant).is(address),
+                    None => self.named(address).is_none(),
                 })
                 .map(|(address, _)| address)
                 .collect();
@@ -371,6 +390,45 @@ mod tests {
             nodes: vec![(at(host), id.map(|id| id.repeat(40)))],
         }];
         assert_eq!(astray(other).len(), count);
+    }
+
+    /// A node at a host that announces a name.
+    fn announcing(host: &str, name: &str) -> NodeView {
+        let mut announcing = node(host, &[]);
+        announcing.nodes[0].host_name = Some(name.into());
+        announcing
+    }
+
+    #[rstest]
+    #[case::its_address("a", Some("node a"))]
+    #[case::its_name("a.redis", Some("node a"))]
+    #[case::another_s_name("b.redis", Some("node b"))]
+    #[case::a_name_of_two("redis", None)]
+    #[case::nobody_s_name("c.redis", None)]
+    #[case::no_host("", None)]
+    fn a_node_is_found_by_what_names_it_alone(#[case] host: &str, #[case] found: Option<&str>) {
+        let nodes = vec![
+            announcing("a", "a.redis"),
+            announcing("b", "b.redis"),
+            announcing("c", "redis"),
+            announcing("d", "redis"),
+        ];
+        let view = ClusterView { nodes, silent: vec![] };
+        assert_eq!(view.named(&at(host)).map(|node| node.member.name.as_str()), found);
+    }
+
+    #[rstest]
+    #[case::its_own("b.redis", 0)]
+    #[case::another_s("a.redis", 1)]
+    #[case::nobody_s("c.redis", 1)]
+    fn cluster_slots_may_give_the_name_that_the_node_announces(#[case] host: &str, #[case] count: usize) {
+        let mut first = announcing("a", "a.redis");
+        first.slots = vec![SlotsEntry {
+            range: SlotRange { first: 0, last: 1 },
+            nodes: vec![(at(host), Some("b".repeat(40)))],
+        }];
+        let nodes = vec![first, announcing("b", "b.redis")];
+        assert_eq!(ClusterView { nodes, silent: vec![] }.astray().len(), count);
     }
 
     #[test]

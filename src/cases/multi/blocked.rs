@@ -3,7 +3,7 @@
 use crate::cases::failover::swapping::{swap_back, swap_in_time};
 use crate::check::{Look, eventually, expect};
 use crate::cluster::connection::{Connection, LinkError};
-use crate::cluster::node::Member;
+use crate::cluster::node::{Endpoint, Member};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
 use crate::context::{Context, with_cleanup};
@@ -85,19 +85,22 @@ pub(super) async fn released_with_redirection(cx: &Context) -> Outcome {
         mover.open(slot).await?;
         mover.finish(slot).await?;
         let moved = Instant::now();
-        let wanted = format!("-MOVED {slot} {}", destination.member.address);
+        let to = view.endpoint_of(destination);
+        let wanted = format!("-MOVED {slot} {to}");
         released(cx, &source.member, client, &wanted, |reply| {
-            Redirect::is_moved(reply, slot, &destination.member.address)
+            Redirect::is_moved(reply, slot, &to)
         })
         .await?;
         cx.measure("release after the move", moved.elapsed(), None, Some(bound(cx)));
         Ok(())
     };
     with_cleanup(when_moved, bring_home(cx, &[slot], &shard.master_id)).await?;
-    with_cleanup(when_demoted(cx, &shard), swap_back(cx, &shard)).await
+    let replica = view.by_id(&shard.replica_id).map(|node| view.endpoint_of(node));
+    let replica = replica.unwrap_or_else(|| Endpoint::from(&shard.replica.address));
+    with_cleanup(when_demoted(cx, &shard, &replica), swap_back(cx, &shard)).await
 }
 
-async fn when_demoted(cx: &Context, shard: &Shard) -> Outcome {
+async fn when_demoted(cx: &Context, shard: &Shard, replica: &Endpoint) -> Outcome {
     let client = blocked(cx, &shard.master, &cx.key_in(shard.slot, "waits")).await?;
     swap_in_time(cx, &shard.replica, &shard.replica_id).await?;
     let demoted = Instant::now();
@@ -107,9 +110,7 @@ async fn when_demoted(cx: &Context, shard: &Shard) -> Outcome {
         &shard.master,
         client,
         "-UNBLOCKED …, or -MOVED to the new master",
-        |reply| {
-            reply.error_prefix() == Some("UNBLOCKED") || Redirect::is_moved(reply, shard.slot, &shard.replica.address)
-        },
+        |reply| reply.error_prefix() == Some("UNBLOCKED") || Redirect::is_moved(reply, shard.slot, replica),
     )
     .await?;
     cx.measure("release after the demotion", demoted.elapsed(), None, Some(bound(cx)));

@@ -4,9 +4,10 @@ use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::cases::authentication::service;
 use crate::check::{Look, eventually, no_findings};
 use crate::cluster::connection::Address;
-use crate::cluster::node::{Member, NodeView};
+use crate::cluster::node::{Endpoint, Member, NodeView};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
+use crate::cluster::view::ClusterView;
 use crate::context::{Context, Pod};
 use crate::inside::{self, Call, call, headless, resolve, service_domain};
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -176,7 +177,7 @@ async fn clients_service(cx: &Context) -> Outcome {
     let (service, port) = service(cx)?;
     let from = inside::client(cx).await?;
     let view = cx.view().await?;
-    let known: Vec<Known> = view.nodes.iter().filter_map(Known::of).collect();
+    let known: Vec<Known> = view.nodes.iter().filter_map(|node| Known::of(&view, node)).collect();
     let mut commands = vec![
         "CLUSTER MYID".to_owned(),
         format!("ECHO {MARK}"),
@@ -184,7 +185,7 @@ async fn clients_service(cx: &Context) -> Outcome {
     ];
     let mut owners = Vec::new();
     for master in view.masters() {
-        if let (Some(slot), Some(owner)) = (master.inner_slot(), Known::of(master)) {
+        if let (Some(slot), Some(owner)) = (master.inner_slot(), Known::of(&view, master)) {
             commands.extend([format!("ECHO {MARK}"), format!("GET {}", cx.key_in(slot, "absent"))]);
             owners.push((slot, owner));
         }
@@ -213,21 +214,24 @@ async fn clients_service(cx: &Context) -> Outcome {
     Ok(no_findings(expected, &findings)?)
 }
 
-/// A node, as its own line has it.
+/// A node, as its own line has it, and as redirections name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     name: String,
     id: String,
-    address: Address,
+    endpoint: Endpoint,
 }
 
 impl Known {
-    fn of(node: &NodeView) -> Option<Self> {
+    fn of(view: &ClusterView, node: &NodeView) -> Option<Self> {
         let line = node.myself()?;
         Some(Self {
             name: node.member.name.clone(),
             id: line.id.clone(),
-            address: line.address.clone(),
+            endpoint: Endpoint {
+                address: line.address.clone(),
+                ..view.endpoint_of(node)
+            },
         })
     }
 }
@@ -260,7 +264,7 @@ fn misled(known: &[Known], owners: &[(u16, Known)], call: &Call) -> Vec<String> 
         let right = said.is_some_and(|said| match owner == node {
             // The key is not there: an empty line.
             true => said.is_empty(),
-            false => Redirect::is_moved(&Reply::Error(said.clone()), *slot, &owner.address),
+            false => Redirect::is_moved(&Reply::Error(said.clone()), *slot, &owner.endpoint),
         });
         if !right {
             let said = said.map_or("no answer", String::as_str);
@@ -363,13 +367,18 @@ mod tests {
         Known {
             name: name.into(),
             id: format!("id-{name}"),
-            address: Address::new(name, 6379),
+            endpoint: Endpoint {
+                address: Address::new(name, 6379),
+                announced: Some(Address::new(format!("{name}.redis"), 6379)),
+            },
         }
     }
 
     #[rstest]
     #[case::owner("id-a\t--\tcluster_state:ok\t--\t\t--\tMOVED 9 b:6379\t", 0)]
     #[case::the_other("id-b\t--\tcluster_state:ok\t--\tMOVED 1 a:6379\t\t--\t\t", 0)]
+    #[case::by_name("id-b\t--\tcluster_state:ok\t--\tMOVED 1 a.redis:6379\t\t--\t\t", 0)]
+    #[case::by_another_s_name("id-b\t--\tcluster_state:ok\t--\tMOVED 1 b.redis:6379\t\t--\t\t", 1)]
     #[case::stranger("id-c\t--\tcluster_state:ok\t--\t\t--\tMOVED 9 b:6379\t", 1)]
     #[case::down(
         "id-a\t--\tcluster_state:fail\t--\tCLUSTERDOWN The cluster is down\t--\tCLUSTERDOWN The cluster is down\t",

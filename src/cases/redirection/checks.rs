@@ -2,7 +2,7 @@
 
 use crate::cases::slots::boundary_slots;
 use crate::check;
-use crate::cluster::connection::{Address, Connection};
+use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::node::NodeView;
 use crate::cluster::redirect::{Redirect, RedirectKind};
 use crate::cluster::resp::Reply;
@@ -10,9 +10,11 @@ use crate::cluster::slot::slot_of;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
 use crate::failover;
+use crate::feature::is_unknown;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::{Fate, MOST_REDIRECTIONS};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A command, and which reply to it is right.
 pub(super) type Asked<'a> = (&'a [&'a str], &'a dyn Fn(&Reply) -> bool);
@@ -22,7 +24,7 @@ pub(super) async fn moved_format(cx: &Context) -> Outcome {
     let mut targets = Vec::new();
     for owner in view.nodes.iter().filter(|node| !node.own_slots().is_empty()) {
         let key = cx.key_in(owner.inner_slot().unwrap_or_default(), "moved");
-        targets.push((owner, slot_of(&key), key));
+        targets.push((owner, slot_of(&key), key, view.endpoint_of(owner)));
     }
     let masters = cx.shape().masters;
     check::expect(
@@ -34,9 +36,9 @@ pub(super) async fn moved_format(cx: &Context) -> Outcome {
         "-MOVED <slot> <owner> from every node that is not the owner",
         async |member, connection| {
             let mut findings = Vec::new();
-            for (owner, slot, key) in targets.iter().filter(|(owner, ..)| owner.member != *member) {
+            for (owner, slot, key, to) in targets.iter().filter(|(owner, ..)| owner.member != *member) {
                 let reply = connection.call(&["GET", key.as_str()]).await?;
-                let moved = Redirect::is_moved(&reply, *slot, &owner.member.address);
+                let moved = Redirect::is_moved(&reply, *slot, to);
                 findings.extend(check::unless(
                     moved,
                     member,
@@ -56,14 +58,15 @@ pub(super) async fn one_hop(cx: &Context) -> Outcome {
         .into_iter()
         .map(|slot| cx.key_in(slot, "hop"))
         .collect();
-    cx.judge_every_node(
+    let unfollowed = RefCell::new(BTreeSet::<String>::new());
+    let judged = cx.judge_every_node(
         "GET executed at the entry, or after one MOVED",
         async |member, entry| {
             let (mut findings, mut hops) = (Vec::new(), BTreeMap::<Address, Vec<&str>>::new());
             for key in &keys {
                 let reply = entry.call(&["GET", key.as_str()]).await?;
                 match Redirect::parse(&reply) {
-                    Some(to) if to.kind == RedirectKind::Moved && view.by_address(&to.address).is_some() => {
+                    Some(to) if to.kind == RedirectKind::Moved && view.named(&to.address).is_some() => {
                         hops.entry(to.address).or_default().push(key);
                     }
                     // Nobody has written the key.
@@ -73,7 +76,8 @@ pub(super) async fn one_hop(cx: &Context) -> Outcome {
                 }
             }
             for (address, keys) in hops {
-                let mut connection = cx.connect(&address).await?;
+                let (mut connection, told) = follow(cx, &view, &address).await?;
+                unfollowed.borrow_mut().extend(told);
                 for key in keys {
                     let reply = connection.call(&["GET", key]).await?;
                     let command = format!("GET {key} at {address}, where it was sent");
@@ -82,8 +86,28 @@ pub(super) async fn one_hop(cx: &Context) -> Outcome {
             }
             Ok(findings)
         },
-    )
-    .await
+    );
+    let judged = judged.await;
+    for told in unfollowed.into_inner() {
+        cx.note(told);
+    }
+    judged
+}
+
+/// A connection to where a redirection leads. An announced host name need not lead anywhere from here: it is for those who
+/// are where clients run. Its node is then asked at its address, which is told.
+async fn follow(cx: &Context, view: &ClusterView, to: &Address) -> Result<(Connection, Option<String>), LinkError> {
+    let error = match cx.connect(to).await {
+        Ok(connection) => return Ok((connection, None)),
+        Err(error) => error,
+    };
+    match view.named(to) {
+        Some(node) if node.member.address != *to => {
+            let told = format!("the host name of {} leads nowhere from here: {error}", node.member);
+            Ok((cx.connect(&node.member.address).await?, Some(told)))
+        }
+        Some(_) | None => Err(error),
+    }
 }
 
 /// The addresses that a node's replies hold and that lead nowhere.
@@ -121,7 +145,7 @@ pub(super) async fn no_empty_endpoint(cx: &Context) -> Outcome {
             let fine = match Redirect::parse(&reply) {
                 Some(to) => {
                     redirected += 1;
-                    view.by_address(&to.address).is_some()
+                    view.named(&to.address).is_some()
                 }
                 None => reply == Reply::Nil,
             };
@@ -219,6 +243,11 @@ pub(super) async fn keyless(cx: &Context) -> Outcome {
         let mut findings = Vec::new();
         for (command, right) in questions {
             let reply = connection.call(command).await?;
+            // A server without scripts, or with these switched off, has none that could be looked for.
+            if command[0] == "SCRIPT" && reply.error().is_some_and(is_unknown) {
+                cx.note(format!("{member}: SCRIPT EXISTS is left out: {reply}"));
+                continue;
+            }
             findings.extend(check::unless(right(&reply), member, command.join(" "), &reply));
         }
         Ok(findings)

@@ -2,8 +2,8 @@
 
 use super::checks::Asked;
 use crate::check::{self, Look, eventually};
-use crate::cluster::connection::{Address, Connection};
-use crate::cluster::node::Member;
+use crate::cluster::connection::Connection;
+use crate::cluster::node::{Endpoint, Member};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
 use crate::context::{Context, with_cleanup};
@@ -65,8 +65,9 @@ async fn split_keys(
     let (source, destination) = (mover.source.member.clone(), mover.destination.member.clone());
     let again = |reply: &Reply| reply.error_prefix() == Some("TRYAGAIN");
     let served = |reply: &Reply| *reply == Reply::Array(vec![Reply::Bulk("1".into()), Reply::Bulk("1".into())]);
-    let asks = |reply: &Reply| Redirect::is_ask(reply, slot, &destination.address);
-    let moves = |reply: &Reply| Redirect::is_moved(reply, slot, &source.address);
+    let (from, to) = (mover.source.endpoint.clone(), mover.destination.endpoint.clone());
+    let asks = |reply: &Reply| Redirect::is_ask(reply, slot, &to);
+    let moves = |reply: &Reply| Redirect::is_moved(reply, slot, &from);
     let again_or_ask = |reply: &Reply| again(reply) || (old && asks(reply));
     let questions: [Question<'_>; 3] = [
         ("MGET of a moved and a left key", [moved, left], &again_or_ask),
@@ -78,8 +79,8 @@ async fn split_keys(
         let reply = mover.source.connection.call(&["MGET", one, other]).await?;
         findings.extend(check::unless(right(&reply), &source, what, &reply));
     }
-    let to = &mut mover.destination.connection;
-    let reply = to.call(&["MGET", moved, moved2]).await?;
+    let importing = &mut mover.destination.connection;
+    let reply = importing.call(&["MGET", moved, moved2]).await?;
     let what = "MGET of two moved keys without ASKING";
     findings.extend(check::unless(moves(&reply), &destination, what, &reply));
     let questions: [Question<'_>; 2] = [
@@ -87,8 +88,8 @@ async fn split_keys(
         ("MGET of a moved and a left key after ASKING", [moved, left], &again),
     ];
     for (what, [one, other], right) in questions {
-        to.ask(&["ASKING"]).await?;
-        let reply = to.call(&["MGET", one, other]).await?;
+        importing.ask(&["ASKING"]).await?;
+        let reply = importing.call(&["MGET", one, other]).await?;
         findings.extend(check::unless(right(&reply), &destination, what, &reply));
     }
     Ok(findings)
@@ -98,9 +99,9 @@ pub(super) async fn ask(cx: &Context) -> Outcome {
     with_slot(cx, ["there", "absent"], async |mover, slot, [there, absent]| {
         mover.source.connection.ask(&["SET", there, "1"]).await?;
         mover.open(slot).await?;
-        let (source, destination) = (mover.source.member.clone(), mover.destination.member.clone());
+        let (source, to) = (mover.source.member.clone(), mover.destination.endpoint.clone());
         let served = |reply: &Reply| reply.text() == Some("1");
-        let asks = |reply: &Reply| Redirect::is_ask(reply, slot, &destination.address);
+        let asks = |reply: &Reply| Redirect::is_ask(reply, slot, &to);
         let questions: [Asked<'_>; 3] = [
             (&["GET", there], &served),
             (&["GET", absent], &asks),
@@ -112,10 +113,7 @@ pub(super) async fn ask(cx: &Context) -> Outcome {
             findings.extend(check::unless(right(&reply), &source, command.join(" "), &reply));
         }
         Ok(check::no_findings(
-            format!(
-                "the key that is there served, -ASK {slot} {} for the other",
-                destination.address
-            ),
+            format!("the key that is there served, -ASK {slot} {to} for the other"),
             &findings,
         )?)
     })
@@ -125,10 +123,10 @@ pub(super) async fn ask(cx: &Context) -> Outcome {
 pub(super) async fn asking_once(cx: &Context) -> Outcome {
     with_slot(cx, ["asked"], async |mover, slot, [key]| {
         mover.open(slot).await?;
-        let (source, destination) = (mover.source.member.clone(), mover.destination.member.clone());
+        let (from, destination) = (mover.source.endpoint.clone(), mover.destination.member.clone());
         let done = |reply: &Reply| reply.is_ok();
         let served = |reply: &Reply| reply.text() == Some("9");
-        let moves = |reply: &Reply| Redirect::is_moved(reply, slot, &source.address);
+        let moves = |reply: &Reply| Redirect::is_moved(reply, slot, &from);
         let questions: [Asked<'_>; 6] = [
             (&["ASKING"], &done),
             (&["SET", key, "9"], &done),
@@ -143,10 +141,7 @@ pub(super) async fn asking_once(cx: &Context) -> Outcome {
             findings.extend(check::unless(right(&reply), &destination, command.join(" "), &reply));
         }
         Ok(check::no_findings(
-            format!(
-                "one command executed after each ASKING, and -MOVED {slot} {} for the next",
-                source.address
-            ),
+            format!("one command executed after each ASKING, and -MOVED {slot} {from} for the next"),
             &findings,
         )?)
     })
@@ -158,7 +153,7 @@ pub(super) async fn not_asked(cx: &Context) -> Outcome {
         mover.source.connection.ask(&["SET", moved, "1"]).await?;
         mover.open(slot).await?;
         mover.move_keys(slot, &[moved]).await?;
-        let (source, destination) = (mover.source.member.clone(), mover.destination.member.clone());
+        let (from, destination) = (mover.source.endpoint.clone(), mover.destination.member.clone());
         let questions: [&[&str]; 4] = [
             &["GET", moved],
             &["SET", moved, "2"],
@@ -168,10 +163,10 @@ pub(super) async fn not_asked(cx: &Context) -> Outcome {
         let mut findings = Vec::new();
         for command in questions {
             let reply = mover.destination.connection.call(command).await?;
-            let moves = Redirect::is_moved(&reply, slot, &source.address);
+            let moves = Redirect::is_moved(&reply, slot, &from);
             findings.extend(check::unless(moves, &destination, command.join(" "), &reply));
         }
-        let expected = format!("-MOVED {slot} {} for whoever has not sent ASKING", source.address);
+        let expected = format!("-MOVED {slot} {from} for whoever has not sent ASKING");
         Ok(check::no_findings(expected, &findings)?)
     })
     .await
@@ -182,20 +177,26 @@ async fn astray(
     bystanders: &mut [(Member, Connection)],
     key: &str,
     slot: u16,
-    right: &[&Address],
+    right: &[&Endpoint],
 ) -> Result<Vec<String>, Stop> {
     let mut findings = Vec::new();
     for (member, connection) in bystanders {
         let reply = connection.call(&["GET", key]).await?;
-        let fine = right.iter().any(|address| Redirect::is_moved(&reply, slot, address));
+        let fine = right.iter().any(|endpoint| Redirect::is_moved(&reply, slot, *endpoint));
         findings.extend(check::unless(fine, member, format!("GET {key}"), &reply));
     }
     Ok(findings)
 }
 
 pub(super) async fn third_parties(cx: &Context) -> Outcome {
+    if cx.shape().nodes() < 3 {
+        return Err(Stop::Unsupported(
+            "the deployment has two nodes, and both have a part in it".into(),
+        ));
+    }
     with_slot(cx, ["watched"], async |mover, slot, [key]| {
         let (source, destination) = (mover.source.member.clone(), mover.destination.member.clone());
+        let (from, to) = (mover.source.endpoint.clone(), mover.destination.endpoint.clone());
         let mut bystanders = Vec::new();
         for member in cx.all_members().await? {
             if member != source && member != destination {
@@ -207,18 +208,17 @@ pub(super) async fn third_parties(cx: &Context) -> Outcome {
         mover.source.connection.ask(&["SET", key, "1"]).await?;
         mover.open(slot).await?;
         mover.move_all_keys(slot).await?;
-        let early = astray(&mut bystanders, key, slot, &[&source.address]).await?;
-        let expected = format!("-MOVED {slot} {} until the slot is assigned", source.address);
+        let early = astray(&mut bystanders, key, slot, &[&from]).await?;
+        let expected = format!("-MOVED {slot} {from} until the slot is assigned");
         check::no_findings(expected, &early)?;
         let assigned = Instant::now();
         mover.hand_over(slot).await?;
         let bound = cx.timing().gossip();
-        let what = format!("-MOVED {slot} {} from every other node", destination.address);
+        let what = format!("-MOVED {slot} {to} from every other node");
         eventually(cx, &what, bound, async || {
-            let both = [&source.address, &destination.address];
-            let lost = astray(&mut bystanders, key, slot, &both).await?;
+            let lost = astray(&mut bystanders, key, slot, &[&from, &to]).await?;
             check::no_findings("the old owner or the new one, and nobody else", &lost)?;
-            let behind = astray(&mut bystanders, key, slot, &[&destination.address]).await?;
+            let behind = astray(&mut bystanders, key, slot, &[&to]).await?;
             Ok(if behind.is_empty() {
                 Look::Reached(())
             } else {

@@ -3,7 +3,7 @@
 use super::pairing::{attached_view, pairs};
 use crate::check::{self, Look, eventually};
 use crate::cluster::connection::Connection;
-use crate::cluster::node::{NodeView, parse_fields};
+use crate::cluster::node::{Endpoint, NodeView, parse_fields};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
 use crate::context::{Context, with_cleanup};
@@ -147,7 +147,7 @@ pub(super) async fn redirects_by_default(cx: &Context) -> Outcome {
             .await?
             .call(&["GET", key.as_str()])
             .await?;
-        let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+        let moved = Redirect::is_moved(&reply, slot, view.endpoint_of(master));
         let command = format!("GET {key} (slot {slot} of {})", master.member);
         findings.extend(check::unless(moved, &replica.member, command, &reply));
     }
@@ -168,7 +168,7 @@ pub(super) async fn writes_refused(cx: &Context) -> Outcome {
         // Where a replica wrongly executes the first, it executes the second too: nothing is left behind.
         for command in [&["SET", &key, "1"] as &[&str], &["DEL", &key]] {
             let reply = connection.call(command).await?;
-            let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+            let moved = Redirect::is_moved(&reply, slot, view.endpoint_of(master));
             findings.extend(check::unless(
                 moved,
                 member,
@@ -207,7 +207,7 @@ pub(super) async fn foreign_slots_redirected(cx: &Context) -> Outcome {
         for other in view.masters().filter(|other| other.member != master.member) {
             let (slot, key) = key_of(cx, other, "foreign")?;
             let reply = connection.call(&["GET", key.as_str()]).await?;
-            let moved = Redirect::is_moved(&reply, slot, &other.member.address);
+            let moved = Redirect::is_moved(&reply, slot, view.endpoint_of(other));
             let command = format!("GET {key} (slot {slot} of {})", other.member);
             findings.extend(check::unless(moved, &replica.member, command, &reply));
         }
@@ -231,7 +231,7 @@ pub(super) async fn readwrite_redirects_again(cx: &Context) -> Outcome {
         let reply = connection.call(&["READWRITE"]).await?;
         findings.extend(check::unless(reply.is_ok(), &replica.member, "READWRITE", &reply));
         let reply = connection.call(&["GET", &key]).await?;
-        let moved = Redirect::is_moved(&reply, slot, &master.member.address);
+        let moved = Redirect::is_moved(&reply, slot, view.endpoint_of(master));
         let command = format!("GET {key} (slot {slot} of {}) after READWRITE", master.member);
         findings.extend(check::unless(moved, &replica.member, command, &reply));
     }
@@ -245,7 +245,7 @@ pub(super) async fn readwrite_redirects_again(cx: &Context) -> Outcome {
 async fn transactions(
     connection: &mut Connection,
     replica: &NodeView,
-    master: &NodeView,
+    master: &Endpoint,
     (slot, key): (u16, &str),
 ) -> Result<Vec<String>, Stop> {
     let member = &replica.member;
@@ -262,7 +262,7 @@ async fn transactions(
     findings.extend(check::unless(reply.is_ok(), member, "MULTI", &reply));
     let set = connection.call(&["SET", key, "overwritten"]).await?;
     let exec = connection.call(&["EXEC"]).await?;
-    let moved = |reply: &Reply| Redirect::is_moved(reply, slot, &master.member.address);
+    let moved = |reply: &Reply| Redirect::is_moved(reply, slot, master);
     // Redis redirects when the write is queued, and then discards the transaction.
     let refused = moved(&set) || (set.text() == Some("QUEUED") && moved(&exec));
     findings.extend(check::unless(
@@ -289,7 +289,8 @@ pub(super) async fn read_transactions(cx: &Context) -> Outcome {
             enter_readonly(&mut reading, replica).await?;
             write_and_see(cx, &mut reading, (replica, master), key).await?;
             let slot = crate::cluster::slot::slot_of(key.as_bytes());
-            findings.extend(transactions(&mut reading, replica, master, (slot, key)).await?);
+            let to = view.endpoint_of(master);
+            findings.extend(transactions(&mut reading, replica, &to, (slot, key)).await?);
             let script = "return redis.call('get', KEYS[1])";
             let reply = reading.call(&["EVAL_RO", script, "1", key]).await?;
             if reply

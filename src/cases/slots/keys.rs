@@ -6,6 +6,7 @@ use crate::cluster::node::NodeView;
 use crate::cluster::redirect::{Redirect, RedirectKind};
 use crate::cluster::resp::Reply;
 use crate::cluster::slot::{self, SLOT_COUNT};
+use crate::cluster::view::ClusterView;
 use crate::context::{Context, with_cleanup};
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeMap;
@@ -124,7 +125,7 @@ const SPREAD: usize = 3000;
 const TOLERANCE: f64 = 0.03;
 
 /// Where each of the keys is, by the word of one master: the id of the master that has it, or what was answered instead.
-async fn placed(cx: &Context, master: &NodeView, numbers: &[usize]) -> Result<Vec<String>, Stop> {
+async fn placed(cx: &Context, view: &ClusterView, master: &NodeView, numbers: &[usize]) -> Result<Vec<String>, Stop> {
     let mut connection = cx.connect(&master.member.address).await?;
     let mut places = Vec::new();
     for numbers in numbers.chunks(BATCH) {
@@ -136,7 +137,10 @@ async fn placed(cx: &Context, master: &NodeView, numbers: &[usize]) -> Result<Ve
         for reply in connection.pipeline(&commands).await? {
             let moved = Redirect::parse(&reply).filter(|redirect| redirect.kind == RedirectKind::Moved);
             let line = match moved {
-                Some(moved) => master.nodes.iter().find(|line| line.address == moved.address),
+                Some(moved) => {
+                    let shown = master.nodes.iter().find(|line| line.address == moved.address);
+                    shown.or_else(|| view.named(&moved.address).and_then(NodeView::myself))
+                }
                 None => master.myself().filter(|_| reply == Reply::Nil),
             };
             places.push(line.map_or_else(|| reply.to_string(), |line| line.id.clone()));
@@ -152,7 +156,7 @@ pub(super) async fn even_spread(cx: &Context) -> Outcome {
     let mut stray = None;
     for (at, shard) in shards.iter().enumerate() {
         let numbers: Vec<usize> = (0..SPREAD).skip(at).step_by(shards.len()).collect();
-        for place in placed(cx, shard.master, &numbers).await? {
+        for place in placed(cx, &view, shard.master, &numbers).await? {
             if view.by_id(&place).is_none() {
                 stray.get_or_insert_with(|| format!("{}: GET -> {place}", shard.master.member));
             }

@@ -26,12 +26,14 @@ const PRELOADED: usize = 1000;
 pub struct Failover {
     /// The master that was stopped, and its id.
     pub victim: (Member, NodeId),
-    /// Its replica, and its id.
+    /// The replica of it that was promoted, and its id; where none was, the first that it had.
     pub successor: (Member, NodeId),
     /// The highest `cluster_current_epoch` of any node before.
     pub epoch_before: u64,
     /// How long it took from the fault until the successor said it is a master.
     pub promotion: Result<Duration, Mismatch>,
+    /// How long it took from the fault until a survivor took a write to the victim's shard.
+    pub writable: Result<Duration, Mismatch>,
     /// The view of all nodes before the fault.
     pub before: ClusterView,
     /// The view of the survivors once writes had come back.
@@ -52,8 +54,9 @@ pub struct Failover {
     pub restored: Instant,
     /// What every node said of the victim, and of a key of its shard, at every look from before the fault on.
     pub watched: Watched,
-    /// The acknowledged writes that were not there at the end.
-    pub lost: Vec<String>,
+    /// The acknowledged writes that were not there at the end; nothing where they could not be read back after
+    /// something else had gone wrong.
+    pub lost: Option<Vec<String>>,
 }
 
 impl Failover {
@@ -62,6 +65,11 @@ impl Failover {
         self.writes.ledgers.first().map_or(Duration::ZERO, |ledger| {
             ledger.longest_gap(self.fault, self.writes.ended)
         })
+    }
+
+    /// Whether an election was lost before the successor won one.
+    pub fn election_lost(&self) -> bool {
+        election_lost(self.epoch_before, highest_epoch(&self.during))
     }
 }
 
@@ -126,6 +134,8 @@ pub struct Shard {
     pub replica: Member,
     /// The replica's id.
     pub replica_id: NodeId,
+    /// Every replica of it whose link is connected, with its id, that one first: any of them may be promoted.
+    pub replicas: Vec<(Member, NodeId)>,
     /// A slot of its own.
     pub slot: u16,
     /// A slot of every other shard.
@@ -133,6 +143,12 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The ids of the master and its connected replicas.
+    pub fn ids(&self) -> Vec<&str> {
+        let replicas = self.replicas.iter().map(|(_, id)| id.as_str());
+        std::iter::once(self.master_id.as_str()).chain(replicas).collect()
+    }
+
     /// The slots for a writer: the shard's own first.
     pub fn slots(&self) -> Vec<u16> {
         std::iter::once(self.slot)
@@ -150,11 +166,11 @@ impl Shard {
 pub async fn pick_shard(cx: &Context, view: &ClusterView) -> Result<Shard, Stop> {
     let soonest = shards(view)
         .into_iter()
-        .min_by_key(|shard| cx.no_vote_for(&[&shard.master_id, &shard.replica_id]));
+        .min_by_key(|shard| cx.no_vote_for(&shard.ids()));
     let Some(shard) = soonest else {
         return Err(Mismatch::new("a master that owns slots and has a connected replica", "none").into());
     };
-    until_votes(cx, &shard.master, &[&shard.master_id, &shard.replica_id]).await;
+    until_votes(cx, &shard.master, &shard.ids()).await;
     Ok(shard)
 }
 
@@ -187,8 +203,11 @@ fn shards(view: &ClusterView) -> Vec<Shard> {
         };
         let connected = view
             .replicas_of(&line.id)
-            .find(|replica| matches!(&replica.role, Role::Replica { link, .. } if link == "connected"));
-        let Some((replica, replica_line)) = connected.and_then(|replica| Some((replica, replica.myself()?))) else {
+            .filter(|replica| matches!(&replica.role, Role::Replica { link, .. } if link == "connected"));
+        let replicas: Vec<(Member, NodeId)> = connected
+            .filter_map(|replica| Some((replica.member.clone(), replica.myself()?.id.clone())))
+            .collect();
+        let Some((replica, replica_id)) = replicas.first().cloned() else {
             continue;
         };
         let others = view
@@ -198,8 +217,9 @@ fn shards(view: &ClusterView) -> Vec<Shard> {
         found.push(Shard {
             master: master.member.clone(),
             master_id: line.id.clone(),
-            replica: replica.member.clone(),
-            replica_id: replica_line.id.clone(),
+            replica,
+            replica_id,
+            replicas,
             slot,
             other_slots: others.filter_map(|other| owned(&other.id)).collect(),
         });
@@ -214,6 +234,52 @@ pub fn highest_epoch(view: &ClusterView) -> u64 {
         .filter_map(|node| node.info("cluster_current_epoch").parse().ok())
         .max()
         .unwrap_or(0)
+}
+
+/// Whether an election was lost before one was won, by the highest current epoch before and afterwards: every attempt
+/// raises it by one.
+pub fn election_lost(before: u64, afterwards: u64) -> bool {
+    afterwards >= before.saturating_add(2)
+}
+
+/// Whether the owner of each of these slots, who must be one of the survivors, takes a write.
+///
+/// # Errors
+/// When an owner cannot be asked.
+async fn writes_taken(cx: &Context, survivors: &[Member], slots: &[u16]) -> Result<Look<()>, Stop> {
+    let view = cx.look_among(survivors.to_vec()).await;
+    for slot in slots.iter().copied() {
+        let Some(owner) = view.owner_of(slot) else {
+            return Ok(Look::NotYet(format!("no survivor claims slot {slot}")));
+        };
+        let key = cx.key_in(slot, "probe");
+        let mut connection = cx.connect(&owner.member.address).await?;
+        let reply = connection.call(&["SET", &key, "1", "EX", "60"]).await?;
+        if !reply.is_ok() {
+            return Ok(Look::NotYet(format!("{}: SET {key} -> {reply}", owner.member)));
+        }
+        connection.call(&["DEL", &key]).await?;
+    }
+    Ok(Look::Reached(()))
+}
+
+/// Waits until the survivors take writes to these slots, once a replica was promoted and its master is still away:
+/// one that refuses them all is no replacement. A gap may last for `patience` from `gone` on.
+///
+/// # Errors
+/// A mismatch when they do not.
+pub async fn until_writes_come_back(
+    cx: &Context,
+    survivors: &[Member],
+    slots: &[u16],
+    (gone, patience): (Instant, Duration),
+) -> Result<(), Stop> {
+    // However late the promotion came, all nodes may take so long to hear of it.
+    let left = patience.saturating_sub(gone.elapsed()).max(cx.timing().gossip());
+    eventually(cx, "writes to the shard come back", left, async || {
+        writes_taken(cx, survivors, slots).await
+    })
+    .await
 }
 
 async fn make_happen(cx: &Context) -> Result<Failover, Stop> {
@@ -232,13 +298,23 @@ async fn make_happen(cx: &Context) -> Result<Failover, Stop> {
     drop((happening, watching));
     let after = cx.look().await?;
     let writes = writer.stop().await;
-    let lost = writes.lost(cx).await?;
-    remove_preloaded(cx, &shard).await?;
+    let read = async {
+        let lost = writes.lost(cx).await?;
+        remove_preloaded(cx, &shard).await?;
+        Ok(lost)
+    };
+    let lost = match read.await {
+        Ok(lost) => Some(lost),
+        Err(stop) if seen.fine() => return Err(stop),
+        // What a shard that did not come back has made unreachable is no further finding.
+        Err(_) => None,
+    };
     Ok(Failover {
         victim: (shard.master, shard.master_id),
-        successor: (shard.replica, shard.replica_id),
+        successor: seen.successor,
         epoch_before,
         promotion: seen.promotion,
+        writable: seen.writable,
         before: view,
         during: seen.during,
         after,
@@ -258,10 +334,19 @@ struct Seen {
     fault: Instant,
     gone: Instant,
     restored: Instant,
+    successor: (Member, NodeId),
     promotion: Result<Duration, Mismatch>,
+    writable: Result<Duration, Mismatch>,
     during: ClusterView,
     data: Result<usize, Mismatch>,
     returned: Result<Duration, Mismatch>,
+}
+
+impl Seen {
+    /// Whether all went as it should.
+    fn fine(&self) -> bool {
+        self.promotion.is_ok() && self.writable.is_ok() && self.data.is_ok() && self.returned.is_ok()
+    }
 }
 
 /// Stops the master, waits for its successor, and lets it come back.
@@ -269,19 +354,39 @@ async fn stop_and_return(cx: &Context, shard: &Shard, watch: &watch::Watch) -> R
     let fault = Instant::now();
     let timing = cx.timing();
     let patience = timing.shutdown() + timing.failover_retry();
-    let what = format!("{} is promoted", shard.replica);
+    let what = format!("a replica of {} is promoted", shard.master);
+    let survivors: Vec<Member> = watch.survivors();
     let watched = async {
-        let (injected, promotion) = futures::join!(
-            async { cx.inject(Fault::KeepAway, &shard.master).await.map(|_| Instant::now()) },
-            eventually(cx, &what, patience, async || { promoted(cx, shard, fault).await })
-        );
+        let mut injecting = Box::pin(async {
+            cx.inject(Fault::KeepAway, &shard.master).await?;
+            Ok::<Instant, Stop>(Instant::now())
+        });
+        let mut beside = None;
+        // A deployment may hand over before the server ends: that is seen while it does.
+        let injected = tokio::select! {
+            biased;
+            seen = eventually(cx, &what, patience, async || promoted(cx, shard, fault).await) => {
+                beside = Some(seen);
+                injecting.await
+            }
+            injected = &mut injecting => injected,
+        };
         let gone = injected?;
-        let promotion = kept(promotion)?;
+        let promotion = match beside.map(kept).transpose()? {
+            Some(Ok(seen)) => Ok(seen),
+            // Its platform may have let the server live for long: the bound counts from its end.
+            Some(Err(_)) | None => {
+                kept(eventually(cx, &what, patience, async || promoted(cx, shard, fault).await).await)?
+            }
+        };
+        let (promotion, successor) = match promotion {
+            Ok((took, successor)) => (Ok(took), successor),
+            Err(mismatch) => (Err(mismatch), (shard.replica.clone(), shard.replica_id.clone())),
+        };
         let mut during = ClusterView::default();
-        let mut data = Err(Mismatch::new(
-            "the data on the promoted replica",
-            "there was no promotion",
-        ));
+        let (kept_data, not_promoted) = ("the data on the promoted replica", "there was no promotion");
+        let mut data = Err(Mismatch::new(kept_data, not_promoted));
+        let mut writable = Err(Mismatch::new("writes to the shard come back", not_promoted));
         if promotion.is_ok() {
             kept(
                 eventually(
@@ -306,7 +411,13 @@ async fn stop_and_return(cx: &Context, shard: &Shard, watch: &watch::Watch) -> R
                 .await,
             )?
             .ok();
-            data = kept(read_back(cx, shard).await)?;
+            let back = until_writes_come_back(cx, &survivors, &[shard.slot], (gone, patience)).await;
+            writable = kept(back)?.map(|()| fault.elapsed());
+            data = match (read_back(cx, shard, &successor.0).await, &writable) {
+                // Who takes no writes need not answer at all: that is no error of the suite.
+                (Err(Stop::Error(error)), Err(_)) => Err(Mismatch::new(kept_data, format!("{error:#}"))),
+                (read, _) => kept(read)?,
+            };
             during = cx.look().await?;
             // Almost always done by now; a survivor that is late must not be cut off by the victim's return.
             let what = format!("every survivor flags {} as fail", shard.master.name);
@@ -318,24 +429,24 @@ async fn stop_and_return(cx: &Context, shard: &Shard, watch: &watch::Watch) -> R
             });
             kept(flagged.await)?.ok();
         }
-        Ok((gone, promotion, during, data))
+        Ok((gone, successor, promotion, writable, during, data))
     };
     let mut restored = Instant::now();
     let undo = async {
         restored = Instant::now();
         cx.undo_faults().await
     };
-    let (gone, promotion, during, data) = with_cleanup(watched, undo).await?;
+    let (gone, successor, promotion, writable, during, data) = with_cleanup(watched, undo).await?;
     let back = Instant::now();
     let returned = kept(
         eventually(
             cx,
             &format!(
                 "{} is a synchronised replica of {}",
-                shard.master.name, shard.replica.name
+                shard.master.name, successor.0.name
             ),
             timing.scheduling() + timing.sync() + Duration::from_secs(2),
-            async || returned(cx, shard, back).await,
+            async || returned(cx, shard, &successor.1, back).await,
         )
         .await,
     )?;
@@ -343,32 +454,38 @@ async fn stop_and_return(cx: &Context, shard: &Shard, watch: &watch::Watch) -> R
         fault,
         gone,
         restored,
+        successor,
         promotion,
+        writable,
         during,
         data,
         returned,
     })
 }
 
-/// Whether the replica says that it is a master.
-async fn promoted(cx: &Context, shard: &Shard, since: Instant) -> Result<Look<Duration>, Stop> {
+/// Whether a replica of the shard says that it is a master; after how long, and which.
+async fn promoted(cx: &Context, shard: &Shard, since: Instant) -> Result<Look<(Duration, (Member, NodeId))>, Stop> {
     let view = cx.look().await?;
-    Ok(match view.of(&shard.replica.name) {
-        Some(node) if node.role.is_master() => {
-            cx.note_time(format!("{} says it is a master", shard.replica));
-            Look::Reached(since.elapsed())
+    let mut seen = Vec::new();
+    for (replica, id) in &shard.replicas {
+        match view.of(&replica.name) {
+            Some(node) if node.role.is_master() => {
+                cx.note_time(format!("{replica} says it is a master"));
+                return Ok(Look::Reached((since.elapsed(), (replica.clone(), id.clone()))));
+            }
+            Some(node) => seen.push(format!(
+                "{} is a replica, its cluster_state:{}",
+                replica.name,
+                node.info("cluster_state")
+            )),
+            None => seen.push(format!("{} does not answer", replica.name)),
         }
-        Some(node) => Look::NotYet(format!(
-            "{} is a replica, its cluster_state:{}",
-            shard.replica.name,
-            node.info("cluster_state")
-        )),
-        None => Look::NotYet(format!("{} does not answer", shard.replica.name)),
-    })
+    }
+    Ok(Look::NotYet(seen.join("\n")))
 }
 
 /// Whether the old master is a replica of the new one, under its old id, with its link up.
-async fn returned(cx: &Context, shard: &Shard, since: Instant) -> Result<Look<Duration>, Stop> {
+async fn returned(cx: &Context, shard: &Shard, successor: &str, since: Instant) -> Result<Look<Duration>, Stop> {
     let view = cx.look().await?;
     let Some(node) = view.of(&shard.master.name) else {
         return Ok(Look::NotYet(format!("{} does not answer", shard.master.name)));
@@ -378,7 +495,7 @@ async fn returned(cx: &Context, shard: &Shard, since: Instant) -> Result<Look<Du
         .map(|line| (line.id, line.master.unwrap_or_default()))
         .unwrap_or_default();
     Ok(match &node.role {
-        Role::Replica { link, .. } if link == "connected" && id == shard.master_id && master == shard.replica_id => {
+        Role::Replica { link, .. } if link == "connected" && id == shard.master_id && master == successor => {
             cx.note_time(format!("{} is a synchronised replica", shard.master.name));
             Look::Reached(since.elapsed())
         }
@@ -401,7 +518,8 @@ fn preloaded(cx: &Context, shard: &Shard) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Writes the keys and waits until the replica has them: only what was replicated before the fault must survive it.
+/// Writes the keys and waits until every replica has them: only what was replicated before the fault must survive it,
+/// and any of them may be promoted.
 async fn preload(cx: &Context, shard: &Shard) -> Result<(), Stop> {
     let mut connection = cx.connect(&shard.master.address).await?;
     let keys = preloaded(cx, shard);
@@ -410,17 +528,18 @@ async fn preload(cx: &Context, shard: &Shard) -> Result<(), Stop> {
     if let Some(refused) = replies.iter().find(|reply| !reply.is_ok()) {
         return Err(anyhow::anyhow!("{}: SET before the fault -> {refused}", shard.master).into());
     }
-    let acknowledged = connection.call(&["WAIT", "1", "4000"]).await?;
+    let replicas = shard.replicas.len();
+    let acknowledged = connection.call(&["WAIT", &replicas.to_string(), "4000"]).await?;
     expect(
-        acknowledged.integer() >= Some(1),
-        "WAIT 1 4000 -> :1, before the fault",
+        acknowledged.integer() >= i64::try_from(replicas).ok(),
+        format!("WAIT {replicas} 4000 -> :{replicas}, before the fault"),
         format!("{}: {acknowledged}", shard.master),
     )?;
     Ok(())
 }
 
-async fn read_back(cx: &Context, shard: &Shard) -> Result<usize, Stop> {
-    let mut connection = cx.connect(&shard.replica.address).await?;
+async fn read_back(cx: &Context, shard: &Shard, successor: &Member) -> Result<usize, Stop> {
+    let mut connection = cx.connect(&successor.address).await?;
     let keys = preloaded(cx, shard);
     let commands: Vec<Vec<&str>> = keys.iter().map(|(key, _)| vec!["GET", key]).collect();
     let replies = connection.pipeline(&commands).await?;
@@ -431,7 +550,7 @@ async fn read_back(cx: &Context, shard: &Shard) -> Result<usize, Stop> {
         .map(|((key, value), reply)| format!("GET {key} -> {reply} (written: {value})"))
         .collect();
     crate::check::no_findings(
-        format!("every one of {PRELOADED} replicated keys by value on {}", shard.replica),
+        format!("every one of {PRELOADED} replicated keys by value on {successor}"),
         &wrong,
     )?;
     Ok(keys.len())
@@ -447,4 +566,21 @@ async fn remove_preloaded(cx: &Context, shard: &Shard) -> Result<(), Stop> {
     let commands: Vec<Vec<&str>> = keys.iter().map(|(key, _)| vec!["DEL", key]).collect();
     connection.pipeline(&commands).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::no_attempt(7, 7, false)]
+    #[case::the_one_that_was_won(7, 8, false)]
+    #[case::one_before_it(7, 9, true)]
+    #[case::several(7, 12, true)]
+    #[case::nobody_was_asked(7, 0, false)]
+    #[case::the_largest(u64::MAX, u64::MAX - 1, false)]
+    fn every_attempt_raises_the_epoch(#[case] before: u64, #[case] afterwards: u64, #[case] lost: bool) {
+        assert_eq!(election_lost(before, afterwards), lost);
+    }
 }

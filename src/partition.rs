@@ -9,7 +9,8 @@ mod side;
 
 pub use side::{Attempt, Client, Confirmation, Told};
 
-use crate::check::{Look, eventually, expect};
+use crate::check::{LOOK_AGAIN, Look, eventually, expect};
+use crate::cluster::connection::LinkError;
 use crate::cluster::node::{Member, NodeId, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Shared, Traffic, Way, with_cleanup};
@@ -29,9 +30,9 @@ const BEFORE: Duration = Duration::from_secs(1);
 pub struct Partition {
     /// The master that was alone, and its id.
     pub alone: (Member, NodeId),
-    /// Its replica, on the other side, and its id.
+    /// The replica of it, on the other side, that took writes in its place, and its id; where none did, the first.
     pub successor: (Member, NodeId),
-    /// Before the cut: every write acknowledged before this had been replicated when the cut came.
+    /// Before the cut: every write acknowledged before this was on every replica when the cut came.
     pub replicated: Instant,
     /// When all packets were dropped.
     pub cut: Instant,
@@ -45,12 +46,16 @@ pub struct Partition {
     pub minority: Client,
     /// The clients of the other side: the successor's first, then one of every other master.
     pub majority: Vec<Client>,
+    /// The clients of the shard's other replicas: they are told of no write, but where one was promoted beside the successor.
+    pub passed_over: Vec<Client>,
     /// What `WAIT` told the client of the master that was alone.
     pub confirmations: Vec<Confirmation>,
     /// What the successor holds under the key in the end.
     pub held: Vec<String>,
     /// How many nodes of the shard hold the same as the successor once the old master is synchronised; else who does not.
     pub same: Result<usize, Mismatch>,
+    /// The acknowledged writes to every other master that the owner of its slot does not hold in the end.
+    pub lost_elsewhere: Result<Vec<String>, Mismatch>,
 }
 
 /// A partition of a run, once it was made to happen: by the cases that ask, a mismatch before any fault, or an error.
@@ -67,10 +72,15 @@ impl Partition {
         taken.rfind(|attempt| attempt.sent < self.healing)
     }
 
-    /// The first write that the successor took.
+    /// The clients of the replicas of the master that was alone, the successor's first.
+    pub fn of_replicas(&self) -> impl Iterator<Item = &Client> {
+        self.majority.iter().take(1).chain(&self.passed_over)
+    }
+
+    /// The first write that a replica took in its master's place.
     pub fn first_of_majority(&self) -> Option<&Attempt> {
-        let attempts = self.majority.first().map_or(&[][..], Client::attempts);
-        attempts.iter().find(|attempt| attempt.told == Told::Done)
+        let firsts = self.of_replicas().filter_map(|client| client.done().next());
+        firsts.min_by_key(|attempt| attempt.sent)
     }
 }
 
@@ -114,57 +124,117 @@ async fn once(cx: &Context, cell: fn(&Shared) -> &Observed, traffic: Traffic) ->
     }
 }
 
+/// The clients at work.
+struct Clients {
+    /// Of the master that is alone.
+    minority: side::Writing,
+    /// Of each of its replicas, in the shard's order: any of them may win the election.
+    replicas: Vec<side::Writing>,
+    /// Of every other master, with the slot that it is written to in.
+    masters: Vec<(u16, side::Writing)>,
+}
+
+impl Clients {
+    fn new(cx: &Context, view: &ClusterView, shard: &Shard) -> Self {
+        let key = cx.key_in(shard.slot, "partition");
+        let of_majority = |member: &Member, key: String| {
+            let side = format!("majority-{}", member.name);
+            side::Writing::new(side, member.clone(), key)
+        };
+        let replicas = shard.replicas.iter();
+        let masters = shard.other_slots.iter().filter_map(|slot| {
+            let owner = view.owner_of(*slot)?;
+            Some((*slot, of_majority(&owner.member, cx.key_in(*slot, "partition"))))
+        });
+        Self {
+            replicas: replicas.map(|(member, _)| of_majority(member, key.clone())).collect(),
+            masters: masters.collect(),
+            minority: side::Writing::new("minority".into(), shard.master.clone(), key),
+        }
+    }
+
+    fn of_masters(&self) -> impl Iterator<Item = &side::Writing> {
+        self.masters.iter().map(|(_, client)| client)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &side::Writing> {
+        std::iter::once(&self.minority)
+            .chain(&self.replicas)
+            .chain(self.of_masters())
+    }
+
+    /// Which replica has taken the last write of its client, sent after an instant; else which has taken one at all.
+    fn promoted(&self, since: Instant) -> Option<usize> {
+        let mut replicas = self.replicas.iter();
+        let takes = replicas.position(|client| client.taken_since(since).is_ok());
+        takes.or_else(|| self.replicas.iter().position(|client| client.idle().is_none()))
+    }
+
+    /// What the last writes were told, where no replica, or not every other master, has taken one sent after an instant.
+    fn waiting_since(&self, since: Instant) -> Vec<String> {
+        let waiting = |client: &side::Writing| client.taken_since(since).err();
+        let replicas: Vec<String> = self.replicas.iter().filter_map(waiting).collect();
+        let none = replicas.len() == self.replicas.len();
+        let replicas = replicas.into_iter().filter(|_| none);
+        replicas.chain(self.of_masters().filter_map(waiting)).collect()
+    }
+}
+
 async fn make_happen(cx: &Context, traffic: Traffic) -> Result<Partition, Stop> {
     let view = cx.view().await?;
     let shard = pick_shard(cx, &view).await?;
     let key = cx.key_in(shard.slot, "partition");
     let waited = cx.key_in(shard.slot, "confirmed");
-    let minority = side::Writing::new("minority", shard.master.clone(), key.clone());
-    let mut majority = vec![side::Writing::new("majority", shard.replica.clone(), key.clone())];
-    for slot in &shard.other_slots {
-        let owner = view.owner_of(*slot).map(|owner| owner.member.clone());
-        let key = cx.key_in(*slot, "partition");
-        majority.extend(owner.map(|owner| side::Writing::new("majority", owner, key)));
-    }
+    let clients = Clients::new(cx, &view, &shard);
     let waiting = side::Waiting::new(shard.master.clone(), waited.clone());
     let mut writing = Box::pin(async {
-        let clients = std::iter::once(&minority).chain(&majority);
-        futures::join!(join_all(clients.map(|client| client.on(cx))), waiting.on(cx));
+        futures::join!(join_all(clients.all().map(|client| client.on(cx))), waiting.on(cx));
     })
     .fuse();
-    let mut happening = Box::pin(cut_and_heal(cx, &view, &shard, traffic, &minority, &majority)).fuse();
+    let mut happening = Box::pin(cut_and_heal(cx, &view, &shard, traffic, &clients)).fuse();
     let seen = futures::select_biased! {
         seen = happening => seen?,
         () = writing => return Err(anyhow::anyhow!("the clients ended by themselves").into()),
     };
     drop((happening, writing));
     let same = match &seen.demotion {
-        Ok(_) => kept(synchronised(cx, &shard, &key).await)?,
+        Ok(_) => kept(synchronised(cx, &shard.master, &seen.successor, &key).await)?,
         Err(mismatch) => Err(mismatch.clone()),
     };
-    let held = values(cx, &shard.replica, &key).await?;
+    let held = values(cx, &seen.successor.0, &key).await?;
+    let lost_elsewhere = match &seen.recovery {
+        Ok(_) => kept(lost_elsewhere(cx, &clients.masters).await)?,
+        Err(mismatch) => Err(mismatch.clone()),
+    };
     if same.is_ok() {
-        let keys = majority.iter().map(|client| client.key().to_owned()).chain([waited]);
-        cx.remove_keys(&keys.collect::<Vec<_>>()).await?;
+        let others = clients.of_masters().map(|client| client.key().to_owned());
+        cx.remove_keys(&others.chain([key, waited]).collect::<Vec<_>>()).await?;
     }
+    let replicas = clients.replicas.into_iter().map(side::Writing::into_client);
+    let (successor, passed_over): (Vec<Client>, Vec<Client>) =
+        replicas.partition(|client| client.member == seen.successor.0);
+    let others = clients.masters.into_iter().map(|(_, client)| client.into_client());
     Ok(Partition {
         alone: (shard.master, shard.master_id),
-        successor: (shard.replica, shard.replica_id),
+        successor: seen.successor,
         replicated: seen.replicated,
         cut: seen.cut,
         healing: seen.healing,
         recovery: seen.recovery,
         demotion: seen.demotion,
-        minority: minority.into_client(),
-        majority: majority.into_iter().map(side::Writing::into_client).collect(),
+        minority: clients.minority.into_client(),
+        majority: successor.into_iter().chain(others).collect(),
+        passed_over,
         confirmations: waiting.into_confirmations(),
         held,
         same,
+        lost_elsewhere,
     })
 }
 
 /// What the cut and the heal gave.
 struct Seen {
+    successor: (Member, NodeId),
     replicated: Instant,
     cut: Instant,
     healing: Instant,
@@ -177,13 +247,12 @@ async fn cut_and_heal(
     view: &ClusterView,
     shard: &Shard,
     traffic: Traffic,
-    minority: &side::Writing,
-    majority: &[side::Writing],
+    clients: &Clients,
 ) -> Result<Seen, Stop> {
     let timing = cx.timing();
     hold(cx, "the clients write before the cut", BEFORE).await;
-    // The replica redirects: it has nothing to take yet.
-    let writers = std::iter::once(minority).chain(&majority[1..]);
+    // Replicas redirect: they have nothing to take yet.
+    let writers = std::iter::once(&clients.minority).chain(clients.of_masters());
     let idle: Vec<String> = writers.filter_map(side::Writing::idle).collect();
     crate::check::no_findings("an acknowledged write on every master, before any fault", &idle)?;
     let replicated = until_replicated(cx, shard, timing.reply()).await?;
@@ -191,33 +260,34 @@ async fn cut_and_heal(
         let cut = cx
             .cut(&[alone(view, std::slice::from_ref(&shard.master), traffic, Way::Both)])
             .await?;
-        let what = format!("{} and every master on its side take writes", shard.replica.name);
+        let what = format!("a replica of {} and every other master take writes", shard.master.name);
         let recovery = eventually(cx, &what, timing.majority(), async || {
-            let since = |client: &side::Writing| client.taken_since(cut);
-            let waiting: Vec<String> = majority.iter().filter_map(|client| since(client).err()).collect();
-            Ok(match waiting.as_slice() {
+            Ok(match clients.waiting_since(cut).as_slice() {
                 [] => Look::Reached(cut.elapsed()),
                 waiting => Look::NotYet(waiting.join("\n")),
             })
         });
         let recovery = kept(recovery.await)?;
+        let promoted = clients.promoted(cut).and_then(|at| shard.replicas.get(at));
         // Longer than the master may go on, and than it may outlast its replacement.
         let least = (timing.minority() + BEFORE).saturating_sub(cut.elapsed());
         hold(cx, "both sides settle", least.max(timing.overlap() + BEFORE)).await;
-        Ok((cut, recovery))
+        Ok((cut, recovery, promoted))
     };
     let mut healing = Instant::now();
     let mend = async {
         healing = Instant::now();
         cx.undo_faults().await
     };
-    let (cut, recovery) = with_cleanup(parted, mend).await?;
+    let (cut, recovery, promoted) = with_cleanup(parted, mend).await?;
     let healed = Instant::now();
-    let what = format!("{} is a replica of {}", shard.master.name, shard.replica.name);
+    let none = || (shard.replica.clone(), shard.replica_id.clone());
+    let successor = promoted.cloned().unwrap_or_else(none);
+    let what = format!("{} is a replica of {}", shard.master.name, successor.0.name);
     let demotion = eventually(cx, &what, timing.demotion(), async || {
         let view = cx.look().await?;
         Ok(match view.of(&shard.master.name).and_then(|node| node.myself()) {
-            Some(line) if line.master.as_ref() == Some(&shard.replica_id) => Look::Reached(healed.elapsed()),
+            Some(line) if line.master.as_ref() == Some(&successor.1) => Look::Reached(healed.elapsed()),
             Some(line) if line.is_master() => Look::NotYet(format!("a master at epoch {}", line.config_epoch)),
             Some(_) => Look::NotYet("a replica of another".into()),
             None => Look::NotYet(format!("{} does not answer", shard.master.name)),
@@ -227,6 +297,7 @@ async fn cut_and_heal(
     // A stale write that is taken late must be seen.
     hold(cx, "the clients write after the heal", BEFORE).await;
     Ok(Seen {
+        successor,
         replicated,
         cut,
         healing,
@@ -244,28 +315,50 @@ async fn values(cx: &Context, member: &Member, key: &str) -> Result<Vec<String>,
     Ok(items.filter_map(|item| item.text().map(str::to_owned)).collect())
 }
 
+/// The acknowledged writes to other shards that the owners of their slots do not hold.
+async fn lost_elsewhere(cx: &Context, masters: &[(u16, side::Writing)]) -> Result<Vec<String>, Stop> {
+    let what = "the list of every other shard is read from the owner of its slot";
+    eventually(cx, what, cx.timing().arrange(), async || {
+        let view = cx.look().await?;
+        let mut lost = Vec::new();
+        for (slot, client) in masters {
+            let Some(owner) = view.owner_of(*slot) else {
+                return Ok(Look::NotYet(format!("no node claims slot {slot}")));
+            };
+            lost.extend(client.lost(&values(cx, &owner.member, client.key()).await?));
+        }
+        Ok(Look::Reached(lost))
+    })
+    .await
+}
+
 /// Waits until the old master is synchronised with its successor, and every node of the shard holds the same under the
 /// key; how many they are.
-async fn synchronised(cx: &Context, shard: &Shard, key: &str) -> Result<usize, Stop> {
-    let linked = format!("{} is a synchronised replica", shard.master.name);
+async fn synchronised(
+    cx: &Context,
+    old: &Member,
+    (successor, successor_id): &(Member, NodeId),
+    key: &str,
+) -> Result<usize, Stop> {
+    let linked = format!("{} is a synchronised replica", old.name);
     let bound = cx.timing().demotion() + cx.timing().sync();
     eventually(cx, &linked, bound, async || {
         let view = cx.look().await?;
-        Ok(match view.of(&shard.master.name).map(|node| &node.role) {
+        Ok(match view.of(&old.name).map(|node| &node.role) {
             Some(Role::Replica { link, .. }) if link == "connected" => Look::Reached(()),
-            other => Look::NotYet(format!("{}: {other:?}", shard.master.name)),
+            other => Look::NotYet(format!("{}: {other:?}", old.name)),
         })
     })
     .await?;
     let view = cx.look().await?;
-    let replicas: Vec<&Member> = view.replicas_of(&shard.replica_id).map(|node| &node.member).collect();
+    let replicas: Vec<&Member> = view.replicas_of(successor_id).map(|node| &node.member).collect();
     let what = "every node of the shard holds the same data";
     eventually(cx, what, cx.timing().catch_up(), async || {
-        let first = values(cx, &shard.replica, key).await?;
+        let first = values(cx, successor, key).await?;
         for member in &replicas {
             let other = values(cx, member, key).await?;
             if other != first {
-                return Ok(Look::NotYet(difference(&shard.replica, &first, member, &other)));
+                return Ok(Look::NotYet(difference(successor, &first, member, &other)));
             }
         }
         Ok(Look::Reached(1 + replicas.len()))
@@ -318,24 +411,27 @@ pub fn groups_apart(groups: &[Vec<Member>], traffic: Traffic) -> Vec<Cut> {
     split.collect()
 }
 
-/// Waits until a write to a shard's master has reached a replica; the instant before that write. All that was
-/// acknowledged before it has then reached the replica too. After a cut TCP sends anew what was lost, with pauses that
-/// have grown with the cut.
+/// Waits until a write to a shard's master has reached all its replicas that were connected; the instant before that write.
+/// All that was acknowledged before it has then reached them too. After a cut TCP sends anew what was lost, with pauses
+/// that have grown with the cut.
 ///
 /// # Errors
-/// A mismatch when none has within `bound`.
+/// A mismatch when none has reached all within `bound`.
 pub async fn until_replicated(cx: &Context, shard: &Shard, bound: Duration) -> Result<Instant, Stop> {
     let key = cx.key_in(shard.slot, "replicated");
-    let what = format!("a write to {} reaches a replica", shard.master.name);
+    let replicas = shard.replicas.len();
+    let all = replicas.to_string();
+    let what = format!("a write to {} reaches each of {all} replicas", shard.master.name);
     let at = eventually(cx, &what, bound, async || {
         let mut connection = cx.connect(&shard.master.address).await?;
         let before = Instant::now();
         let set = connection.call(&["SET", &key, "1"]).await?;
-        let reply = connection.call(&["WAIT", "1", "500"]).await?;
-        Ok(if set.is_ok() && reply.integer() >= Some(1) {
+        let reply = connection.call(&["WAIT", &all, "500"]).await?;
+        let reached = reply.integer().and_then(|count| usize::try_from(count).ok());
+        Ok(if set.is_ok() && reached >= Some(replicas) {
             Look::Reached(before)
         } else {
-            Look::NotYet(format!("SET -> {set}, WAIT 1 500 -> {reply}"))
+            Look::NotYet(format!("SET -> {set}, WAIT {all} 500 -> {reply}"))
         })
     })
     .await?;
@@ -343,7 +439,8 @@ pub async fn until_replicated(cx: &Context, shard: &Shard, bound: Duration) -> R
     Ok(at)
 }
 
-/// Cuts a shard's master off for a while, and mends the links.
+/// Cuts a shard's master off for a while, and mends the links. A master that takes no write meanwhile, since it misses its
+/// replicas or has been replaced, has none that a replica could have.
 ///
 /// # Errors
 /// An error when the master's replica has a write all the same: what follows would then say nothing.
@@ -353,11 +450,19 @@ pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Dura
     let parted = async {
         cx.cut(cuts).await?;
         let witness = async {
-            connection.call(&["SET", key.as_str(), "1"]).await?;
-            connection.call(&["WAIT", "1", "100"]).await
+            let began = Instant::now();
+            // Without a write `WAIT` would count whoever is attached.
+            while !connection.call(&["SET", key.as_str(), "1"]).await?.is_ok() {
+                if began.elapsed() >= length / 2 {
+                    return Ok(None);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            let reply = connection.call(&["WAIT", "1", "100"]).await?;
+            Ok::<_, LinkError>(reply.integer())
         };
-        let (reply, ()) = futures::join!(witness, hold(cx, "the links are cut", length));
-        match reply?.integer() {
+        let (confirmed, ()) = futures::join!(witness, hold(cx, "the links are cut", length));
+        match confirmed? {
             Some(1..) => Err(anyhow::anyhow!("{} is not cut off: a replica has its write", shard.master).into()),
             Some(_) | None => Ok(()),
         }

@@ -104,7 +104,13 @@ async fn make_happen(cx: &Context) -> Result<Rolling, Stop> {
     let lasted = began.elapsed();
     let writes = writer.stop().await;
     failed?;
-    let lost = writes.lost(cx).await?;
+    let whole = restarts.iter().all(|(_, whole)| whole.is_ok());
+    let lost = match writes.lost(cx).await {
+        Ok(lost) => lost,
+        Err(stop) if whole => return Err(stop),
+        // What a restart that failed has made unreachable cannot be read, and is no further finding.
+        Err(_) => Vec::new(),
+    };
     Ok(Rolling {
         restarts,
         nodes: members.len(),

@@ -55,7 +55,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Writes,
         needs: &[],
         features: &[Feature::Wait],
-        bound: "T_visible, the time limit that is given; answered within T_reply",
+        bound: "T_visible, the time limit that is given; answered within T_catch_up of it",
         controls: &[
             "frozen",
             "hang-up",
@@ -68,7 +68,7 @@ pub static CASES: &[Case] = &[
         ],
         method: "Writes a key to every master and sends `WAIT` for one replica more than each has, with a time limit \
                  of T_visible: expects the number of replicas that each has, no earlier than the limit and at most \
-                 T_visible after it.",
+                 T_catch_up after it: a server ends it in its next turn, and it, the way to it and the suite may be busy.",
         run: |cx| Box::pin(waiting::time_limit_kept(cx)),
     },
     Case {
@@ -138,12 +138,12 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::Crash],
         features: &[],
-        bound: "T_visible before the crash",
+        bound: "max(T_visible, T_catch_up) before the crash",
         controls: &["data-lost"],
         method: "Writes numbers to a list in every shard, with no `WAIT`, while a master's server is killed and its platform brings it back \
                  or its replica is promoted. The report says how many acknowledged ones are not there at the end, and from how long before \
-                 the crash. Those may be of the killed master's shard alone, and not acknowledged longer before than a replica may lag, \
-                 nor after writes had come back.",
+                 the crash. Those may be of the killed master's shard alone, and not acknowledged longer before than a replica may lag or \
+                 `appendfsync everysec` may put writing off, nor after writes had come back.",
         run: |cx| Box::pin(counting::loss_window(cx)),
     },
     Case {
@@ -157,7 +157,7 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::Crash],
         features: &[],
-        bound: "T_visible before the crash",
+        bound: "max(T_visible, T_catch_up) before the crash",
         controls: &["counted-twice", "data-lost"],
         method: "In the crash of CONS-06 a counter in the killed master's shard is raised with `INCR` all the time; each attempt is \
                  acknowledged, refused, or of unknown fate. At the end `GET` must be at most the acknowledged and the unknown ones together, \
@@ -282,7 +282,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus],
         bound: "T_sync",
         controls: &["cut-ignored", "heal-ignored", "never-replaced", "data-merged"],
-        method: "After the partition of PART-01, once the old master is a synchronised replica: `LRANGE` on every node of the shard must give the same list, with every write that the successor acknowledged.",
+        method: "After the partition of PART-01, once the old master is a synchronised replica: `LRANGE` on every node of the shard must give the same list, with every write that the successor acknowledged, and none that the old master was sent once its successor had taken over.",
         run: |cx| Box::pin(super::partitions::observed::last_failover_wins(cx)),
     },
     Case {
@@ -300,7 +300,7 @@ pub static CASES: &[Case] = &[
         bound: "T_shutdown + T_fo_retry until the promotion; an instant within 1 s",
         controls: &["expired-key-kept", "expiry-lost"],
         method: "Gives a key of a master NT to live, another ten minutes. `PTTL` of the second must agree within 1 s \
-                 on master and replica. Then keeps the master away until the replica is promoted: `GET` of the first \
+                 on master and replica. Then keeps the master away until a replica of it is promoted: `GET` of the first \
                  key must answer nil there, `PTTL` of the second what is left, within 1 s.",
         run: |cx| Box::pin(losing::expiry_kept(cx)),
     },

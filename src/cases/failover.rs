@@ -32,8 +32,9 @@ pub static CASES: &[Case] = &[
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
         controls: &["never-replaced"],
         method: "Finds a master by `ROLE`, writes to every shard all the time, and stops it as its platform does. Two outcomes are \
-                 legal, and the report says which was seen: its replica was promoted with a higher epoch, or it came back in time and \
-                 is the master under the same id and epoch. `cluster_state:ok` counts when it holds for T_stable on every node.",
+                 legal, and the report says which was seen: a replica of it was promoted with a higher epoch, or it came back in time and \
+                 is the master under the same id and epoch. `cluster_state:ok` counts when it holds for T_stable on every node. The \
+                 longer bound is for an election that was lost, as the epochs show.",
         run: |cx| Box::pin(losing::deleting_a_master(cx)),
     },
     Case {
@@ -48,8 +49,9 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &["never-replaced"],
-        method: "Stops a master and keeps it away; `ROLE` of its replica must become `master`, and writes to its shard must come back.",
+        controls: &["min-replicas", "never-replaced"],
+        method: "Stops a master and keeps it away; `ROLE` of a replica of it must become `master`, and the survivors must take writes to its \
+                 shard before it comes back. The longer bound is for an election that was lost: then `cluster_current_epoch` has risen by two.",
         run: |cx| Box::pin(promotion(cx)),
     },
     Case {
@@ -82,9 +84,9 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &["never-replaced"],
-        method: "Looks at the graceful stop of FAIL-02: the longest gap without an acknowledged write to the master's shard, and whether \
-                 the deployment handed over (a gap shorter than the node-timeout). No handover is expected of Redis; the report says what was seen.",
+        controls: &["min-replicas", "never-replaced"],
+        method: "Looks at the graceful stop of FAIL-02: writes must come back while the master is away; the longest gap without an \
+                 acknowledged write to its shard is judged, and whether the deployment handed over (a gap shorter than the node-timeout). No handover is expected of Redis; the report says what was seen.",
         run: |cx| Box::pin(graceful_stop(cx)),
     },
     Case {
@@ -99,8 +101,9 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::Pause],
         features: &[],
         bound: "T_fo_hard; one lost election: T_fo_retry; demoted within T_gossip + T_sync",
-        controls: &["demoted-serves-on", "never-replaced"],
-        method: "Writes to every shard all the time and freezes a master's process. Its replica must be promoted and take the writes. Once \
+        controls: &["demoted-serves-on", "min-replicas", "never-replaced"],
+        method: "Writes to every shard all the time and freezes a master's process. A replica must be promoted and take writes before it \
+                 goes on; the longer bound is for an election that was lost, as the epochs show. Once \
                  the process goes on, `ROLE` must become `slave` with a link that is `connected`, and `GET` of a key of its old slots must \
                  get `-MOVED` to the successor.",
         run: |cx| Box::pin(outages::frozen_master(cx)),
@@ -134,7 +137,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus],
         bound: "2 s; one lost election: 2 s + max(4·NT, 4 s)",
         controls: &["never-replaced"],
-        method: "Takes the longest gap of every other shard's writer in the stop of FAIL-02: it must be within the bound, and no `-CLUSTERDOWN` may come before the node-timeout. Where coverage is not required there is no gap, which is as good.",
+        method: "Takes the longest gap of every other shard's writer in the stop of FAIL-02: it must be within the bound (the longer one where the epochs show a lost election), and no `-CLUSTERDOWN` may come before the node-timeout. Where coverage is not required there is no gap, which is as good.",
         run: |cx| Box::pin(other_shards(cx)),
     },
     Case {
@@ -184,7 +187,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "the time away + T_w + 1 s",
         controls: &["impatient-operator"],
-        method: "Kills a master's process under writes and lets its platform start it again. It must answer `ROLE` as a master under its id and epoch, with no gap longer than the time it was away and T_w and a second. Where its platform takes longer than the node-timeout the case is unsupported: then FAIL-01 judges.",
+        method: "Kills a master's process under writes and lets its platform start it again; it is back once it has loaded its data. It must answer `ROLE` as a master under its id and epoch, with no gap longer than the time it was away and T_w and a second. Where its platform takes longer than the node-timeout the case is unsupported: then FAIL-01 judges.",
         run: |cx| Box::pin(losing::fast_return(cx)),
     },
     Case {
@@ -371,7 +374,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_fo",
         controls: &["never-replaced", "promoted-tells-wrong"],
-        method: "Writes 1000 keys and `WAIT 1` before the fault of FAIL-02, and reads each by value from the promoted node.",
+        method: "Writes 1000 keys and has every replica confirm them by `WAIT` before the fault of FAIL-02, and reads each by value from the promoted node.",
         run: |cx| Box::pin(data_kept(cx)),
     },
     Case {
@@ -404,10 +407,10 @@ pub static CASES: &[Case] = &[
         needs: &[Capability::KeepAway],
         features: &[],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
-        controls: &["never-replaced", "second-takeover"],
-        method: "Writes to every shard all the time and takes a master and a replica of another shard away together: killed, where the target can, else stopped. The master's replica must be \
-                 promoted, every other master must be one at the epoch of before, and no shard may be without an acknowledged write for longer \
-                 than one failover takes.",
+        controls: &["min-replicas", "never-replaced", "second-takeover"],
+        method: "Writes to every shard all the time and takes a master and a replica of another shard away together: killed, where the target can, else stopped. A replica of the master must be \
+                 promoted, every shard take writes before they come back, every other master be one at the epoch of before, and no shard \
+                 be without an acknowledged write for longer than one failover takes.",
         run: |cx| Box::pin(outages::master_and_foreign_replica(cx)),
     },
     Case {
@@ -513,10 +516,40 @@ fn gap_bounds(cx: &Context) -> (Duration, Duration) {
     )
 }
 
+/// What is known of elections that were lost before one was won.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cases) enum Lost {
+    /// The epochs before and after say whether there was one.
+    Seen(bool),
+    /// Nobody looked at the epochs, or they rose for other reasons too.
+    Unknown,
+}
+
+impl Lost {
+    /// The longest legal time, and whether it is the one with a lost election: that one is for whoever lost one.
+    fn limit(self, took: Duration, (bound, with_lost_election): (Duration, Duration)) -> (Duration, bool) {
+        match self {
+            Self::Seen(false) => (bound, false),
+            Self::Seen(true) | Self::Unknown => {
+                let limit = bound.max(with_lost_election);
+                (limit, took > bound && took <= limit)
+            }
+        }
+    }
+
+    /// What a report says of a time within the longer bound.
+    fn note(self, cx: &Context) {
+        cx.note(match self {
+            Self::Seen(_) => "one election was lost: the gap is within the bound for that",
+            Self::Unknown => "the gap is within the bound for one lost election; whether one was lost is not known",
+        });
+    }
+}
+
 /// Expects a gap within the bound; with one lost election, within the longer one, and then says so. The floor is that of
 /// an election: a master that comes back in time needs none.
-fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>) -> Result<(), Mismatch> {
-    judge_gap_within(cx, gap, floor, gap_bounds(cx))
+fn judge_gap(cx: &Context, gap: Duration, floor: Option<Duration>, lost: Lost) -> Result<(), Mismatch> {
+    judge_gap_within(cx, gap, floor, lost, gap_bounds(cx))
 }
 
 /// [`judge_gap`] with other bounds: where nothing is waited for before the server ends.
@@ -524,18 +557,44 @@ pub(in crate::cases) fn judge_gap_within(
     cx: &Context,
     gap: Duration,
     floor: Option<Duration>,
-    (bound, with_lost_election): (Duration, Duration),
+    lost: Lost,
+    bounds: (Duration, Duration),
 ) -> Result<(), Mismatch> {
-    cx.measure("write gap", gap, floor, Some(bound));
-    if gap > bound && gap <= with_lost_election {
-        cx.note("one election was lost: the gap is within the bound for that");
+    cx.measure("write gap", gap, floor, Some(bounds.0));
+    let (limit, longer) = lost.limit(gap, bounds);
+    if longer {
+        lost.note(cx);
     }
     expect(
-        gap <= with_lost_election,
+        gap <= limit,
         format!(
             "no longer than {:.1} s without an acknowledged write",
-            with_lost_election.as_secs_f64()
+            limit.as_secs_f64()
         ),
         format!("{:.1} s", gap.as_secs_f64()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::in_time(Lost::Seen(false), 20, 20, false)]
+    #[case::slow_without_a_lost_election(Lost::Seen(false), 21, 20, false)]
+    #[case::in_time_with_one(Lost::Seen(true), 20, 40, false)]
+    #[case::slow_with_one(Lost::Seen(true), 21, 40, true)]
+    #[case::too_slow_with_one(Lost::Seen(true), 41, 40, false)]
+    #[case::slow_and_nobody_knows(Lost::Unknown, 40, 40, true)]
+    fn the_longer_bound_is_for_a_lost_election(
+        #[case] lost: Lost,
+        #[case] took: u64,
+        #[case] limit: u64,
+        #[case] longer: bool,
+    ) {
+        let bounds = (Duration::from_secs(20), Duration::from_secs(40));
+        let (limit_given, longer_given) = lost.limit(Duration::from_secs(took), bounds);
+        assert_eq!((limit_given, longer_given), (Duration::from_secs(limit), longer));
+    }
 }

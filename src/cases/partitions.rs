@@ -24,13 +24,13 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus],
         bound: "T_min",
         controls: &["cut-ignored", "minority-goes-on"],
-        method: "Drops every packet between one master and all other servers, with a client on each side that writes 50 times a second and stays where it is. The master's last `:n` must come within T_min of the cut, and `-CLUSTERDOWN` after it until the heal.",
+        method: "Drops every packet between one master and all other servers, with a client on each side that writes 50 times a second and stays where it is. The master's last `:n` must come within T_min of the cut. Another refusal may follow it, `-NOREPLICAS` say; T_min after the cut, and once `-CLUSTERDOWN` was there, nothing but that until the heal.",
         run: |cx| Box::pin(observed::minority_stops(cx)),
     },
     Case {
         id: CaseId("PART-02"),
         title: "the majority replaces the master that it has lost",
-        requirement: "The side with the majority of masters MUST promote the replica of the master that it has lost, and take writes again.",
+        requirement: "The side with the majority of masters MUST promote a replica of the master that it has lost, and take writes again.",
         source: "Redis Cluster specification, section Availability; measured on 7.0.15: 11.5 s at NT 5 s, 5.5 s at NT 2 s",
         level: Level::Must,
         profile: Profile::Chaos,
@@ -40,7 +40,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus],
         bound: "T_majority",
         controls: &["cut-ignored", "never-replaced"],
-        method: "In the partition of PART-01: the replica must answer `RPUSH` with `:n` within T_majority of the cut, and every other master of its side must take writes then.",
+        method: "In the partition of PART-01: a replica of the master must answer `RPUSH` with `:n` within T_majority of the cut, and every other master of its side must take writes then.",
         run: |cx| Box::pin(observed::majority_recovers(cx)),
     },
     Case {
@@ -120,7 +120,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus],
         bound: "T_min",
         controls: &["cut-ignored", "minority-goes-on", "never-replaced", "early-write-lost"],
-        method: "Compares what both clients of PART-01 were told with the list at the end: every acknowledged write of the successor's side must be there, and of the other side's each that had been replicated before the cut, or came later than T_min after it.",
+        method: "Compares what the clients of PART-01 were told with the lists at the end, each read from the owner of its slot: every acknowledged write of the successor's side must be there, to every shard, and of the other side's each that had reached every replica before the cut, or came later than T_min after it.",
         run: |cx| Box::pin(observed::loss_is_bounded(cx)),
     },
     Case {
@@ -136,7 +136,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Bus, Feature::Wait],
         bound: "T_min, T_majority",
         controls: &["cut-ignored", "minority-goes-on", "never-replaced"],
-        method: "Drops packets between the bus ports of one master and all other servers, and nothing else: `WAIT 1` there goes on answering `:1` at first, the master must stop as in PART-01, and its replica take over as in PART-02.",
+        method: "Drops packets between the bus ports of one master and all other servers, and nothing else: `WAIT 1` there goes on answering `:1` at first, the master must stop as in PART-01, and a replica of it take over as in PART-02.",
         run: |cx| Box::pin(observed::bus_alone(cx)),
     },
     Case {

@@ -61,6 +61,12 @@ pub(super) static CONTROLS: &[Control] = &[
         ..GOOD
     },
     Control {
+        name: "replica-returns-open",
+        what: "a server that is restarted comes back without its password",
+        wrong: Wrong::Faults(restarted_open),
+        ..GOOD
+    },
+    Control {
         name: "impatient-operator",
         what: "somebody makes a replica take over as soon as its master's process dies",
         wrong: Wrong::Faults(impatient_operator),
@@ -341,6 +347,13 @@ fn returns_open<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) ->
         connection.ask(&["CONFIG", "REWRITE"]).await?;
         target.inject(fault, member).await
     })
+}
+
+fn restarted_open<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> Done<'a> {
+    match fault {
+        Fault::Restart => returns_open(target, fault, member),
+        _ => Box::pin(target.inject(fault, member)),
+    }
 }
 
 fn impatient_operator<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> Done<'a> {

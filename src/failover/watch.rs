@@ -3,7 +3,7 @@
 
 use super::Shard;
 use crate::cluster::connection::{Address, Connection, LinkError};
-use crate::cluster::node::{Member, parse_nodes};
+use crate::cluster::node::{Endpoint, Member, parse_nodes};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::resp::Reply;
 use crate::cluster::view::ClusterView;
@@ -59,6 +59,8 @@ pub struct Watched {
 /// A watch at work.
 pub(super) struct Watch {
     members: Vec<Member>,
+    /// As which a redirection may name them.
+    endpoints: Vec<Endpoint>,
     victim: (String, String),
     key: String,
     value: String,
@@ -73,6 +75,7 @@ impl Watch {
         let survivors = names.filter(|name| *name != shard.master.name).collect();
         Self {
             members,
+            endpoints: view.nodes.iter().map(|node| view.endpoint_of(node)).collect(),
             victim: (shard.master.name.clone(), shard.master_id.clone()),
             key: pair.0,
             value: pair.1,
@@ -85,6 +88,12 @@ impl Watch {
 
     pub(super) fn into_watched(self) -> Watched {
         self.watched.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The servers that are left.
+    pub(super) fn survivors(&self) -> Vec<Member> {
+        let others = self.members.iter().filter(|member| member.name != self.victim.0);
+        others.cloned().collect()
     }
 
     /// The survivors that do not flag the victim `fail`.
@@ -173,7 +182,7 @@ impl Watch {
         if read.text() == Some(&self.value) {
             return self.count("the value");
         }
-        let known = |address: &Address| self.members.iter().any(|other| other.address == *address);
+        let known = |address: &Address| self.endpoints.iter().any(|endpoint| endpoint.is(address));
         match (Redirect::parse(read), read.error_prefix()) {
             (Some(moved), _) if known(&moved.address) => self.count("MOVED"),
             (None, Some(prefix)) if CLEAN.contains(&prefix) => self.count(prefix),

@@ -4,6 +4,7 @@ use crate::cluster::connection::{Connection, LinkError};
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::context::Context;
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ pub enum Told {
     Done,
     /// It is not done.
     Refused(String),
-    /// Nothing.
+    /// Nothing, by a server that hung up or was silent.
     Nothing(String),
+    /// Nothing, since the way to the server broke: nothing is known about the server itself.
+    Unreachable(String),
 }
 
 /// One write.
@@ -70,14 +73,15 @@ pub struct Confirmation {
 
 /// A client at work: it appends to a list all the time.
 pub(super) struct Writing {
-    side: &'static str,
+    side: String,
     member: Member,
     key: String,
     attempts: Mutex<Vec<Attempt>>,
 }
 
 impl Writing {
-    pub(super) fn new(side: &'static str, member: Member, key: String) -> Self {
+    /// A client of `member` that appends to `key`; the values of each `side` are its own.
+    pub(super) fn new(side: String, member: Member, key: String) -> Self {
         Self {
             side,
             member,
@@ -113,11 +117,16 @@ impl Writing {
         }
     }
 
+    /// Its writes that were done and are not among what is held, each with the server that had taken it.
+    pub(super) fn lost(&self, held: &[String]) -> Vec<String> {
+        lost(&self.member, &lock(&self.attempts), held)
+    }
+
     fn last(&self, attempts: &[Attempt]) -> String {
         let told = match attempts.last().map(|attempt| &attempt.told) {
             None => "no write has been answered yet",
             Some(Told::Done) => "the last write was done",
-            Some(Told::Refused(text) | Told::Nothing(text)) => text,
+            Some(Told::Refused(text) | Told::Nothing(text) | Told::Unreachable(text)) => text,
         };
         format!("{}: {told}", self.member.name)
     }
@@ -131,6 +140,7 @@ impl Writing {
             let told = match call(cx, &mut connection, &self.member, &["RPUSH", &self.key, &value]).await {
                 Ok(Reply::Integer(_)) => Told::Done,
                 Ok(reply) => Told::Refused(reply.to_string()),
+                Err(error @ LinkError::Unreachable { .. }) => Told::Unreachable(error.to_string()),
                 Err(error) => Told::Nothing(error.to_string()),
             };
             lock(&self.attempts).push(Attempt {
@@ -142,6 +152,14 @@ impl Writing {
             tokio::time::sleep(PACE).await;
         }
     }
+}
+
+fn lost(member: &Member, attempts: &[Attempt], held: &[String]) -> Vec<String> {
+    let held: BTreeSet<&str> = held.iter().map(String::as_str).collect();
+    let done = attempts.iter().filter(|attempt| attempt.told == Told::Done);
+    done.filter(|attempt| !held.contains(attempt.value.as_str()))
+        .map(|attempt| format!("{}, acknowledged by {}", attempt.value, member.name))
+        .collect()
 }
 
 /// A client at work: it has each of its writes confirmed by a replica.
@@ -203,4 +221,32 @@ async fn call(
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::connection::Address;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::held(Told::Done, &["1", "7"], &[])]
+    #[case::not_held(Told::Done, &["1"], &["7, acknowledged by a"])]
+    #[case::refused(Told::Refused("-CLUSTERDOWN".into()), &["1"], &[])]
+    #[case::of_unknown_fate(Told::Nothing("silence".into()), &["1"], &[])]
+    fn what_was_done_and_is_not_held_is_lost(#[case] told: Told, #[case] held: &[&str], #[case] lost_writes: &[&str]) {
+        let now = Instant::now();
+        let attempt = Attempt {
+            value: "7".into(),
+            sent: now,
+            answered: now,
+            told,
+        };
+        let member = Member {
+            name: "a".into(),
+            address: Address::new("127.0.0.1", 1),
+        };
+        let held: Vec<String> = held.iter().map(|value| (*value).to_owned()).collect();
+        assert_eq!(lost(&member, &[attempt], &held), lost_writes);
+    }
 }

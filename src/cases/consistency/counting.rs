@@ -7,19 +7,22 @@ use crate::verdict::Outcome;
 use crate::workload::{Ledger, Write};
 use std::time::{Duration, Instant};
 
-/// From when until when an acknowledged write to the killed master may be lost: a replica may lag by T_visible, and
-/// the first one that is acknowledged after the longest silence is another server's, or the same one's once it is back.
+/// From when until when an acknowledged write to the killed master may be lost: how long before its crash is
+/// [`crash::loss_window`], and the first one that is acknowledged after the longest silence is another server's, or the
+/// same one's once it is back.
 fn window(cx: &Context, crash: &Crash, ledger: &Ledger) -> (Instant, Instant) {
     let (last, _) = ledger.longest_silence(crash.fault, crash.writes.ended);
-    (crash.fault - cx.timing().visible(), last)
+    (crash.fault - crash::loss_window(cx), last)
 }
 
 pub(super) async fn loss_window(cx: &Context) -> Outcome {
     let crash = crash::observe(cx).await?;
+    let missing_of_each = crash.missing.clone()?;
+    let allowed = crash::loss_window(cx);
     let mut findings = Vec::new();
     let mut lost = 0;
     let mut oldest = Duration::ZERO;
-    for (place, (ledger, missing)) in crash.writes.ledgers.iter().zip(&crash.missing).enumerate() {
+    for (place, (ledger, missing)) in crash.writes.ledgers.iter().zip(&missing_of_each).enumerate() {
         let (from, until) = window(cx, &crash, ledger);
         lost += missing.len();
         let earliest = missing
@@ -47,17 +50,12 @@ pub(super) async fn loss_window(cx: &Context) -> Outcome {
     cx.count("acknowledged writes", crash.writes.acked(), "writes");
     cx.count("acknowledged writes lost", lost, "writes");
     if lost > 0 {
-        cx.measure(
-            "the oldest lost write, before the crash",
-            oldest,
-            None,
-            Some(cx.timing().visible()),
-        );
+        cx.measure("the oldest lost write, before the crash", oldest, None, Some(allowed));
     }
     no_findings(
         format!(
             "every acknowledged write, but for those to the killed master within {:.1} s of the crash",
-            cx.timing().visible().as_secs_f64()
+            allowed.as_secs_f64()
         ),
         &findings,
     )?;
@@ -66,6 +64,7 @@ pub(super) async fn loss_window(cx: &Context) -> Outcome {
 
 pub(super) async fn counter(cx: &Context) -> Outcome {
     let crash = crash::observe(cx).await?;
+    let counted = crash.counted.clone()?;
     let ledger = &crash.counting;
     let (from, until) = window(cx, &crash, ledger);
     let acked = ledger.acked().count() as u64;
@@ -76,7 +75,7 @@ pub(super) async fn counter(cx: &Context) -> Outcome {
         .count() as u64;
     cx.count("acknowledged attempts to count", ledger.acked().count(), "attempts");
     cx.count("attempts of unknown fate", ledger.indeterminate().count(), "attempts");
-    let lost = acked.saturating_sub(crash.counted);
+    let lost = acked.saturating_sub(counted);
     cx.count(
         "acknowledged attempts lost",
         usize::try_from(lost).unwrap_or(usize::MAX),
@@ -84,8 +83,8 @@ pub(super) async fn counter(cx: &Context) -> Outcome {
     );
     let (least, most) = (acked - at_risk, acked + unknown);
     Ok(expect(
-        (least..=most).contains(&crash.counted),
+        (least..=most).contains(&counted),
         format!("between {least} and {most}, with {acked} attempts acknowledged and {unknown} of unknown fate"),
-        crash.counted.to_string(),
+        counted.to_string(),
     )?)
 }

@@ -1,11 +1,11 @@
 //! Stopping a master, or a replica, under writes to every shard, and what its platform makes of it.
 
-use super::{gap_bounds, judge_gap};
+use super::{Lost, gap_bounds, judge_gap};
 use crate::check::{Look, eventually, expect, no_findings, steadily};
 use crate::cluster::node::Role;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault};
-use crate::failover::{Shard, pick_shard};
+use crate::failover::{Shard, highest_epoch, pick_shard};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
 use std::time::{Duration, Instant};
@@ -64,12 +64,16 @@ pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
             owner.config_epoch.to_string(),
         )?;
         expect(
-            owner.id == shard.replica_id,
-            format!("the replica {} promoted", shard.replica.name),
+            shard.replicas.iter().any(|(_, id)| *id == owner.id),
+            format!("a replica of {} promoted", shard.master.name),
             format!("{} owns the slots", after.name_of(&owner.id)),
         )?;
     }
-    Ok(judge_gap(cx, gap, promoted.then(|| cx.timing().failover_floor()))?)
+    let floor = promoted.then(|| cx.timing().failover_floor());
+    // Every attempt raises the epoch; of a master that came back in time nobody has won one.
+    let attempts = highest_epoch(&after).saturating_sub(highest_epoch(&before));
+    let lost = Lost::Seen(attempts > u64::from(promoted));
+    Ok(judge_gap(cx, gap, floor, lost)?)
 }
 
 /// Whether all nodes that answer agree who owns the shard, say ok, and the owner takes a write.
@@ -128,7 +132,7 @@ async fn all_ok(cx: &Context) -> Result<Look<()>, Stop> {
 
 pub(super) async fn deleting_a_replica(cx: &Context) -> Outcome {
     let shard = pick_shard(cx, &cx.view().await?).await?;
-    let writer = Writer::start(cx, &shard.slots()).await?;
+    let writer = Writer::start_patiently(cx, &shard.slots()).await?;
     let began = Instant::now();
     let bound = cx.timing().shutdown() + cx.timing().scheduling() + cx.timing().sync();
     let what = format!("{} is back with its link up", shard.replica.name);
@@ -222,13 +226,15 @@ pub(super) async fn fast_return(cx: &Context) -> Outcome {
         hold + patience,
         async || {
             let view = cx.look().await?;
-            let replaced = view.nodes.iter().find(|node| {
-                let line = node.line(&shard.replica_id);
-                line.is_some_and(|line| !line.slots.is_empty())
-            });
-            if let Some(node) = replaced {
-                let actual = format!("{} gives its slots to {}", node.member, shard.replica.name);
-                return Err(Mismatch::new(format!("{} still the master", shard.master.name), actual).into());
+            for (replica, id) in &shard.replicas {
+                let replaced = view.nodes.iter().find(|node| {
+                    let line = node.line(id);
+                    line.is_some_and(|line| !line.slots.is_empty())
+                });
+                if let Some(node) = replaced {
+                    let actual = format!("{} gives its slots to {}", node.member, replica.name);
+                    return Err(Mismatch::new(format!("{} still the master", shard.master.name), actual).into());
+                }
             }
             writable_again(cx, &shard).await
         },
@@ -253,7 +259,7 @@ pub(super) async fn fast_return(cx: &Context) -> Outcome {
     Ok(expect(gap <= bound, expected, format!("{:.1} s", gap.as_secs_f64()))?)
 }
 
-/// Whether the master answers again, as another process than before.
+/// Whether the master answers again, as another process than before, and has loaded its data.
 async fn restarted(cx: &Context, shard: &Shard, before: &ClusterView) -> Result<Look<()>, Stop> {
     let members = cx.members().await?;
     let Some(member) = members.iter().find(|member| member.name == shard.master.name) else {
@@ -263,18 +269,19 @@ async fn restarted(cx: &Context, shard: &Shard, before: &ClusterView) -> Result<
         info.lines()
             .find_map(|line| line.strip_prefix("master_replid:").map(str::to_owned))
     };
-    let info = cx
-        .connect(&member.address)
-        .await?
-        .ask_text(&["INFO", "replication"])
-        .await?;
+    let mut connection = cx.connect(&member.address).await?;
+    let info = connection.ask_text(&["INFO", "replication"]).await?;
     // A server that has started anew has another history than the one before.
     let old = before
         .of(&shard.master.name)
         .map(|node| node.replication("master_replid").to_owned());
-    Ok(if offset(&info).map(|id| id.trim().to_owned()) != old {
-        Look::Reached(())
+    if offset(&info).map(|id| id.trim().to_owned()) == old {
+        return Ok(Look::NotYet(format!("{} has not been killed yet", shard.master.name)));
+    }
+    let info = connection.ask_text(&["INFO", "persistence"]).await?;
+    Ok(if info.lines().any(|line| line.trim_end() == "loading:1") {
+        Look::NotYet(format!("{} is loading its data", shard.master.name))
     } else {
-        Look::NotYet(format!("{} has not been killed yet", shard.master.name))
+        Look::Reached(())
     })
 }

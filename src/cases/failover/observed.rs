@@ -1,6 +1,6 @@
 //! What the one observed failover showed, judged from each side, and who the masters are at present.
 
-use super::{gap_bounds, judge_gap};
+use super::{Lost, gap_bounds, judge_gap};
 use crate::check::{Look, eventually, expect, no_findings};
 use crate::context::Context;
 use crate::failover::{self, Failover, Health, Watched, highest_epoch};
@@ -20,20 +20,27 @@ pub(super) async fn promotion(cx: &Context) -> Outcome {
     ));
     cx.measure("promotion", promoted, Some(cx.timing().failover_floor()), Some(bound));
     cx.count("acknowledged writes", failover.writes.acked(), "writes");
-    cx.count("ledgers with a lost write", failover.lost.len(), "ledgers");
-    Ok(judge_gap(cx, failover.write_gap(), Some(cx.timing().failover_floor()))?)
+    if let Some(lost) = &failover.lost {
+        cx.count("ledgers with a lost write", lost.len(), "ledgers");
+    }
+    let back = failover.writable.clone()?;
+    cx.measure("writes to the shard come back", back, None, None);
+    let floor = Some(cx.timing().failover_floor());
+    let lost = Lost::Seen(failover.election_lost());
+    Ok(judge_gap(cx, failover.write_gap(), floor, lost)?)
 }
 
 pub(super) async fn graceful_stop(cx: &Context) -> Outcome {
     let failover = failover::observe(cx).await?;
     failover.promotion.clone()?;
+    failover.writable.clone()?;
     let gap = failover.write_gap();
     if gap < cx.timing().node_timeout() {
         cx.note("the deployment handed its slots over before it stopped");
     } else {
         cx.note("no handover: the failover began when the server was gone");
     }
-    Ok(judge_gap(cx, gap, None)?)
+    Ok(judge_gap(cx, gap, None, Lost::Seen(failover.election_lost()))?)
 }
 
 pub(super) async fn new_epoch(cx: &Context) -> Outcome {
@@ -240,8 +247,9 @@ pub(super) async fn other_shards(cx: &Context) -> Outcome {
     let failover = failover::observe(cx).await?;
     let (writes, timing) = (&failover.writes, cx.timing());
     let bound = Duration::from_secs(2);
-    // As for the victim's own shard: an election may be lost and held again.
+    // As for the victim's own shard: an election may be lost and held again, which shows in the epochs.
     let with_lost_election = bound + timing.failover_retry().saturating_sub(timing.failover_hard());
+    let (bounds, lost) = ((bound, with_lost_election), Lost::Seen(failover.election_lost()));
     let mut findings = Vec::new();
     let others = writes.ledgers.get(1..).unwrap_or_default();
     expect(!others.is_empty(), "writes to other shards", "there is no other shard")?;
@@ -258,7 +266,7 @@ pub(super) async fn other_shards(cx: &Context) -> Outcome {
             .into());
         }
         longest = longest.max(gap);
-        if gap > with_lost_election {
+        if gap > lost.limit(gap, bounds).0 {
             findings.push(format!(
                 "slot {}: {:.1} s without an acknowledged write",
                 ledger.slot,
@@ -275,13 +283,14 @@ pub(super) async fn other_shards(cx: &Context) -> Outcome {
         }
     }
     cx.measure("longest gap of another shard", longest, None, Some(bound));
-    if longest > bound && longest <= with_lost_election {
-        cx.note("one election was lost: the gap is within the bound for that");
+    let (limit, longer) = lost.limit(longest, bounds);
+    if longer {
+        lost.note(cx);
     }
     no_findings(
         format!(
             "every other shard refusing writes between detection and promotion only, for at most {:.1} s",
-            with_lost_election.as_secs_f64()
+            limit.as_secs_f64()
         ),
         &findings,
     )?;

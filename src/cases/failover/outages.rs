@@ -1,14 +1,14 @@
 //! The bodies of chapter FAIL about servers that are killed or frozen, and about several that go at once.
 
 use super::observed::HICCUP;
-use super::{crash_bounds, judge_gap, judge_gap_within};
+use super::{Lost, crash_bounds, gap_bounds, judge_gap, judge_gap_within};
 use crate::check::{Look, eventually, expect, no_findings, steadily};
-use crate::cluster::node::{Member, NodeId, NodeView, Role};
+use crate::cluster::node::{Endpoint, Member, NodeId, NodeView, Role};
 use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::crash;
-use crate::failover::{Shard, pick_shard};
+use crate::failover::{Shard, election_lost, highest_epoch, pick_shard, until_writes_come_back};
 use crate::loss::{lose, not_handed_over};
 use crate::outage::{self, recovery_bound, serving};
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -44,7 +44,7 @@ pub(super) async fn killed_master(cx: &Context) -> Outcome {
     });
     cx.count("acknowledged writes", crash.writes.acked(), "writes");
     let floor = promoted.then(|| cx.timing().failover_floor());
-    Ok(judge_gap_within(cx, gap, floor, crash_bounds(cx))?)
+    Ok(judge_gap_within(cx, gap, floor, Lost::Unknown, crash_bounds(cx))?)
 }
 
 /// The servers of a view but for these.
@@ -53,27 +53,55 @@ pub(in crate::cases) fn others(view: &ClusterView, but: &[&Member]) -> Vec<Membe
     members.filter(|member| !but.contains(&member)).collect()
 }
 
-/// Whether a replica is promoted, and every survivor says so and that the cluster is whole enough to serve.
-pub(in crate::cases) async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<ClusterView> {
+/// A master's successor, and what the survivors said when all of them knew it.
+pub(in crate::cases) struct Replaced {
+    /// The replica that was promoted.
+    pub(in crate::cases) successor: Member,
+    /// Its id.
+    pub(in crate::cases) id: NodeId,
+    /// What the survivors said.
+    pub(in crate::cases) view: ClusterView,
+}
+
+impl Replaced {
+    /// Whether an election was lost before the successor won one, by the view from before.
+    pub(in crate::cases) fn lost(&self, before: &ClusterView) -> Lost {
+        Lost::Seen(election_lost(highest_epoch(before), highest_epoch(&self.view)))
+    }
+}
+
+/// Whether one of the shard's replicas is promoted, and every survivor says so and that the cluster is whole enough to
+/// serve.
+pub(in crate::cases) async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<Replaced> {
     let view = cx.look_among(survivors.to_vec()).await;
     let mut missing: Vec<String> = view.silent.iter().map(|(_, error)| error.to_string()).collect();
-    if view.of(&shard.replica.name).is_none_or(|node| !node.role.is_master()) {
-        missing.push(format!("{} is a replica", shard.replica.name));
-    }
+    let is_master = |replica: &Member| view.of(&replica.name).is_some_and(|node| node.role.is_master());
+    let promoted = shard.replicas.iter().find(|(replica, _)| is_master(replica));
+    let (successor, id) = match promoted {
+        Some((replica, id)) => (replica, id),
+        None => {
+            missing.push(format!("no replica of {} is a master", shard.master.name));
+            (&shard.replica, &shard.replica_id)
+        }
+    };
     for node in &view.nodes {
-        let owns = node.line(&shard.replica_id).is_some_and(|line| !line.slots.is_empty());
+        let owns = node.line(id).is_some_and(|line| !line.slots.is_empty());
         if !owns || node.info("cluster_state") != "ok" {
             missing.push(format!(
                 "{}: cluster_state:{}, and {} its slots to {}",
                 node.member,
                 node.info("cluster_state"),
                 if owns { "gives" } else { "does not give" },
-                shard.replica.name
+                successor.name
             ));
         }
     }
     match missing.is_empty() {
-        true => Look::Reached(view),
+        true => Look::Reached(Replaced {
+            successor: successor.clone(),
+            id: id.clone(),
+            view,
+        }),
         false => Look::NotYet(missing.join("\n")),
     }
 }
@@ -87,26 +115,28 @@ pub(super) async fn frozen_master(cx: &Context) -> Outcome {
     let (_, patience) = crash_bounds(cx);
     let promotion = async {
         cx.inject(Fault::Pause, &shard.master).await?;
-        let what = format!("{} takes over for the frozen {}", shard.replica.name, shard.master.name);
-        eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
-        Ok(fault.elapsed())
+        let frozen = Instant::now();
+        let what = format!("a replica takes over for the frozen {}", shard.master.name);
+        let replaced = eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+        let took = fault.elapsed();
+        until_writes_come_back(cx, &survivors, &[shard.slot], (frozen, patience)).await?;
+        Ok((replaced, took))
     };
     let promotion = with_cleanup(promotion, cx.undo_faults()).await;
     let thawed = Instant::now();
     let bound = cx.timing().gossip() + cx.timing().sync();
     let demotion = match &promotion {
-        Ok(_) => {
-            let what = format!(
-                "{} follows {} and redirects to it",
-                shard.master.name, shard.replica.name
-            );
-            let followed = eventually(cx, &what, bound, async || follows(cx, &shard).await).await;
+        Ok((Replaced { successor, view, .. }, _)) => {
+            let named = view.of(&successor.name).map(|node| view.endpoint_of(node));
+            let named = named.unwrap_or_else(|| Endpoint::from(&successor.address));
+            let what = format!("{} follows {} and redirects to it", shard.master.name, successor.name);
+            let followed = eventually(cx, &what, bound, async || follows(cx, &shard, &named).await).await;
             followed.map(|()| thawed.elapsed())
         }
         Err(_) => Ok(Duration::ZERO),
     };
     let record = writer.stop().await;
-    let promotion = promotion?;
+    let (replaced, promotion) = promotion?;
     let demotion = demotion?;
     cx.measure(
         "promotion",
@@ -120,17 +150,18 @@ pub(super) async fn frozen_master(cx: &Context) -> Outcome {
     cx.count("acknowledged writes", record.acked(), "writes");
     cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
     let floor = Some(cx.timing().failover_floor());
-    Ok(judge_gap_within(cx, gap, floor, crash_bounds(cx))?)
+    let lost = replaced.lost(&view);
+    Ok(judge_gap_within(cx, gap, floor, lost, crash_bounds(cx))?)
 }
 
 /// Whether the old master is a synchronised replica of the new one, and sends clients there.
-async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
+async fn follows(cx: &Context, shard: &Shard, successor: &Endpoint) -> Result<Look<()>, Stop> {
     let view = cx.look_among(vec![shard.master.clone()]).await;
     let Some(node) = view.nodes.first() else {
         return Ok(Look::NotYet(format!("{} does not answer", shard.master.name)));
     };
     let linked = matches!(&node.role, Role::Replica { master, link, .. }
-        if link == "connected" && *master == shard.replica.address);
+        if link == "connected" && *master == successor.address);
     if !linked {
         return Ok(Look::NotYet(format!("{}: {:?}", shard.master.name, node.role)));
     }
@@ -140,7 +171,7 @@ async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
         .await?
         .call(&["GET", key.as_str()])
         .await?;
-    Ok(match Redirect::is_moved(&reply, shard.slot, &shard.replica.address) {
+    Ok(match Redirect::is_moved(&reply, shard.slot, successor) {
         true => Look::Reached(()),
         false => Look::NotYet(format!("{}: GET {key} -> {reply}", shard.master.name)),
     })
@@ -241,29 +272,34 @@ pub(super) async fn master_and_foreign_replica(cx: &Context) -> Outcome {
     let survivors = others(&view, &[&shard.master, &foreign]);
     let writer = Writer::start(cx, &shard.slots()).await?;
     let fault = Instant::now();
-    let patience = cx.timing().shutdown() + cx.timing().failover_retry();
+    let (_, patience) = gap_bounds(cx);
     let failover = async {
-        lose(cx, &[shard.master.clone(), foreign.clone()]).await?;
-        let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
-        eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await
+        let gone = lose(cx, &[shard.master.clone(), foreign.clone()]).await?;
+        let what = format!("a replica takes over for {}", shard.master.name);
+        let replaced = eventually(cx, &what, patience, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+        // To the shard that has lost a replica too.
+        until_writes_come_back(cx, &survivors, &shard.slots(), (gone, patience)).await?;
+        Ok(replaced)
     };
-    let during = with_cleanup(failover, cx.undo_faults()).await;
+    let replaced = with_cleanup(failover, cx.undo_faults()).await;
     let record = writer.stop().await;
-    let during = during?;
-    let ledger = record.ledgers.first();
-    let gap = ledger.map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
+    let replaced = replaced?;
+    let gaps = record.ledgers.iter();
+    let longest = gaps.map(|ledger| ledger.longest_gap(fault, record.ended)).max();
     cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
     no_findings(
         "every other master at its epoch of before, and every other replica still one",
-        &changes(&view, &during, &shard),
+        &changes(&view, &replaced),
     )?;
-    Ok(judge_gap(cx, gap, Some(cx.timing().failover_floor()))?)
+    let floor = Some(cx.timing().failover_floor());
+    Ok(judge_gap(cx, longest.unwrap_or_default(), floor, replaced.lost(&view))?)
 }
 
 /// What has become of the survivors that have nothing to do with the failover.
-fn changes(before: &ClusterView, during: &ClusterView, shard: &Shard) -> Vec<String> {
+fn changes(before: &ClusterView, replaced: &Replaced) -> Vec<String> {
     let mut found = Vec::new();
-    for node in during.nodes.iter().filter(|node| node.member != shard.replica) {
+    let nodes = replaced.view.nodes.iter();
+    for node in nodes.filter(|node| node.member != replaced.successor) {
         let old = before.of(&node.member.name);
         let of = |node: &NodeView| {
             let line = node.myself()?;

@@ -4,12 +4,12 @@ use crate::away::{Away, Way, away_and_back, reapplied};
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::cases::failover::outages::{others, replaced};
 use crate::cases::failover::swapping::swap_in_time;
-use crate::cases::failover::{crash_bounds, judge_gap_within};
+use crate::cases::failover::{Lost, crash_bounds, judge_gap_within};
 use crate::cases::networking::all_known;
 use crate::check::{eventually, no_findings};
 use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Upheaval, with_cleanup};
-use crate::failover::{Shard, pick_shard, shard_of, until_votes};
+use crate::failover::{Shard, pick_shard, shard_of, until_votes, until_writes_come_back};
 use crate::outage::serving;
 use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -86,7 +86,7 @@ pub(super) const WITHOUT_API: Case = Case {
     bound: "T_fo_hard; one lost election: T_fo_retry",
     controls: &["failover-by-the-platform"],
     method: "Stops the process of the API server, which then answers nobody, and reaches the servers from within their machine. Under \
-             writes to every shard a master is frozen: its replica must take over, and the writes come back, as in FAIL-05; the \
+             writes to every shard a master is frozen: a replica must take over, and the writes come back, as in FAIL-05; the \
              longest time without one is judged. Then the master and the API server go on.",
     run: |cx| Box::pin(without_api(cx)),
 };
@@ -111,7 +111,7 @@ async fn shard_that_leaves(cx: &Context) -> Result<Shard, Stop> {
     }
     let shard = shard_of(&cx.view().await?, &id);
     let shard = shard.ok_or_else(|| Mismatch::new("a master with a connected replica", last.member.to_string()))?;
-    until_votes(cx, &shard.master, &[&shard.master_id, &shard.replica_id]).await;
+    until_votes(cx, &shard.master, &shard.ids()).await;
     Ok(shard)
 }
 
@@ -138,7 +138,9 @@ async fn scaled_in(cx: &Context) -> Outcome {
     cx.count("ledgers with a lost write", lost?.len(), "ledgers");
     let ledger = record.ledgers.first();
     let gap = ledger.map(|ledger| ledger.longest_gap(began, record.ended));
-    Ok(judge_gap_within(cx, gap.unwrap_or_default(), None, (bound, patience))?)
+    // Slots that were moved before have raised the epochs too.
+    let gap = gap.unwrap_or_default();
+    Ok(judge_gap_within(cx, gap, None, Lost::Unknown, (bound, patience))?)
 }
 
 /// Expects all to be as it was: every node known, in its shard, with every key.
@@ -170,15 +172,17 @@ async fn without_api(cx: &Context) -> Outcome {
         let fault = Instant::now();
         let replaced = async {
             cx.inject(Fault::Pause, &shard.master).await?;
-            let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
-            eventually(cx, &what, bounds.1, async || Ok(replaced(cx, &survivors, &shard).await)).await
+            let frozen = Instant::now();
+            let what = format!("a replica takes over for {}", shard.master.name);
+            let replaced = eventually(cx, &what, bounds.1, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+            until_writes_come_back(cx, &survivors, &[shard.slot], (frozen, bounds.1)).await?;
+            Ok(replaced)
         };
-        let replaced = replaced.await;
+        let replaced: Result<_, Stop> = replaced.await;
         let record = writer.stop().await;
-        replaced?;
-        Ok((fault, record))
+        Ok((fault, record, replaced?))
     };
-    let (fault, record) = with_cleanup(without, cx.undo_faults()).await?;
+    let (fault, record, replaced) = with_cleanup(without, cx.undo_faults()).await?;
     cx.count("acknowledged writes", record.acked(), "writes");
     let ledger = record.ledgers.first();
     let gap = ledger.map(|ledger| ledger.longest_gap(fault, record.ended));
@@ -187,5 +191,6 @@ async fn without_api(cx: &Context) -> Outcome {
     whole.map_err(|missing| Mismatch::new("a whole cluster with the API back", missing))?;
     cx.count("ledgers with a lost write", record.lost(cx).await?.len(), "ledgers");
     let floor = Some(cx.timing().failover_floor());
-    Ok(judge_gap_within(cx, gap.unwrap_or_default(), floor, bounds)?)
+    let lost = replaced.lost(&view);
+    Ok(judge_gap_within(cx, gap.unwrap_or_default(), floor, lost, bounds)?)
 }

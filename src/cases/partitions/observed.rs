@@ -5,12 +5,13 @@ use crate::context::Context;
 use crate::partition::{self, Attempt, Partition, Told};
 use crate::verdict::{Mismatch, Outcome};
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// Expects the master that was alone to have stopped in time, and to have said why.
-fn expect_stopped(cx: &Context, partition: &Partition) -> Result<(), Mismatch> {
+fn expect_stopped(cx: &Context, partition: &Partition) -> Outcome {
     let bound = cx.timing().minority();
     let expected = format!(
-        "{} takes no write later than {:.1} s after the cut, and answers -CLUSTERDOWN until the heal",
+        "{} takes no write later than {:.1} s after the cut, and answers -CLUSTERDOWN from then until the heal",
         partition.alone.0.name,
         bound.as_secs_f64()
     );
@@ -21,16 +22,39 @@ fn expect_stopped(cx: &Context, partition: &Partition) -> Result<(), Mismatch> {
     expect(stopped <= bound, expected.as_str(), taken)?;
     let attempts = partition.minority.attempts().iter();
     let later = attempts.filter(|attempt| attempt.sent > last && attempt.answered < partition.healing);
-    let mut refusals = BTreeSet::new();
-    for attempt in later {
-        refusals.insert(match &attempt.told {
-            Told::Done => "a write that was done".to_owned(),
-            Told::Refused(text) | Told::Nothing(text) => text.clone(),
-        });
+    let later: Vec<&Attempt> = later.collect();
+    let unreachable = |attempt: &&Attempt| matches!(attempt.told, Told::Unreachable(_));
+    if !later.is_empty() && later.iter().all(unreachable) {
+        let alone = &partition.alone.0;
+        return Err(anyhow::anyhow!("the suite's way to {alone} was broken once it had taken its last write").into());
     }
-    let clean = !refusals.is_empty() && refusals.iter().all(|text| text.starts_with("-CLUSTERDOWN"));
-    let told = refusals.into_iter().collect::<Vec<_>>().join("; ");
-    expect(clean, expected.as_str(), format!("it then answered: {told}"))
+    Ok(no_findings(expected, &unfit(later, partition.cut + bound))?)
+}
+
+/// What a master that is alone told its client after the last write that it took, and should not have: anything but
+/// refusals; another than `-CLUSTERDOWN` once that was there, or to what was sent after `by`; and no `-CLUSTERDOWN` at all.
+/// Where the way to it was broken it has told nothing.
+fn unfit<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, by: Instant) -> Vec<String> {
+    let mut down = false;
+    let mut found = BTreeSet::new();
+    for attempt in attempts {
+        match &attempt.told {
+            Told::Refused(text) if text.starts_with("-CLUSTERDOWN") => down = true,
+            // It may miss its replicas (`min-replicas-to-write`) before it misses the other masters.
+            Told::Refused(text) if text.starts_with('-') && !down && attempt.sent <= by => {}
+            Told::Refused(text) | Told::Nothing(text) => {
+                found.insert(format!("it then answered: {text}"));
+            }
+            Told::Done => {
+                found.insert("it then answered: a write that was done".to_owned());
+            }
+            Told::Unreachable(_) => {}
+        }
+    }
+    if !down {
+        found.insert("it never answered -CLUSTERDOWN".to_owned());
+    }
+    found.into_iter().collect()
 }
 
 /// Expects the other side to have replaced the master in time.
@@ -52,7 +76,8 @@ fn expect_recovered(cx: &Context, partition: &Partition) -> Result<(), Mismatch>
 }
 
 pub(super) async fn minority_stops(cx: &Context) -> Outcome {
-    Ok(expect_stopped(cx, &*partition::observe(cx).await?)?)
+    let partition = partition::observe(cx).await?;
+    expect_stopped(cx, &partition)
 }
 
 pub(super) async fn majority_recovers(cx: &Context) -> Outcome {
@@ -127,12 +152,30 @@ fn held(partition: &Partition) -> Result<BTreeSet<&str>, Mismatch> {
     Ok(partition.held.iter().map(String::as_str).collect())
 }
 
-/// The successor's writes that were acknowledged and are not held.
+/// The successor's writes that were acknowledged and are not held; and those of another replica that took some.
 fn lost_by_successor(partition: &Partition, held: &BTreeSet<&str>) -> Vec<String> {
-    let successor = partition.majority.iter().take(1).flat_map(|client| client.done());
-    let lost = successor.filter(|attempt| !held.contains(attempt.value.as_str()));
-    lost.map(|attempt| format!("{}, acknowledged by the successor", attempt.value))
-        .collect()
+    let mut found = Vec::new();
+    for client in partition.of_replicas() {
+        let lost = client.done().filter(|attempt| !held.contains(attempt.value.as_str()));
+        found.extend(lost.map(|attempt| format!("{}, acknowledged by {}", attempt.value, client.member.name)));
+    }
+    found
+}
+
+/// The writes that the old master was sent once its successor had taken one, and that are held all the same.
+fn merged(partition: &Partition, held: &BTreeSet<&str>) -> Vec<String> {
+    let Some(first) = partition.first_of_majority() else {
+        return Vec::new();
+    };
+    let attempts = partition.minority.attempts().iter();
+    let late = attempts.filter(|attempt| attempt.sent > first.answered && held.contains(attempt.value.as_str()));
+    late.map(|attempt| {
+        format!(
+            "{}, sent to {} when {} had taken over",
+            attempt.value, partition.alone.0.name, partition.successor.0.name
+        )
+    })
+    .collect()
 }
 
 pub(super) async fn loss_is_bounded(cx: &Context) -> Outcome {
@@ -155,6 +198,10 @@ pub(super) async fn loss_is_bounded(cx: &Context) -> Outcome {
     });
     let mut findings: Vec<String> = findings.collect();
     findings.extend(lost_by_successor(&partition, &held));
+    match &partition.lost_elsewhere {
+        Ok(lost) => findings.extend(lost.iter().cloned()),
+        Err(mismatch) => findings.push(mismatch.to_string()),
+    }
     let expected = format!(
         "no acknowledged write lost but those of the minority, from the cut until {:.1} s after it",
         bound.as_secs_f64()
@@ -185,6 +232,62 @@ pub(in crate::cases) async fn last_failover_wins(cx: &Context) -> Outcome {
     let nodes = partition.same.clone()?;
     cx.count("nodes that hold the same", nodes, "nodes");
     cx.count("values on each", held.len(), "values");
-    let expected = "every write that the successor acknowledged, on every node of the shard";
-    Ok(no_findings(expected, &lost_by_successor(&partition, &held))?)
+    let mut findings = lost_by_successor(&partition, &held);
+    findings.extend(merged(&partition, &held));
+    let expected = "every write that the successor acknowledged, and none that the old master was sent after it had taken \
+                    over, on every node of the shard";
+    Ok(no_findings(expected, &findings)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use std::time::Duration;
+
+    const DOWN: &str = "-CLUSTERDOWN The cluster is down";
+    const LONELY: &str = "-NOREPLICAS Not enough good replicas to write.";
+
+    /// Attempts a second apart, of which what each was told is given; `by` is when the third is sent.
+    fn unfit_of(told: &[Told]) -> Vec<String> {
+        let began = Instant::now();
+        let after = |place: usize| began + Duration::from_secs(place as u64);
+        let attempts = told.iter().enumerate().map(|(place, told)| Attempt {
+            value: format!("minority-{place}"),
+            sent: after(place),
+            answered: after(place),
+            told: told.clone(),
+        });
+        let attempts: Vec<Attempt> = attempts.collect();
+        unfit(&attempts, after(2))
+    }
+
+    fn refused(text: &str) -> Told {
+        Told::Refused(text.into())
+    }
+
+    fn broken() -> Told {
+        Told::Unreachable("the way to it broke".into())
+    }
+
+    #[rstest]
+    #[case::down(vec![refused(DOWN), refused(DOWN)])]
+    #[case::lonely_first(vec![refused(LONELY), refused(LONELY), refused(LONELY), refused(DOWN)])]
+    #[case::a_broken_way(vec![refused(DOWN), broken(), refused(DOWN), broken()])]
+    #[case::a_broken_way_first(vec![broken(), broken(), broken(), broken(), refused(DOWN)])]
+    fn a_master_that_stops_is_fit(#[case] told: Vec<Told>) {
+        assert!(unfit_of(&told).is_empty());
+    }
+
+    #[rstest]
+    #[case::nothing_at_all(vec![])]
+    #[case::lonely_for_ever(vec![refused(LONELY), refused(LONELY)])]
+    #[case::lonely_too_long(vec![refused(LONELY), refused(LONELY), refused(LONELY), refused(LONELY), refused(DOWN)])]
+    #[case::lonely_again(vec![refused(DOWN), refused(LONELY)])]
+    #[case::no_refusal(vec![refused("+OK"), refused(DOWN)])]
+    #[case::silence(vec![Told::Nothing("no reply".into()), refused(DOWN)])]
+    #[case::a_write(vec![refused(DOWN), Told::Done])]
+    fn one_that_goes_on_is_not(#[case] told: Vec<Told>) {
+        assert_eq!(unfit_of(&told).len(), 1);
+    }
 }

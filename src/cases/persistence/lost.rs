@@ -2,13 +2,14 @@
 
 use super::returning::{numbered, setting, unread, write_numbered};
 use crate::case::Capability;
+use crate::cases::failover::outages::{Replaced, replaced};
 use crate::cases::failover::{crash_bounds, judge_gap_within};
 use crate::check::{self, Look, eventually, expect, no_findings, steadily};
-use crate::cluster::node::{Member, NodeView, Role};
+use crate::cluster::node::{Member, NodeLine, NodeView, Role};
 use crate::cluster::view::{ClusterView, Shape};
 use crate::context::{Context, Fault, Scratch, with_cleanup};
 use crate::crash::{self, flushed};
-use crate::failover::{Shard, pick_shard};
+use crate::failover::{Shard, pick_shard, until_writes_come_back};
 use crate::reintegration::reintegrate;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
@@ -84,9 +85,11 @@ async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
         .filter(|(member, _)| member.name != shard.replica.name);
     let mut silent: Vec<String> = unasked.map(|(_, error)| error.to_string()).collect();
     for node in &view.nodes {
-        let line = node.line(&shard.replica_id);
-        if line.is_some_and(|line| !line.is("fail") && !line.is("noaddr")) {
-            silent.push(format!("{} shows {} as fine", node.member, shard.replica.name));
+        // The empty server itself knows nothing of the id that it had.
+        if node.member.name != shard.replica.name
+            && let Some(said) = unmissed(node.line(&shard.replica_id))
+        {
+            silent.push(format!("{} {said} {}", node.member, shard.replica.name));
         }
         if let Role::Master { replicas, .. } = &node.role
             && node.member == shard.master
@@ -110,6 +113,15 @@ async fn missed(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
         true => Look::Reached(()),
         false => Look::NotYet(silent.join("\n")),
     })
+}
+
+/// What a node does with a lost id in place of missing it. Who has forgotten it shows nobody that a replica is gone.
+fn unmissed(line: Option<&NodeLine>) -> Option<&'static str> {
+    match line {
+        None => Some("has forgotten"),
+        Some(line) if line.is("fail") || line.is("noaddr") => None,
+        Some(_) => Some("takes for fine"),
+    }
 }
 
 /// Whether the server is a linked replica of its master again, under a new id that every node knows, while the lost id is
@@ -145,41 +157,46 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
     let survivors = others(&view, &shard.master);
     let keys = numbered(cx, shard.slot);
     write_numbered(cx, &shard.master, &keys, 1).await?;
+    on_every_replica(cx, &shard, &keys).await?;
     let writer = Writer::start(cx, &shard.slots()).await?;
     let fault = Instant::now();
     let judge = async {
         let replaced = async {
             cx.inject(Fault::LoseVolume, &shard.master).await?;
+            let gone = Instant::now();
             let (_, bound) = crash_bounds(cx);
-            let what = format!("{} takes over for {}", shard.replica.name, shard.master.name);
-            eventually(cx, &what, bound, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+            let what = format!("a replica takes over for {}", shard.master.name);
+            let replaced = eventually(cx, &what, bound, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
             cx.measure(
                 "promotion",
                 fault.elapsed(),
                 Some(cx.timing().failover_floor()),
                 Some(bound),
             );
-            all_there(cx, &shard.replica, &keys).await
+            until_writes_come_back(cx, &survivors, &[shard.slot], (gone, bound)).await?;
+            all_there(cx, &replaced.successor, &keys).await?;
+            Ok(replaced)
         };
-        with_cleanup(replaced, cx.undo_faults()).await?;
+        let replaced = with_cleanup(replaced, cx.undo_faults()).await?;
         let hold = cx.timing().stable();
         let bound = cx.timing().scheduling() + 2 * hold;
         let what = "the empty server serves nothing, and its successor keeps what it has";
         steadily(cx, what, hold, bound, async || {
-            untouched(cx, &survivors, &shard, &keys).await
+            untouched(cx, (survivors.as_slice(), &replaced), &shard, &keys).await
         })
         .await?;
-        all_there(cx, &shard.replica, &keys).await
+        all_there(cx, &replaced.successor, &keys).await?;
+        Ok(replaced.lost(&view))
     };
-    let judged = judge.await;
+    let judged: Result<_, Stop> = judge.await;
     let record = writer.stop().await;
     let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
     let outcome = async {
-        judged?;
+        let lost = judged?;
         let ledger = record.ledgers.first();
         let gap = ledger.map_or(Duration::ZERO, |ledger| ledger.longest_gap(fault, record.ended));
         let floor = Some(cx.timing().failover_floor());
-        Ok(judge_gap_within(cx, gap, floor, crash_bounds(cx))?)
+        Ok(judge_gap_within(cx, gap, floor, lost, crash_bounds(cx))?)
     };
     let back = async {
         reintegrate(cx, &shard.master, &shard.master_id, shard.slot).await?;
@@ -191,18 +208,21 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
     with_cleanup(outcome, back).await
 }
 
-/// Whether the replica has its master's slots, as every survivor says on a cluster that is `ok`.
-async fn replaced(cx: &Context, survivors: &[Member], shard: &Shard) -> Look<()> {
-    let view = cx.look_among(survivors.to_vec()).await;
-    let knows = |node: &&NodeView| {
-        let line = node.line(&shard.replica_id);
-        line.is_some_and(|line| !line.slots.is_empty()) && node.info("cluster_state") == "ok"
+/// Has every connected replica of the shard confirm what was written: any of them may be promoted.
+async fn on_every_replica(cx: &Context, shard: &Shard, keys: &[(String, String)]) -> Outcome {
+    let Some((key, value)) = keys.last() else {
+        return Err(anyhow::anyhow!("no keys").into());
     };
-    match view.nodes.iter().find(|node| !knows(node)) {
-        None if view.silent.is_empty() => Look::Reached(()),
-        None => Look::NotYet("a survivor does not answer".into()),
-        Some(node) => Look::NotYet(format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))),
-    }
+    let mut connection = cx.connect(&shard.master.address).await?;
+    // WAIT is about the writes of its own connection: the last one, done again, comes after all the others.
+    let set = connection.call(&["SET", key, value]).await?;
+    let limit = (cx.timing().reply() * 4 / 5).as_millis().to_string();
+    let replicas = shard.replicas.len();
+    let wait = connection.call(&["WAIT", &replicas.to_string(), &limit]).await?;
+    let confirmed = set.is_ok() && wait.integer() >= i64::try_from(replicas).ok();
+    let expected = format!("SET -> +OK, WAIT {replicas} {limit} -> at least :{replicas} before the fault");
+    let seen = format!("{}: SET -> {set}, WAIT -> {wait}", shard.master);
+    Ok(expect(confirmed, expected, seen)?)
 }
 
 /// Expects every key by value of a server.
@@ -219,7 +239,7 @@ async fn all_there(cx: &Context, member: &Member, keys: &[(String, String)]) -> 
 /// Whether the empty server is there and serves nothing, while its successor has slots and values; a mismatch when not.
 async fn untouched(
     cx: &Context,
-    survivors: &[Member],
+    (survivors, replaced): (&[Member], &Replaced),
     shard: &Shard,
     keys: &[(String, String)],
 ) -> Result<Look<()>, Stop> {
@@ -227,19 +247,20 @@ async fn untouched(
     if let Some((_, error)) = view.silent.first() {
         return Ok(Look::NotYet(error.to_string()));
     }
+    let (successor, id) = (&replaced.successor, &replaced.id);
     let other = view.nodes.iter().find(|node| {
-        let line = node.line(&shard.replica_id);
+        let line = node.line(id);
         line.is_none_or(|line| !line.is_master() || line.slots.is_empty())
     });
     if let Some(node) = other {
         let seen = format!("{} gives it no slots", node.member);
-        return Err(Mismatch::new(format!("{} with its slots", shard.replica), seen).into());
+        return Err(Mismatch::new(format!("{successor} with its slots"), seen).into());
     }
     let Some((key, value)) = keys.first() else {
         return Err(anyhow::anyhow!("no keys").into());
     };
-    let reply = cx.connect(&shard.replica.address).await?.call(&["GET", key]).await?;
-    let seen = format!("{}: GET {key} -> {reply}", shard.replica);
+    let reply = cx.connect(&successor.address).await?.call(&["GET", key]).await?;
+    let seen = format!("{successor}: GET {key} -> {reply}");
     expect(reply.text() == Some(value), "the value on the promoted replica", seen)?;
     let members = cx.members().await?;
     let Some(empty) = members.iter().find(|member| member.name == shard.master.name) else {
@@ -322,4 +343,23 @@ async fn killed_and_back(cx: &Context, appends: bool) -> Outcome {
         Ok(Look::Reached(()))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::failed(Some("slave,fail"), None)]
+    #[case::without_an_address(Some("slave,noaddr"), None)]
+    #[case::only_suspected(Some("slave,fail?"), Some("takes for fine"))]
+    #[case::fine(Some("slave"), Some("takes for fine"))]
+    #[case::forgotten(None, Some("has forgotten"))]
+    fn a_lost_id_is_missed_by_who_flags_it_alone(#[case] flags: Option<&str>, #[case] told: Option<&str>) {
+        let (id, master) = ("a".repeat(40), "b".repeat(40));
+        let line = flags.map(|flags| format!("{id} 10.0.0.1:6379@16379 {flags} {master} 0 0 1 connected"));
+        let line = line.map(|line| NodeLine::parse(&line).unwrap());
+        assert_eq!(unmissed(line.as_ref()), told);
+    }
 }

@@ -207,6 +207,8 @@ where
     scratch.alterations.extend([
         Alteration::of(3, "masterauth \"\""),
         Alteration::everywhere("cluster-require-full-coverage yes"),
+        // With the deployment's own factor, where that is 0, a replica that never had any data may stand for election.
+        Alteration::everywhere("cluster-replica-validity-factor 10"),
     ]);
     cx.with_scratch(&scratch, async |cx| {
         let view = cx.look().await?;

@@ -61,6 +61,17 @@ pub async fn needed(cx: &Context) -> Result<(), Stop> {
     }
 }
 
+/// Whether the bootstrap is a postStart hook of the server's own container: then its pod is Ready only after it has ended.
+///
+/// # Errors
+/// When the API cannot be asked.
+pub async fn is_the_server_s(cx: &Context) -> Result<bool, Stop> {
+    let deployment = cx.deployment()?;
+    let in_server = deployment.bootstrap_container() == Some(deployment.server_container());
+    let (container, _) = server_container(cx).await?;
+    Ok(in_server && !container["lifecycle"]["postStart"].is_null())
+}
+
 async fn observe(cx: &Context) -> Result<Hook, Stop> {
     needed(cx).await?;
     let deployment = cx.deployment()?;

@@ -10,7 +10,7 @@ mod rollout;
 mod servers;
 mod whole;
 
-pub(super) use objects::rules;
+pub(super) use objects::{rules, rules_where_seen};
 
 use crate::case::Case;
 

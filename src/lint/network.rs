@@ -281,7 +281,7 @@ fn covers(rule: &Field<'_>, workload: &Workload<'_>, port: i64) -> bool {
         })
 }
 
-/// Who a rule lets in.
+/// Who a rule lets in, or out to.
 #[derive(PartialEq, Eq)]
 enum Peer {
     /// Everybody.
@@ -294,9 +294,10 @@ enum Peer {
     Unknown,
 }
 
-fn peers(rule: &Field<'_>, workload: &Workload<'_>) -> Vec<Peer> {
-    let from = rule.at("from").items();
-    if from.is_empty() {
+/// Whom a rule names, by its `from` or its `to`.
+fn peers(rule: &Field<'_>, side: &str, workload: &Workload<'_>) -> Vec<Peer> {
+    let named = rule.at(side).items();
+    if named.is_empty() {
         return vec![Peer::Anyone];
     }
     let peer = |item: &Field<'_>| {
@@ -318,7 +319,7 @@ fn peers(rule: &Field<'_>, workload: &Workload<'_>) -> Vec<Peer> {
             Peer::Others
         }
     };
-    from.iter().map(peer).collect()
+    named.iter().map(peer).collect()
 }
 
 /// Whether policies of another kind are there: what they allow is not read.
@@ -345,25 +346,41 @@ fn ingress<'a>(policies: &[Object<'a>]) -> Vec<Field<'a>> {
 }
 
 fn ports_allowed<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    let policies = deployment.policies(workload);
-    let Some(first) = policies.first().filter(|_| !other_policies(deployment)) else {
-        return Vec::new();
-    };
-    let rules = ingress(&policies);
-    let open = |port: i64| {
-        rules
-            .iter()
-            .any(|rule| covers(rule, workload, port) && peers(rule, workload).iter().any(|peer| *peer != Peer::Others))
-    };
-    let wanted = [workload.client_port(), workload.bus_port()];
-    let shut: Vec<String> = wanted.iter().filter(|port| !open(**port)).map(i64::to_string).collect();
-    if shut.is_empty() {
+    let declared = workload.container.at("ports").items();
+    let port = workload.client_port();
+    let is_declared = declared
+        .iter()
+        .any(|item| item.at("containerPort").integer() == Some(port));
+    // Another port than is usual may be set where nobody sees it.
+    let knows = workload.configuration.is_whole || is_declared;
+    if !knows || other_policies(deployment) {
         return Vec::new();
     }
-    vec![Flaw::at(
-        &first.at("spec/ingress"),
-        format!("lets no member reach another on {}", shut.join(" and ")),
-    )]
+    let inward = shut(&deployment.policies(workload), "ingress", "from", workload);
+    let outward = shut(&deployment.outward_policies(workload), "egress", "to", workload);
+    inward.into_iter().chain(outward).collect()
+}
+
+/// What policies for one direction keep the members from: what none of their rules allows is forbidden.
+fn shut(policies: &[Object<'_>], direction: &str, side: &str, workload: &Workload<'_>) -> Option<Flaw> {
+    let place = format!("spec/{direction}");
+    let first = policies.first()?;
+    let rules: Vec<Field<'_>> = policies.iter().flat_map(|policy| policy.at(&place).items()).collect();
+    let open = |port: i64| {
+        rules.iter().any(|rule| {
+            covers(rule, workload, port) && peers(rule, side, workload).iter().any(|peer| *peer != Peer::Others)
+        })
+    };
+    let wanted = [workload.client_port(), workload.bus_port()];
+    let closed = wanted.iter().filter(|port| !open(**port)).map(i64::to_string);
+    let closed: Vec<String> = closed.collect();
+    if closed.is_empty() {
+        return None;
+    }
+    Some(Flaw::at(
+        &first.at(&place),
+        format!("lets no member reach another on {}", closed.join(" and ")),
+    ))
 }
 
 fn not_ready<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
@@ -398,7 +415,7 @@ fn fenced<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw>
     }
     let open = ingress(&policies)
         .into_iter()
-        .find(|rule| covers(rule, workload, bus) && peers(rule, workload).contains(&Peer::Anyone));
+        .find(|rule| covers(rule, workload, bus) && peers(rule, "from", workload).contains(&Peer::Anyone));
     open.map(|rule| Flaw::at(&rule, format!("lets anyone reach the bus port {bus}")))
         .into_iter()
         .collect()
@@ -412,7 +429,7 @@ fn isolated<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fla
     let rules = ingress(&deployment.policies(workload));
     let open = rules
         .iter()
-        .find(|rule| covers(rule, workload, bus) && peers(rule, workload).contains(&Peer::Others));
+        .find(|rule| covers(rule, workload, bus) && peers(rule, "from", workload).contains(&Peer::Others));
     open.map(|rule| Flaw::at(rule, format!("lets others than the members reach the bus port {bus}")))
         .into_iter()
         .collect()

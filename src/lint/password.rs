@@ -1,9 +1,9 @@
 //! Rules about the password, where it stands and how it is handed on, and about values that were never filled in.
 
 use super::field::{Field, Object};
-use super::program::Text;
-use super::words::{REDIS_CLI, pattern};
-use super::workload::{Deployment, Workload};
+use super::program::{Mounts, Program, Text};
+use super::words::{CREATE, REDIS_CLI, pattern};
+use super::workload::{Deployment, Workload, pods};
 use super::{Flaw, Rule};
 use crate::case::Level;
 use crate::manifest::redact::is_placeholder;
@@ -185,7 +185,7 @@ fn is_secret(directive: &str) -> bool {
     directive == "requirepass" || directive == "masterauth"
 }
 
-fn plain_text<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+fn plain_text<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let mut flaws = Vec::new();
     for directive in workload
         .configuration
@@ -220,12 +220,31 @@ fn plain_text<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
             ));
         }
     }
-    flaws.extend(in_arguments(workload));
+    flaws.extend(in_arguments(deployment, workload));
     flaws
 }
 
-/// The first line of each text that hands a password to the client, or to a script, as an argument.
-fn in_arguments(workload: &Workload<'_>) -> Vec<Flaw> {
+/// The programs of Jobs that form the cluster, also where each word of the command stands by itself.
+fn joining<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Program<'a>> {
+    let mut programs = Vec::new();
+    for (pod, _) in deployment.of_kind("Job", workload).filter_map(pods) {
+        for container in pod.at("containers").items() {
+            let mounts = Mounts::new(&pod, &container, &deployment.objects);
+            let parts = ["command", "args"].into_iter();
+            let words: Vec<Field<'a>> = parts.flat_map(|part| container.at(part).items()).collect();
+            programs.push(Program::new(container.at("command"), &words, &mounts));
+        }
+    }
+    programs.retain(|program| {
+        let commands = program.commands();
+        commands.iter().any(|(_, _, command)| CREATE.is_match(command))
+    });
+    programs
+}
+
+/// The first line of each text that hands a password to the client, or to a script, as an argument: of the servers'
+/// own, and of Jobs that form the cluster.
+fn in_arguments<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     static OPTION: LazyLock<Regex> = LazyLock::new(|| pattern("[ \t](-a|--pass)[ \t=]+[^ \t-]"));
     static TO_SCRIPT: LazyLock<Regex> =
         LazyLock::new(|| pattern("\\.sh[ \t]+[\"']?(PASSWORD|\\$\\{?[A-Z_]*(PASSWORD|PASSWD)[A-Z_]*\\}?)[\"']?"));
@@ -233,7 +252,8 @@ fn in_arguments(workload: &Workload<'_>) -> Vec<Flaw> {
     let probes = ways.map(|way| workload.program(way));
     let programs = [&workload.start, &workload.post_start, &workload.pre_stop];
     let mut flaws: Vec<Flaw> = Vec::new();
-    for program in programs.into_iter().chain(&probes) {
+    let jobs = joining(deployment, workload);
+    for program in programs.into_iter().chain(&probes).chain(&jobs) {
         let mut told: Vec<*const str> = Vec::new();
         for (text, line, command) in program.commands() {
             let by_option = REDIS_CLI.is_match(&command) && OPTION.is_match(&command);
@@ -316,4 +336,27 @@ fn pasted(text: &Text<'_>, workload: &Workload<'_>) -> Option<Flaw> {
         );
         Some(Flaw::in_text(text, line, name, found))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lint::Lint;
+    use crate::manifest::Manifest;
+    use rstest::rstest;
+
+    const GOOD: &str = include_str!("tests/good.yaml");
+
+    #[rstest]
+    #[case::option("[redis-cli, -a, s3cret, --cluster, create, \"store-0:6379\"]", 1)]
+    #[case::variable("[sh, -c, 'redis-cli -a \"$WORD\" --cluster create store-0:6379']", 1)]
+    #[case::from_the_environment("[redis-cli, --cluster, create, \"store-0:6379\"]", 0)]
+    #[case::of_something_else("[redis-cli, -a, s3cret, ping]", 0)]
+    fn a_job_that_forms_the_cluster_takes_no_password_as_an_argument(#[case] args: &str, #[case] count: usize) {
+        let spec = format!("{{template: {{spec: {{containers: [{{name: join, image: redis, args: {args}}}]}}}}}}");
+        let job = format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: join}}\nspec: {spec}\n");
+        let lint = Lint::of(&[Manifest::parse("m.yaml", &format!("{GOOD}\n---\n{job}")).unwrap()]);
+        let (found, _) = lint.of_row("AUTH-11", Level::Should);
+        assert_eq!(found.len(), count, "{found:?}");
+    }
 }

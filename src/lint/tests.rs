@@ -174,6 +174,17 @@ fn servers_are_recognised_by_what_they_are(#[case] text: &str, #[case] expected:
     assert_eq!(found, expected);
 }
 
+/// Policies for what goes out, in the place of the good one's types.
+#[rstest]
+#[case("policyTypes: [Ingress, Egress]\n  egress: [{ports: [{port: 53}]}, {to: [{podSelector: {matchLabels: {app: redis}}}], ports: [{port: 6379, endPort: 16379}]}]", &[])]
+#[case("policyTypes: [Ingress, Egress]\n  egress: [{}]", &[])]
+#[case("policyTypes: [Ingress, Egress]\n  egress: [{to: [{podSelector: {matchLabels: {app: other}}}]}]", &["ports-allowed"])]
+#[case("policyTypes: [Ingress, Egress]", &["ports-allowed"])]
+#[case("policyTypes: [Egress]\n  egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}]}]", &["bus-fenced"])]
+fn what_goes_out_is_judged_like_what_comes_in(#[case] to: &str, #[case] expected: &[&str]) {
+    assert_eq!(names(&lint(&spoilt("policyTypes: [Ingress]", to))), expected);
+}
+
 #[test]
 fn a_script_in_the_image_gives_no_finding() {
     // Everything that form.sh, leave.sh, ready.sh and start.sh would tell is out of sight.

@@ -194,15 +194,31 @@ impl<'a> Deployment<'a> {
 
     /// The NetworkPolicies for what comes in that select a workload's pods.
     pub fn policies(&self, workload: &Workload<'a>) -> Vec<Object<'a>> {
-        let labels = workload.labels();
-        let types = |object: &Object<'_>| {
+        self.selecting(workload, |object| {
             let types = object.at("spec/policyTypes").items();
             types.is_empty() || types.iter().any(|kind| kind.is("Ingress"))
-        };
+        })
+    }
+
+    /// The NetworkPolicies for what goes out that select a workload's pods. One that names no type is for what goes out where it
+    /// says anything of that.
+    pub fn outward_policies(&self, workload: &Workload<'a>) -> Vec<Object<'a>> {
+        self.selecting(workload, |object| {
+            let types = object.at("spec/policyTypes").items();
+            match types.is_empty() {
+                true => object.at("spec/egress").is_there(),
+                false => types.iter().any(|kind| kind.is("Egress")),
+            }
+        })
+    }
+
+    /// The NetworkPolicies of some types that select a workload's pods.
+    fn selecting(&self, workload: &Workload<'a>, types: impl Fn(Object<'a>) -> bool) -> Vec<Object<'a>> {
+        let labels = workload.labels();
         self.of_kind("NetworkPolicy", workload)
             .filter(|object| {
                 let selector = object.at("spec/podSelector");
-                types(object) && selects(&selector, &labels)
+                types(*object) && selects(&selector, &labels)
             })
             .collect()
     }

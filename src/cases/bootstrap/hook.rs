@@ -4,6 +4,7 @@ use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::cases::kubernetes::rules;
 use crate::context::{Context, LiveKind};
 use crate::hook;
+use crate::probe::ready_by;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use serde_json::Value;
 use std::time::Duration;
@@ -41,8 +42,9 @@ pub(super) const ENDS_SOON: Case = Case {
     bound: "30 s",
     controls: &[],
     method: "In the status of the bootstrap pod, as its server's container last started: from `state.running.startedAt` to the last change of \
-             the condition Ready at most 30 s, to the second. Where the run has not made the deployment and Ready may have been lost and \
-             come back since, a longer time says nothing.",
+             the condition Ready at most 30 s, to the second. A longer time says nothing where the delay and the period of the container's \
+             startup and readiness probes explain it, or where the run has not made the deployment and Ready may have been lost and \
+             come back since.",
     run: |cx| Box::pin(ends_soon(cx)),
 };
 
@@ -62,16 +64,26 @@ async fn ends_soon(cx: &Context) -> Outcome {
     let pods = deployment.live(LiveKind::Pod).await?;
     let pod = pods.iter().find(|(of, _)| *of == name);
     let (_, pod) = pod.ok_or_else(|| Mismatch::new(format!("{name}, which runs the bootstrap"), "no such pod"))?;
-    let (took, has_probe) = started_to_ready(pod, &deployment.server_container())
+    let seen = started_to_ready(pod, &deployment.server_container())
         .ok_or_else(|| Mismatch::new(format!("{name} Ready, its server's container running"), "it is not"))?;
-    cx.measure("from the container's start until Ready", took, None, Some(SECONDS));
-    let is_old = !cx.shared().target.is_ours() && (has_probe || took > cx.timing().hook());
-    judge(took, is_old)
+    cx.measure("from the container's start until Ready", seen.took, None, Some(SECONDS));
+    let is_old = !cx.shared().target.is_ours() && (seen.has_probe || seen.took > cx.timing().hook());
+    judge(seen.took, seen.by_probes, is_old)
 }
 
-/// From the start of a pod's container until the pod was Ready, and whether it has a readiness probe. None where it does not
-/// run or is not ready.
-fn started_to_ready(pod: &Value, container: &str) -> Option<(Duration, bool)> {
+/// What a pod's status tells of its start.
+#[derive(Debug)]
+struct Started {
+    /// From the start of the container until the pod was Ready.
+    took: Duration,
+    /// Whether the container has a readiness probe.
+    has_probe: bool,
+    /// How long that may have been by the container's probes alone, the hook being in time.
+    by_probes: Duration,
+}
+
+/// From the start of a pod's container until the pod was Ready. None where it does not run or is not ready.
+fn started_to_ready(pod: &Value, container: &str) -> Option<Started> {
     let of_name = |all: &Value| {
         let mut all = all.as_array()?.iter();
         all.find(|one| one["name"] == container).cloned()
@@ -88,15 +100,27 @@ fn started_to_ready(pod: &Value, container: &str) -> Option<(Duration, bool)> {
         .duration_since(started)
         .max(jiff::SignedDuration::ZERO)
         .unsigned_abs();
-    Some((took, !described["readinessProbe"].is_null()))
+    Some(Started {
+        took,
+        has_probe: !described["readinessProbe"].is_null(),
+        by_probes: ready_by(&described, SECONDS),
+    })
 }
 
-/// `is_old`: Ready may have been lost and come back since the container started.
-fn judge(took: Duration, is_old: bool) -> Result<(), Stop> {
+/// `by_probes`: how long it may take by the container's probes alone; `is_old`: Ready may have been lost and come back since
+/// the container started.
+fn judge(took: Duration, by_probes: Duration, is_old: bool) -> Result<(), Stop> {
     if took <= SECONDS {
         return Ok(());
     }
     let seen = format!("{} s from the start of the container until Ready", took.as_secs());
+    if took <= by_probes {
+        return Err(Stop::Unsupported(format!(
+            "{seen}, which says nothing of the hook: by the numbers of its startup and readiness probes the container may be \
+             Ready only after {} s",
+            by_probes.as_secs()
+        )));
+    }
     match is_old {
         true => Err(Stop::Unsupported(format!(
             "{seen}, which says nothing of the hook: this run did not see the pod start, and Ready may have come back later"
@@ -141,16 +165,23 @@ mod tests {
     #[case::empty(json!({}), None)]
     fn the_time_of_a_hook_is_in_the_pod_s_status(#[case] pod: Value, #[case] expected: Option<(u64, bool)>) {
         let seen = started_to_ready(&pod, "redis");
-        assert_eq!(seen.map(|(took, probe)| (took.as_secs(), probe)), expected);
+        assert_eq!(seen.map(|seen| (seen.took.as_secs(), seen.has_probe)), expected);
     }
 
     #[rstest]
-    #[case::soon(9, false, "pass")]
-    #[case::soon_enough(30, true, "pass")]
-    #[case::late(31, false, "fail")]
-    #[case::late_or_lost(31, true, "unsupported")]
-    fn a_hook_ends_within_seconds(#[case] seconds: u64, #[case] is_old: bool, #[case] expected: &str) {
-        let verdict = match judge(Duration::from_secs(seconds), is_old) {
+    #[case::soon(9, 30, false, "pass")]
+    #[case::soon_enough(30, 30, true, "pass")]
+    #[case::late(31, 30, false, "fail")]
+    #[case::late_or_lost(31, 30, true, "unsupported")]
+    #[case::late_or_probed_late(41, 41, false, "unsupported")]
+    #[case::later_than_its_probes(42, 41, false, "fail")]
+    fn a_hook_ends_within_seconds(
+        #[case] seconds: u64,
+        #[case] by_probes: u64,
+        #[case] is_old: bool,
+        #[case] expected: &str,
+    ) {
+        let verdict = match judge(Duration::from_secs(seconds), Duration::from_secs(by_probes), is_old) {
             Ok(()) => "pass",
             Err(Stop::Mismatch(_)) => "fail",
             Err(Stop::Unsupported(_) | Stop::Error(_)) => "unsupported",

@@ -2,6 +2,7 @@
 
 use super::copies::{formed, look_at, not_ready, patience, whole_within};
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
+use crate::cases::kubernetes::rules_where_seen;
 use crate::check::{Look, eventually, expect};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, DeployedVariant, Event, Pod, Variant};
@@ -21,7 +22,8 @@ pub(super) const SLOW_PEER: Case = Case {
     features: &[],
     bound: "the delay + 30 s + T_sched once every pod has an address",
     controls: &[],
-    method: "Makes a copy in which one server begins to listen 10 s after its container started, and, where the description says how, \
+    method: "Applies the rules of `lint` for this row to the live objects, where they can be looked at. Then makes a copy in which one \
+             server begins to listen 10 s after its container started, and, where the description says how, \
              another whose headless Service is made 15 s late, so that no peer has a name before. Each must become whole in time.",
     run: |cx| Box::pin(slow_peer(cx)),
 };
@@ -69,6 +71,7 @@ const NAMED_LATE: Duration = Duration::from_secs(15);
 const AFTER_DELAY: Duration = Duration::from_secs(30);
 
 async fn slow_peer(cx: &Context) -> Outcome {
+    rules_where_seen(cx, Level::Must).await?;
     let mut waits = vec![(Variant::SlowPeer, LISTENS_LATE, "a peer that listens late")];
     if cx.deployment()?.variants().contains(&Variant::LateNames) {
         waits.push((Variant::LateNames, NAMED_LATE, "names that come late"));
@@ -187,7 +190,7 @@ pub(super) async fn cut_short(cx: &Context, copy: &dyn DeployedVariant) -> Resul
         }
         Err(Stop::Mismatch(missing)) => {
             let waiting = not_ready(copy).await?;
-            let shown = failure_shown(&waiting, &pods, &events);
+            let shown = failure_shown(&waiting, &pods, &events, &bootstrap);
             expect(
                 shown.is_some(),
                 "a whole cluster, or a failure that the Kubernetes API shows",
@@ -209,16 +212,21 @@ fn was_cut(pods: &[Pod], events: &[Event], bootstrap: &str) -> bool {
     restarted || failed
 }
 
-/// How a failure shows itself: a pod that is not Ready, and a reason for it that the API names.
-fn failure_shown(waiting: &str, pods: &[Pod], events: &[Event]) -> Option<String> {
+/// How the bootstrap's failure shows itself: a pod that is not Ready, and a reason that the API names of the bootstrap's own.
+fn failure_shown(waiting: &str, pods: &[Pod], events: &[Event], bootstrap: &str) -> Option<String> {
     if waiting.is_empty() {
         return None;
     }
-    let event = events.iter().rfind(|event| event.reason == "FailedPostStartHook");
+    let object = format!("Pod/{bootstrap}");
+    let event = events
+        .iter()
+        .rfind(|event| event.object == object && event.reason == "FailedPostStartHook");
     if let Some(event) = event {
         return Some(format!("{} of {}", event.reason, event.object));
     }
-    let pod = pods.iter().find(|pod| !pod.ready && pod.trouble.is_some())?;
+    let pod = pods
+        .iter()
+        .find(|pod| pod.name == bootstrap && !pod.ready && pod.trouble.is_some())?;
     Some(format!("{}: {}", pod.name, pod.trouble.as_deref().unwrap_or_default()))
 }
 
@@ -348,6 +356,8 @@ mod tests {
             .into_iter()
             .collect();
         let pods = [pod("r-5", ready, trouble)];
-        assert_eq!(failure_shown(waiting, &pods, &events).is_some(), shown);
+        assert_eq!(failure_shown(waiting, &pods, &events, "r-5").is_some(), shown);
+        // What another pod shows is no failure of the bootstrap.
+        assert_eq!(failure_shown(waiting, &pods, &events, "r-4"), None);
     }
 }

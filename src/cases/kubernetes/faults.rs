@@ -24,7 +24,7 @@ pub(super) const READINESS: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes],
     features: &[],
-    bound: "periodSeconds · failureThreshold + timeoutSeconds + T_reply",
+    bound: "failureThreshold · periodSeconds + timeoutSeconds, or the other way round where that is longer, + T_reply",
     controls: &[
         "manifest:no-readiness-probe",
         "manifest:readiness-forgives",
@@ -46,7 +46,8 @@ pub(super) const LIVENESS: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes],
     features: &[],
-    bound: "periodSeconds · failureThreshold + timeoutSeconds + terminationGracePeriodSeconds + T_sched",
+    bound: "failureThreshold · periodSeconds + timeoutSeconds, or the other way round where that is longer, + \
+            terminationGracePeriodSeconds + T_sched",
     controls: &["manifest:liveness-of-the-port"],
     method: "Applies the rules of `lint` for this row to the live objects. Then freezes a replica's server: its container must be started again \
              within the probe's own arithmetic, the pod's grace period (a frozen process ends by SIGKILL only) and a start.",

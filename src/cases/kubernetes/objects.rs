@@ -2,10 +2,14 @@
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::no_findings;
-use crate::context::{Claim, Context, Objects, TargetError};
+use crate::context::{Claim, Context, LiveKind, Objects, Pod, TargetError};
+use crate::lint::field::{Object, selects};
 use crate::lint::workload::{Deployment, Workload};
 use crate::lint::{self, Finding, Lint};
+use crate::manifest::{Document, Lines};
 use crate::verdict::{Mismatch, Outcome, Stop};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) const APPLIES: Case = Case {
@@ -94,8 +98,9 @@ pub(super) const PORTS: Case = Case {
     features: &[],
     bound: "-",
     controls: &["manifest:bus-closed"],
-    method: "Applies the rules of `lint` for this row to the live objects. That both ports are declared in the container is only \
-             recommended: where they are not, the report has a remark.",
+    method: "Applies the rules of `lint` for this row to the live objects: policies for what comes in and policies for what goes out must \
+             each allow both ports. That both are declared in the container is only recommended: where they are not, the report has a \
+             remark.",
     run: |cx| Box::pin(rules_alone(cx)),
 };
 
@@ -151,6 +156,23 @@ pub(in crate::cases) async fn rules(cx: &Context, level: Level) -> Result<Arc<Ob
     .into())
 }
 
+/// The same of a case that looks at more than objects: where the rules cannot look at them, that is a remark, and the rest
+/// decides alone.
+pub(in crate::cases) async fn rules_where_seen(cx: &Context, level: Level) -> Outcome {
+    match rules(cx, level).await {
+        Ok(_) => Ok(()),
+        Err(Stop::Mismatch(mismatch)) => Err(mismatch.into()),
+        Err(Stop::Unsupported(reason)) => {
+            cx.note(format!("the rules of lint were not applied: {reason}"));
+            Ok(())
+        }
+        Err(Stop::Error(error)) => {
+            cx.note(format!("the rules of lint were not applied: {error:#}"));
+            Ok(())
+        }
+    }
+}
+
 /// Of a row: each requirement that is missed, with where and what; and remarks.
 type Found = (Vec<(&'static str, String)>, Vec<String>);
 
@@ -203,6 +225,66 @@ pub(super) fn with_workload<T>(
     match deployment.workloads.iter().find(own) {
         Some(workload) => Ok(look(&deployment, workload)),
         None => Err(unrecognised(objects)),
+    }
+}
+
+/// A server's pod, and the whole of it as the API has it.
+pub(super) struct Described {
+    pub(super) pod: Pod,
+    document: Document,
+}
+
+impl Described {
+    fn new(pod: Pod, value: Value) -> Self {
+        let document = Document {
+            line: 0,
+            value,
+            lines: Lines::default(),
+        };
+        Self { pod, document }
+    }
+
+    /// Whether it is one of those that a workload's selector asks for.
+    fn is_of(&self, workload: &Workload<'_>) -> bool {
+        let object = Object {
+            file: "",
+            document: &self.document,
+        };
+        selects(&workload.object.at("spec/selector"), &object.at("metadata/labels"))
+    }
+}
+
+/// The servers' pods.
+pub(super) async fn described(cx: &Context) -> Result<Vec<Described>, Stop> {
+    let deployment = cx.deployment()?;
+    let pods = deployment.pods().await?;
+    let mut live: BTreeMap<String, Value> = deployment.live(LiveKind::Pod).await?.into_iter().collect();
+    let described = pods.into_iter().map(|pod| {
+        let value = live.remove(&format!("Pod/{}", pod.name)).unwrap_or_default();
+        Described::new(pod, value)
+    });
+    Ok(described.collect())
+}
+
+/// Looks at each that makes servers among the live objects, as rules do, and gives what was seen with its own pods. Where
+/// the description names one alone, all pods are its own.
+pub(super) fn each_workload<T>(
+    objects: &Objects,
+    pods: &[Described],
+    look: impl Fn(&Deployment<'_>, &Workload<'_>) -> T,
+) -> Result<Vec<(T, Vec<Pod>)>, Stop> {
+    let deployment = lint::recognise(&objects.live);
+    let is_own = |workload: &&Workload<'_>| objects.workloads.contains(&workload.object.document.to_string());
+    let is_alone = objects.workloads.len() == 1;
+    let mut seen = Vec::new();
+    for workload in deployment.workloads.iter().filter(is_own) {
+        let own = pods.iter().filter(|pod| is_alone || pod.is_of(workload));
+        let own: Vec<Pod> = own.map(|described| described.pod.clone()).collect();
+        seen.push((look(&deployment, workload), own));
+    }
+    match seen.is_empty() {
+        true => Err(unrecognised(objects)),
+        false => Ok(seen),
     }
 }
 
@@ -264,13 +346,14 @@ fn classes(objects: &Objects) -> Result<Vec<(String, Option<bool>)>, Stop> {
         .filter(|document| document.kind() == "StorageClass");
     let known: Vec<&str> = known.map(|document| document.name()).collect();
     let is_known = |name: &str| (!objects.refused.contains_key("StorageClass")).then(|| known.contains(&name));
-    with_workload(objects, |_, workload| {
+    let seen = each_workload(objects, &[], |_, workload| {
         let templates = workload.object.at("spec/volumeClaimTemplates").items();
         let named = templates
             .iter()
             .filter_map(|claim| claim.at("spec/storageClassName").text());
-        named.map(|name| (name.to_owned(), is_known(name))).collect()
-    })
+        named.map(|name| (name.to_owned(), is_known(name))).collect::<Vec<_>>()
+    });
+    Ok(seen?.into_iter().flat_map(|(named, _)| named).collect())
 }
 
 /// The claims that have no volume.
@@ -303,6 +386,44 @@ mod tests {
             applied: None,
             refused: refused.collect(),
         }
+    }
+
+    const LEADERS_AND_FOLLOWERS: &str = include_str!("../../../manifests/others/leaders-and-followers.yaml");
+
+    #[test]
+    fn each_workload_has_the_pods_that_its_selector_selects() {
+        let mut objects = objects_of(LEADERS_AND_FOLLOWERS, &[]);
+        let sets = objects
+            .live
+            .documents
+            .iter()
+            .filter(|document| document.kind() == "StatefulSet");
+        let sets: Vec<(String, Value)> = sets
+            .map(|set| {
+                (
+                    set.name().to_owned(),
+                    set.value["spec"]["template"]["metadata"]["labels"].clone(),
+                )
+            })
+            .collect();
+        assert_eq!(sets.len(), 2);
+        objects.workloads = sets.iter().map(|(name, _)| format!("StatefulSet/{name}")).collect();
+        let pods: Vec<Described> = sets
+            .iter()
+            .map(|(name, labels)| {
+                let value = serde_json::json!({"metadata": {"labels": labels}});
+                Described::new(crate::cases::kubernetes::placement::tests::pod(name, "a", "x"), value)
+            })
+            .collect();
+        let seen = each_workload(&objects, &pods, |_, workload| {
+            workload.object.document.name().to_owned()
+        });
+        let seen = seen.unwrap().into_iter();
+        let seen: Vec<(String, Vec<String>)> = seen
+            .map(|(name, pods)| (name, pods.into_iter().map(|pod| pod.name).collect()))
+            .collect();
+        let expected = sets.iter().map(|(name, _)| (name.clone(), vec![name.clone()]));
+        assert_eq!(seen, expected.collect::<Vec<_>>());
     }
 
     #[rstest]

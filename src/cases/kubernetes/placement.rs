@@ -1,10 +1,12 @@
 //! Who is selected, and where pods are.
 
-use super::objects::{permitted, rules, with_workload};
+use super::objects::{described, each_workload, permitted, rules};
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Host, Pod};
+use crate::lint::field::Field;
+use crate::lint::workload::{Deployment, Workload};
 use crate::verdict::{Outcome, Stop};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +24,9 @@ pub(super) const SELECTED: Case = Case {
     bound: "T_names",
     controls: &["manifest:selector-astray", "manifest:client-service-too-narrow"],
     method: "Applies the rules of `lint` for this row to the live objects. Then the Endpoints of every Service whose selector matches the \
-             pods, of the governing one and of the clients' must be the addresses of the pods: all of them, and no other.",
+             pods of a workload, of its governing one and of the clients' must be the addresses of its pods: all of them, and none that \
+             is no server's. Where several workloads have the servers, a Service leads to the pods of those that it is for, and some \
+             Service to each pod; one for clients that is for none alone, to all.",
     run: |cx| Box::pin(selected(cx)),
 };
 
@@ -40,8 +44,10 @@ pub(super) const SPREAD: Case = Case {
     bound: "-",
     controls: &["manifest:not-spread"],
     method: "Applies the rules of `lint` for this row to the live objects; that spreading is only preferred is a remark. Then no node may \
-             have more pods than their number divided by that of the nodes that take pods, rounded up. With one such node where \
-             pods are says nothing: unsupported.",
+             have more pods than their number divided by that of the nodes that take them, rounded up: those that `nodeSelector` and \
+             required node affinity allow and that take pods, or have some of these. Workloads that may run on other nodes are \
+             judged apart. With one such node where pods are says nothing, nor where only nodes that keep ordinary pods away make \
+             the difference: unsupported.",
     run: |cx| Box::pin(spread(cx)),
 };
 
@@ -65,22 +71,17 @@ pub(super) const ZONES: Case = Case {
 
 async fn selected(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
-    let services: BTreeSet<String> = with_workload(&objects, |deployment, workload| {
-        let behind = deployment.services(workload).into_iter();
-        let named = behind.chain(deployment.governing(workload));
-        named.map(|service| service.document.name().to_owned()).collect()
-    })?;
     let deployment = cx.deployment()?;
-    let services: BTreeSet<String> = services
-        .into_iter()
-        .chain(deployment.client_service().map(|(name, _)| name))
-        .collect();
+    let client = deployment.client_service().map(|(name, _)| name);
     eventually(cx, "every Service leads to the pods", cx.timing().names(), async || {
-        let pods = deployment.pods().await?;
-        let mut astray = Vec::new();
-        for service in &services {
+        let described = described(cx).await?;
+        let workloads = each_workload(&objects, &described, services_of)?;
+        let servers: Vec<Pod> = described.into_iter().map(|described| described.pod).collect();
+        let meant = meant(&workloads, client.as_deref(), &servers);
+        let mut astray = left_out(&workloads, &meant);
+        for (service, pods) in &meant {
             let behind = permitted(deployment.behind(service).await)?;
-            astray.extend(misled(service, &pods, &behind));
+            astray.extend(misled(service, pods, &servers, &behind));
         }
         Ok(match astray.is_empty() {
             true => Look::Reached(()),
@@ -90,40 +91,149 @@ async fn selected(cx: &Context) -> Outcome {
     .await
 }
 
-/// In what a Service's addresses are not the pods'.
-fn misled(service: &str, pods: &[Pod], behind: &[String]) -> Vec<String> {
-    let of_pods: BTreeMap<&str, &str> = pods
-        .iter()
-        .filter_map(|pod| Some((pod.address.as_deref()?, pod.name.as_str())))
-        .collect();
-    let missing = of_pods
-        .iter()
-        .filter(|(address, _)| !behind.iter().any(|other| other == *address));
+/// The Services that are for a workload's pods, by their names.
+fn services_of(deployment: &Deployment<'_>, workload: &Workload<'_>) -> BTreeSet<String> {
+    let behind = deployment.services(workload).into_iter();
+    let named = behind.chain(deployment.governing(workload));
+    named.map(|service| service.document.name().to_owned()).collect()
+}
+
+/// What makes servers, by the names of its Services and its pods.
+type Served = (BTreeSet<String>, Vec<Pod>);
+
+/// To which pods each Service must lead: to those of every workload that it is for; the clients' to all, where it is for none.
+fn meant(workloads: &[Served], client: Option<&str>, servers: &[Pod]) -> BTreeMap<String, Vec<Pod>> {
+    let mut meant: BTreeMap<String, Vec<Pod>> = BTreeMap::new();
+    for (services, pods) in workloads {
+        for service in services {
+            meant.entry(service.clone()).or_default().extend(pods.iter().cloned());
+        }
+    }
+    if let Some(client) = client {
+        meant.entry(client.to_owned()).or_insert_with(|| servers.to_vec());
+    }
+    meant
+}
+
+/// The pods of workloads that no Service is for, where others have one.
+fn left_out(workloads: &[Served], meant: &BTreeMap<String, Vec<Pod>>) -> Vec<String> {
+    if meant.is_empty() {
+        return Vec::new();
+    }
+    let led_to = |pod: &&Pod| meant.values().flatten().any(|other| other.name == pod.name);
+    let pods = workloads.iter().flat_map(|(_, pods)| pods);
+    pods.filter(|pod| !led_to(pod))
+        .map(|pod| format!("no Service leads to {}", pod.name))
+        .collect()
+}
+
+/// In what a Service's addresses are not those of its pods, or are no server's.
+fn misled(service: &str, pods: &[Pod], servers: &[Pod], behind: &[String]) -> Vec<String> {
+    let by_address = |pods: &[Pod]| -> BTreeMap<String, String> {
+        let addressed = pods
+            .iter()
+            .filter_map(|pod| Some((pod.address.clone()?, pod.name.clone())));
+        addressed.collect()
+    };
+    let (own, known) = (by_address(pods), by_address(servers));
+    let missing = own.iter().filter(|(address, _)| !behind.contains(address));
     let missing = missing.map(|(_, pod)| format!("Service/{service} does not lead to {pod}"));
-    let foreign = behind.iter().filter(|address| !of_pods.contains_key(address.as_str()));
+    let foreign = behind.iter().filter(|address| !known.contains_key(*address));
     let foreign = foreign.map(|address| format!("Service/{service} leads to {address}, which is no server's"));
     missing.chain(foreign).collect()
 }
 
 async fn spread(cx: &Context) -> Outcome {
-    rules(cx, Level::Must).await?;
-    let deployment = cx.deployment()?;
-    let hosts = permitted(deployment.hosts().await)?;
-    let taking = hosts.iter().filter(|host| host.schedulable).count();
-    if taking < 2 {
+    let objects = rules(cx, Level::Must).await?;
+    let hosts = permitted(cx.deployment()?.hosts().await)?;
+    let described = described(cx).await?;
+    let workloads = each_workload(&objects, &described, |_, workload| may_run_on(&workload.pod, &hosts))?;
+    let (mut expected, mut over) = (Vec::new(), Vec::new());
+    for (nodes, pods) in pools(workloads, &hosts) {
+        let (all, taking) = (pods.len(), nodes.len());
+        if taking < 2 {
+            continue;
+        }
+        let found = crowded(&pods, taking);
+        let open = hosts
+            .iter()
+            .filter(|host| host.schedulable && nodes.contains(&host.name));
+        let open = open.count();
+        if !found.is_empty() && open > 1 && crowded(&pods, open).is_empty() {
+            return Err(Stop::Unsupported(format!(
+                "{open} nodes take ordinary pods, {taking} have some of these or take them: the pods are spread over the former, and \
+                 whether more may come to the others cannot be said"
+            )));
+        }
+        expected.push(format!(
+            "at most {} of {all} pods on each of {taking} nodes",
+            all.div_ceil(taking)
+        ));
+        over.extend(found);
+    }
+    if expected.is_empty() {
         return Err(Stop::Unsupported(
-            "the objects ask for spreading; one node alone takes pods here, so where they are says nothing".into(),
+            "the objects ask for spreading; one node alone takes the pods here, so where they are says nothing".into(),
         ));
     }
-    let pods = deployment.pods().await?;
-    Ok(no_findings(
-        format!(
-            "at most {} of {} pods on each of {taking} nodes",
-            pods.len().div_ceil(taking),
-            pods.len()
-        ),
-        &crowded(&pods, taking),
-    )?)
+    Ok(no_findings(expected.join("; "), &over)?)
+}
+
+/// The nodes that pods of a description may be given to, by their names: its `nodeSelector` and what it requires by node
+/// affinity.
+fn may_run_on(pod: &Field<'_>, hosts: &[Host]) -> BTreeSet<String> {
+    let terms = pod
+        .at("affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
+        .items();
+    let selector = pod.at("nodeSelector").entries();
+    let allowed = hosts.iter().filter(|host| {
+        let label = |key: &str| host.labels.get(key).map(String::as_str);
+        let selected = selector.iter().all(|(key, value)| label(key) == value.text());
+        let of_term = |term: &Field<'_>| {
+            let (labels, fields) = (term.at("matchExpressions").items(), term.at("matchFields").items());
+            let labelled = |asked: &Field<'_>| asked.at("key").text().is_some_and(|key| fits(asked, label(key)));
+            // The name is the only field that a term can ask for.
+            let named =
+                |asked: &Field<'_>| asked.at("key").is("metadata.name") && fits(asked, Some(host.name.as_str()));
+            !(labels.is_empty() && fields.is_empty()) && labels.iter().all(labelled) && fields.iter().all(named)
+        };
+        selected && (terms.is_empty() || terms.iter().any(of_term))
+    });
+    allowed.map(|host| host.name.clone()).collect()
+}
+
+/// Whether a node's value is what a requirement of node affinity asks for.
+fn fits(asked: &Field<'_>, value: Option<&str>) -> bool {
+    let values = asked.at("values").items();
+    let is_among = value.is_some_and(|value| values.iter().any(|allowed| allowed.is(value)));
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<i64>().ok());
+    let bound = number(values.first().and_then(Field::text));
+    let compared = number(value).zip(bound);
+    match asked.at("operator").text() {
+        Some("In") => is_among,
+        Some("NotIn") => !is_among,
+        Some("Exists") => value.is_some(),
+        Some("DoesNotExist") => value.is_none(),
+        Some("Gt") => compared.is_some_and(|(value, bound)| value > bound),
+        Some("Lt") => compared.is_some_and(|(value, bound)| value < bound),
+        _ => false,
+    }
+}
+
+/// The nodes that take pods, and the pods that are to share them. A node that keeps ordinary pods away takes those that it
+/// has: they may tolerate that.
+fn pools(workloads: Vec<(BTreeSet<String>, Vec<Pod>)>, hosts: &[Host]) -> Vec<(BTreeSet<String>, Vec<Pod>)> {
+    let mut pods_of: BTreeMap<BTreeSet<String>, Vec<Pod>> = BTreeMap::new();
+    for (nodes, pods) in workloads {
+        pods_of.entry(nodes).or_default().extend(pods);
+    }
+    let open = |name: &String| hosts.iter().any(|host| host.schedulable && host.name == *name);
+    let pools = pods_of.into_iter().map(|(allowed, pods)| {
+        let mut nodes: BTreeSet<String> = allowed.into_iter().filter(open).collect();
+        nodes.extend(pods.iter().filter_map(|pod| pod.host.clone()));
+        (nodes, pods)
+    });
+    pools.collect()
 }
 
 /// The nodes that have more pods than their share.
@@ -221,7 +331,35 @@ pub(super) mod tests {
     fn a_service_leads_to_all_and_only_the_pods(#[case] behind: &[&str], #[case] expected: &[&str]) {
         let pods = [pod("r-0", "a", "10.0.0.1"), pod("r-1", "a", "10.0.0.2")];
         let behind: Vec<String> = behind.iter().map(|address| (*address).to_owned()).collect();
-        assert_eq!(misled("s", &pods, &behind), expected);
+        assert_eq!(misled("s", &pods, &pods, &behind), expected);
+    }
+
+    #[rstest]
+    // Two workloads, each with a Service of its own.
+    #[case(&["s-0"], &["s-1"], Some("s-0"), &[("s-0", 1), ("s-1", 1)], 0)]
+    // One Service for both.
+    #[case(&["s"], &["s"], None, &[("s", 2)], 0)]
+    // The clients' is for neither alone.
+    #[case(&["s-0"], &["s-1"], Some("c"), &[("c", 2), ("s-0", 1), ("s-1", 1)], 0)]
+    #[case(&["s-0"], &[], Some("s-0"), &[("s-0", 1)], 1)]
+    #[case(&[], &[], None, &[], 0)]
+    fn a_service_is_for_the_pods_of_its_workloads(
+        #[case] first: &[&str],
+        #[case] second: &[&str],
+        #[case] client: Option<&str>,
+        #[case] expected: &[(&str, usize)],
+        #[case] without: usize,
+    ) {
+        let servers = [pod("r-0", "a", "10.0.0.1"), pod("r-1", "a", "10.0.0.2")];
+        let served = |services: &[&str], pod: &Pod| {
+            let services = services.iter().map(|name| (*name).to_owned());
+            (services.collect::<BTreeSet<String>>(), vec![pod.clone()])
+        };
+        let workloads = [served(first, &servers[0]), served(second, &servers[1])];
+        let meant = meant(&workloads, client, &servers);
+        let counts: Vec<(&str, usize)> = meant.iter().map(|(name, pods)| (name.as_str(), pods.len())).collect();
+        assert_eq!(counts, expected);
+        assert_eq!(left_out(&workloads, &meant).len(), without);
     }
 
     #[rstest]
@@ -239,12 +377,83 @@ pub(super) mod tests {
         assert_eq!(crowded(&pods, hosts).len(), expected);
     }
 
+    const ANY: &str = "{}";
+    const SELECTED: &str = "{nodeSelector: {pool: data}}";
+
+    fn required(expression: &str) -> String {
+        let term = format!("{{matchExpressions: [{expression}]}}");
+        let required = format!("requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{term}]}}");
+        format!("{{affinity: {{nodeAffinity: {{{required}}}}}}}")
+    }
+
+    fn hosts() -> [Host; 4] {
+        let host = |name: &str, pool: &str, schedulable| Host {
+            name: name.into(),
+            labels: [("pool".to_owned(), pool.to_owned())].into(),
+            zone: None,
+            schedulable,
+        };
+        [
+            host("a", "data", true),
+            host("b", "data", true),
+            host("c", "web", true),
+            host("d", "data", false),
+        ]
+    }
+
+    #[rstest]
+    #[case(ANY.to_owned(), &["a", "b", "c", "d"])]
+    #[case(SELECTED.to_owned(), &["a", "b", "d"])]
+    #[case(required("{key: pool, operator: In, values: [web, other]}"), &["c"])]
+    #[case(required("{key: pool, operator: NotIn, values: [web]}"), &["a", "b", "d"])]
+    #[case(required("{key: gpu, operator: DoesNotExist}"), &["a", "b", "c", "d"])]
+    #[case(required("{key: gpu, operator: Exists}"), &[])]
+    fn a_pod_may_run_on_the_nodes_that_it_selects(#[case] spec: String, #[case] expected: &[&str]) {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: r}}\nspec: {spec}\n");
+        let manifest = crate::manifest::Manifest::parse("m.yaml", &text).unwrap();
+        let object = crate::lint::field::Object {
+            file: "m.yaml",
+            document: &manifest.documents[0],
+        };
+        let allowed = may_run_on(&object.at("spec"), &hosts());
+        assert_eq!(allowed.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    }
+
+    #[rstest]
+    // Four nodes of which one keeps pods away: three share.
+    #[case(&["a", "b", "c", "d"], &["a", "b", "c"], &["a", "b", "c"])]
+    // A pod that tolerates what keeps others away.
+    #[case(&["a", "b", "c", "d"], &["a", "b", "d"], &["a", "b", "c", "d"])]
+    #[case(&["a", "b", "d"], &["a", "b", "a"], &["a", "b"])]
+    fn the_nodes_that_may_take_pods_share_them(#[case] allowed: &[&str], #[case] on: &[&str], #[case] taking: &[&str]) {
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<BTreeSet<String>>()
+        };
+        let pods = on.iter().map(|host| pod("r", host, "x")).collect();
+        let pools = pools(vec![(names(allowed), pods)], &hosts());
+        let seen: Vec<(BTreeSet<String>, usize)> = pools.into_iter().map(|(nodes, pods)| (nodes, pods.len())).collect();
+        assert_eq!(seen, [(names(taking), on.len())]);
+    }
+
+    #[test]
+    fn workloads_of_the_same_nodes_share_them() {
+        let all: BTreeSet<String> = hosts().into_iter().map(|host| host.name).collect();
+        let one = |name: &str| (all.clone(), vec![pod(name, "a", "x")]);
+        let pools = pools(vec![one("r-0"), one("r-1"), one("r-2")], &hosts());
+        assert_eq!(pools.len(), 1);
+        assert_eq!(crowded(&pools[0].1, pools[0].0.len()).len(), 1);
+    }
+
     #[rstest]
     #[case("a", "b", 0)]
     #[case("a", "a2", 1)]
     fn a_shard_in_one_zone_is_told(#[case] master: &str, #[case] replica: &str, #[case] expected: usize) {
         let host = |name: &str, zone: &str| Host {
             name: name.into(),
+            labels: BTreeMap::new(),
             zone: Some(zone.into()),
             schedulable: true,
         };

@@ -1,15 +1,15 @@
 //! What the running servers and their containers show of the manifest.
 
-use super::objects::{rules, with_workload};
+use super::objects::{described, each_workload, rules, with_workload};
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::no_findings;
-use crate::context::{Context, Execution};
+use crate::context::{Context, Execution, Pod};
 use crate::lint::pod::memory_limit;
 use crate::lint::tools::tools;
 use crate::manifest::redact::redacted;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use futures::future::try_join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const RESOURCES: Case = Case {
     id: CaseId("K8S-11"),
@@ -79,7 +79,7 @@ pub(super) const MOUNTS: Case = Case {
     bound: "-",
     controls: &["manifest:file-hidden"],
     method: "Applies the rules of `lint` for this row to the live objects. Where programs can be run in the containers, every file that a \
-             ConfigMap mounts must be there with the ConfigMap's own text: that is what hooks and servers really read.",
+             ConfigMap mounts must be there, in the pods of its workload, with the ConfigMap's own text: that is what hooks and servers really read.",
     run: |cx| Box::pin(mounts(cx)),
 };
 
@@ -115,7 +115,7 @@ pub(super) const TOOLS: Case = Case {
     bound: "-",
     controls: &["manifest:hook-calls-a-missing-program"],
     method: "Collects from hooks, probes, the command and the scripts in ConfigMaps that they call the names of well-known programs, and the \
-             first word of every command; `command -v` must find each in every container. What a script asks for first \
+             first word of every command; `command -v` must find each in every container of the pods of the same workload. What a script asks for first \
              (`command -v ip && …`) is not needed.",
     run: |cx| Box::pin(tools_present(cx)),
 };
@@ -175,10 +175,9 @@ fn is_supported(version: &str) -> bool {
     major.is_some_and(|major| major >= 6)
 }
 
-/// Runs a command in the server's container of every pod.
-async fn in_every_pod(cx: &Context, command: &[&str]) -> Result<Vec<(String, Execution)>, Stop> {
+/// Runs a command in the server's container of each of the pods.
+async fn in_every_pod(cx: &Context, pods: &[Pod], command: &[&str]) -> Result<Vec<(String, Execution)>, Stop> {
     let deployment = cx.deployment()?;
-    let pods = deployment.pods().await?;
     let runs = pods.iter().map(async |pod| {
         let done = deployment.exec(&pod.name, command, cx.patience()).await?;
         Ok::<_, Stop>((pod.name.clone(), done))
@@ -195,7 +194,8 @@ async fn user(cx: &Context) -> Outcome {
     if !cx.capabilities().contains(&Capability::Exec) {
         return by_rules;
     }
-    let seen = in_every_pod(cx, &["sh", "-c", USERS]).await?;
+    let pods = cx.deployment()?.pods().await?;
+    let seen = in_every_pod(cx, &pods, &["sh", "-c", USERS]).await?;
     if seen.iter().any(|(_, done)| users(&done.stdout).is_empty()) {
         cx.note("the process of a server was not found in its container: the rules alone decide");
         return by_rules;
@@ -233,19 +233,24 @@ async fn mounts(cx: &Context) -> Outcome {
         cx.note("what the containers really have was not looked at: no program can be run in them");
         return Ok(());
     }
-    let files: BTreeMap<String, String> = with_workload(&objects, |_, workload| {
+    let workloads = each_workload(&objects, &described(cx).await?, |_, workload| {
         let files = workload.mounts.files().into_iter();
-        files.map(|(path, text)| (path, text.text.to_owned())).collect()
+        let files = files.map(|(path, text)| (path, text.text.to_owned()));
+        files.collect::<BTreeMap<String, String>>()
     })?;
     let password = cx.shared().target.password();
     let mut findings = Vec::new();
-    for (path, text) in &files {
-        for (pod, done) in in_every_pod(cx, &["cat", path]).await? {
-            let there = redacted(&done.stdout, password.as_ref());
-            findings.extend(differs(path, text, done.status, &there).map(|found| format!("{pod}: {found}")));
+    let mut compared = 0;
+    for (files, pods) in &workloads {
+        for (path, text) in files {
+            for (pod, done) in in_every_pod(cx, pods, &["cat", path]).await? {
+                let there = redacted(&done.stdout, password.as_ref());
+                findings.extend(differs(path, text, done.status, &there).map(|found| format!("{pod}: {found}")));
+            }
         }
+        compared += files.len();
     }
-    cx.count("files of ConfigMaps compared in every container", files.len(), "files");
+    cx.count("files of ConfigMaps compared in every container", compared, "files");
     Ok(no_findings(
         "every file of a ConfigMap in the containers, as it is there",
         &findings,
@@ -282,21 +287,24 @@ const ASK_FOR: &str = "for p; do command -v \"$p\" >/dev/null 2>&1 || echo \"$p\
 
 async fn tools_present(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
-    let wanted = with_workload(&objects, |_, workload| tools(workload))?;
-    let mut command = vec!["sh", "-c", ASK_FOR, "sh"];
-    command.extend(wanted.keys().map(String::as_str));
+    let workloads = each_workload(&objects, &described(cx).await?, |_, workload| tools(workload))?;
     let mut findings = Vec::new();
-    for (pod, done) in in_every_pod(cx, &command).await? {
-        if done.status != 0 {
-            findings.push(format!("{pod}: sh cannot be run: {}", done.stderr.trim()));
+    for (wanted, pods) in &workloads {
+        let mut command = vec!["sh", "-c", ASK_FOR, "sh"];
+        command.extend(wanted.keys().map(String::as_str));
+        for (pod, done) in in_every_pod(cx, pods, &command).await? {
+            if done.status != 0 {
+                findings.push(format!("{pod}: sh cannot be run: {}", done.stderr.trim()));
+            }
+            let absent = done.stdout.lines().map(str::trim).filter(|name| !name.is_empty());
+            findings.extend(absent.map(|name| {
+                let place = wanted.get(name).map_or("a script", String::as_str);
+                format!("{pod}: {name}, which {place} calls, is not in the container")
+            }));
         }
-        let absent = done.stdout.lines().map(str::trim).filter(|name| !name.is_empty());
-        findings.extend(absent.map(|name| {
-            let place = wanted.get(name).map_or("a script", String::as_str);
-            format!("{pod}: {name}, which {place} calls, is not in the container")
-        }));
     }
-    cx.count("programs asked for in every container", wanted.len(), "programs");
+    let asked: BTreeSet<&String> = workloads.iter().flat_map(|(wanted, _)| wanted.keys()).collect();
+    cx.count("programs asked for in every container", asked.len(), "programs");
     Ok(no_findings(
         "every program that hooks, probes and the command call",
         &findings,

@@ -60,8 +60,8 @@ pub(super) const REMOVED: Case = Case {
     features: &[],
     bound: "60 s",
     controls: &[],
-    method: "Looks at the deletion of OPS-09: within 60 s after the servers have ended the namespace may hold nothing but what Kubernetes puts into \
-             each; every volume claim must still be there, with the uid that it had.",
+    method: "Looks at the deletion of OPS-09: within 60 s after the servers have ended the namespace may hold nothing but what the platform \
+             (Kubernetes, Istio, OpenShift) puts into each; every volume claim must still be there, with the uid that it had.",
     run: |cx| Box::pin(removed(cx)),
 };
 

@@ -217,6 +217,12 @@ pub(super) const SPOILT: &[(&str, &str, &str, &str)] = &[
         "ingress:",
     ),
     (
+        "ports-allowed",
+        "policyTypes: [Ingress]",
+        "policyTypes: [Ingress, Egress]\n  egress: [{ports: [{port: 53, protocol: UDP}]}]",
+        "egress:",
+    ),
+    (
         "publish-not-ready",
         "publishNotReadyAddresses: true",
         "publishNotReadyAddresses: false",

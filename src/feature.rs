@@ -66,7 +66,7 @@ pub enum Feature {
     SaveConfig,
     /// Scripts that begin with `#!lua` and may have flags (Redis 7.0).
     ScriptFlags,
-    /// `EVAL`.
+    /// `EVAL`, where scripts are not switched off.
     Scripts,
     /// `CLUSTER SETSLOT`, by which slots are moved.
     SetSlot,
@@ -149,7 +149,8 @@ impl Feature {
             Self::ReplicationOffset => Probe::Field("replication", "master_repl_offset"),
             Self::SaveConfig => Probe::Trial(&["CLUSTER", "SAVECONFIG"]),
             Self::ScriptFlags => Probe::Trial(&["EVAL", "#!lua flags=no-writes\nreturn 1", "0"]),
-            Self::Scripts => Probe::Command("eval"),
+            // A server on which scripts are switched off may list the command all the same.
+            Self::Scripts => Probe::Trial(&["EVAL", "return 1", "0"]),
             // No action of this name exists: nothing changes.
             Self::SetSlot => Probe::Trial(&["CLUSTER", "SETSLOT", "0", "PROBE"]),
             Self::ShardedPubSub => Probe::Command("ssubscribe"),
@@ -170,6 +171,9 @@ impl Feature {
             Probe::Enabled(name) => format!("CONFIG GET {name} answers no"),
             Probe::Section(name) => format!("INFO {name} has no such section"),
             Probe::Field(section, field) => format!("INFO {section} has no {field}"),
+            Probe::Trial(["EVAL", "return 1", ..]) => {
+                "EVAL is an unknown command, or scripts are switched off".to_owned()
+            }
             Probe::Trial(command) => format!("{} is an unknown command", command.join(" ")),
             Probe::Messages => format!(
                 "CLUSTER INFO counts no message as sent in {} s, while it says that all is well",
@@ -285,8 +289,9 @@ async fn no_messages(connection: &mut Connection) -> Result<Option<String>, Link
     }
 }
 
-/// Whether an error says that there is no such command or subcommand (catalogue, §7: the wording differs by version).
-fn is_unknown(error: &str) -> bool {
+/// Whether an error says that there is no such command or subcommand (catalogue, §7: the wording differs by version),
+/// or that what it needs is switched off.
+pub(crate) fn is_unknown(error: &str) -> bool {
     let error = error.to_lowercase();
     // What begins with `#!lua` is no Lua for a server that does not know such scripts.
     let words = [
@@ -294,6 +299,9 @@ fn is_unknown(error: &str) -> bool {
         "unknown subcommand",
         "unknown cluster",
         "error compiling script",
+        // Garnet, and Valkey without its engine for Lua.
+        "scripting support disabled",
+        "could not find scripting engine",
     ];
     words.iter().any(|word| error.contains(word))
 }
@@ -314,6 +322,9 @@ mod tests {
         "ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'",
         true
     )]
+    #[case("ERR This instance has Lua scripting support disabled", true)]
+    #[case("ERR Could not find scripting engine 'lua'", true)]
+    #[case("NOSCRIPT No matching script. Please use EVAL.", false)]
     #[case("NOPERM this user has no permissions to run the 'config|get' command", false)]
     #[case("ERR wrong number of arguments for 'cluster|keyslot' command", false)]
     fn what_is_unknown_is_told_from_what_is_refused(#[case] error: &str, #[case] unknown: bool) {

@@ -28,7 +28,8 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &["frozen", "open-command", "open-node"],
         method: "On every node, each on a new connection without AUTH: PING, GET, SET, INFO, CLUSTER INFO, CLUSTER \
-                 NODES, CLUSTER SLOTS, CONFIG GET, SUBSCRIBE, ECHO must answer `-NOAUTH`.",
+                 NODES, CLUSTER SLOTS, CONFIG GET, SUBSCRIBE, ECHO must answer `-NOAUTH`. A command that the server \
+                 calls unknown to whoever has authenticated too is left out, with a note.",
         run: |cx| Box::pin(everything_needs_a_password(cx)),
     },
     Case {
@@ -107,20 +108,27 @@ pub static CASES: &[Case] = &[
     Case {
         id: CaseId("AUTH-06"),
         title: "the password is enforced on every node after a change of roles",
-        requirement: "After a failover and the restart of its master, every node MUST still enforce the password as \
-                      before.",
+        requirement: "After a failover and the restart of its master and of a replica, every node MUST still enforce \
+                      the password as before.",
         source: "seed lines 109-111; Redis Cluster tutorial, Test the failover",
         level: Level::Must,
         profile: Profile::Core,
         seed: &[Seed::A3, Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
-        features: &[],
-        bound: "T_sync",
-        controls: &["never-replaced", "returns-open"],
+        // Masters of other shards elect the replica.
+        needs: &[
+            Capability::KeepAway,
+            Capability::Restart,
+            Capability::Replicas,
+            Capability::Shards,
+        ],
+        features: &[Feature::Wait],
+        bound: "T_sync for the links; T_sched + T_sync + 2·NT after the restart of a replica",
+        controls: &["never-replaced", "replica-returns-open", "returns-open"],
         method: "Makes a replica take over from its stopped master, which then comes back. On every node, the \
                  promoted and the returned one among them, AUTH-01, AUTH-02 and AUTH-03 must hold again, and every \
-                 replica's link must be up within T_sync.",
+                 replica's link must be up within T_sync. Then restarts a node that was a replica before all that, \
+                 waits until the cluster is whole, and expects the same once more.",
         run: |cx| Box::pin(enforced_after_change_of_role(cx)),
     },
     Case {
@@ -134,9 +142,9 @@ pub static CASES: &[Case] = &[
         impact: Impact::ReadOnly,
         needs: &[],
         features: &[],
-        bound: "-",
+        bound: "T_sync for the links of another user",
         controls: &["frozen", "links-down", "no-masterauth", "other-password"],
-        method: "Asks every node for `CONFIG GET masterauth`: the value must be the password; where `masteruser` is another than the user that the description names, both must be the same everywhere. No password is shown.",
+        method: "Asks every node for `CONFIG GET masterauth`: the value must be the password. Where `masteruser` names another user than the clients' (`default`, or whom the description names), that user's password is not known: then both must be the same everywhere, and every replica's link up. No password is shown.",
         run: |cx| Box::pin(masterauth_everywhere(cx)),
     },
     network::THROUGH_SERVICES,
@@ -222,7 +230,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Config],
         bound: "T_sync for the links; T_sched + T_sync + 2·NT after a restart",
         controls: &["any-password", "configuration-put-back"],
-        method: "On a cluster beside the deployment, with data: CONFIG SET masterauth on every node, then requirepass, then CONFIG REWRITE. The old password -> `-WRONGPASS`, the new one -> `+OK`; replicas that are cut off link again; every key is there. Where the configuration can be written, the same after a master and a replica were restarted.",
+        method: "On a cluster beside the deployment, with data: CONFIG SET masterauth on every node, then requirepass, then CONFIG REWRITE. The old password -> `-WRONGPASS`, the new one -> `+OK`; replicas that are cut off link again; every key is there; and the same after a master and a replica were restarted. Where no node can write its configuration that cannot be tried: unsupported; where only some can, it fails.",
         run: |cx| Box::pin(rotation(cx)),
     },
     network::PROBES_AUTHENTICATE,
@@ -312,7 +320,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Acl],
         bound: "-",
         controls: &["extra-user", "frozen", "open-node", "other-password"],
-        method: "Asks every node for `ACL LIST`: the user `default` must have a password and not `nopass`, and no other user may be `on` but the one that the description names, and then `masteruser`. No line is shown, since it holds hashes of passwords.",
+        method: "Asks every node for `ACL LIST`: the user `default` must have a password and not `nopass`, and no other user may be `on` but the one that the description names, and `masteruser`. No line is shown, since it holds hashes of passwords.",
         run: |cx| Box::pin(no_extra_users(cx)),
     },
     Case {
@@ -328,7 +336,7 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "-",
         controls: &["frozen", "open-node", "open-subscription"],
-        method: "On every node, each on a new connection without AUTH: every one of these commands must answer `-NOAUTH`. SYNC and PSYNC are sent only where all others were refused.",
+        method: "On every node, each on a new connection without AUTH: every one of these commands must answer `-NOAUTH`. SYNC and PSYNC are sent only where all others were refused. A command that the server calls unknown to whoever has authenticated too is left out, with a note.",
         run: |cx| Box::pin(streams_need_a_password(cx)),
     },
     Case {

@@ -19,6 +19,7 @@ use crate::soak;
 use crate::verdict::{Mismatch, Outcome};
 use crate::workload::Record;
 use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
 
 /// The cases of this chapter.
 pub static CASES: &[Case] = &[
@@ -73,7 +74,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[],
+        needs: &[Capability::Replicas],
         features: &[Feature::ManualFailover],
         bound: "T_manual + T_gossip for each move, T_sync + T_stable until the cluster is whole",
         controls: &["failover-refused"],
@@ -91,7 +92,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::Crash],
+        needs: &[Capability::Crash, Capability::Replicas],
         features: &[],
         bound: "T_sched + T_sync + 2·NT",
         controls: &["restarted-elsewhere"],
@@ -115,14 +116,19 @@ pub static CASES: &[Case] = &[
         controls: &[
             "epoch-falls",
             "frozen",
+            "hang-up",
             "master-down",
             "other-password",
             "some-writes-refused",
+            "some-writes-unanswered",
             "writes-in-circles",
         ],
-        method: "Writes to every shard for T_soak (60 s; `--timing T_soak=600` for ten minutes) while each node rewrites its \
-                 append-only file and takes snapshots where it keeps them, and looks at all nodes all the time: no owner may refuse a \
-                 write, every acknowledged write must be there at the end, roles, epochs and processes must be those of the beginning.",
+        method: "Writes to every shard and reads it (`LRANGE`, `GET`) for T_soak (60 s; `--timing T_soak=600` for ten minutes) while each \
+                 node rewrites its append-only file and takes snapshots where it keeps them, and looks at all nodes all the time: no \
+                 owner may refuse a write or a read, nor, where the way to the servers is direct, end a connection or send nonsense in \
+                 place of a reply. One that is only late is no error, unless a shard has had no acknowledged write for T_reply while \
+                 others had. Every acknowledged write must be there at the end, roles, epochs and processes must be those of the \
+                 beginning.",
         run: |cx| Box::pin(soak_without_incident(cx)),
     },
     backup::RESTORED,
@@ -290,19 +296,18 @@ async fn layout_restored(cx: &Context) -> Outcome {
         pairs.len().to_string(),
     )?;
     let began = Instant::now();
-    let mut moved = Vec::new();
+    let moved = Mutex::new(Vec::new());
     let away = async {
         for (master, (replica, id)) in &pairs {
             // Moved back also when it is not known whether it was moved.
-            moved.push(master.clone());
+            moved.lock().await.push(master.clone());
             until_votes(cx, &master.0, &[&master.1, id]).await;
             swap(cx, replica, id).await?;
         }
         whole_again(cx).await
     };
-    let away = away.await;
     let back = async {
-        for (master, id) in &moved {
+        for (master, id) in moved.lock().await.iter() {
             let seen = cx.look().await?;
             if seen.of(&master.name).is_none_or(|node| !node.role.is_master()) {
                 swap(cx, master, id).await?;
@@ -310,7 +315,7 @@ async fn layout_restored(cx: &Context) -> Outcome {
         }
         whole_again(cx).await
     };
-    with_cleanup(async { away }, back).await?;
+    with_cleanup(away, back).await?;
     cx.measure("all masters moved away and back", began.elapsed(), None, None);
     let after = cx.view().await?;
     let findings: Vec<String> = pairs
@@ -341,19 +346,27 @@ async fn soak_without_incident(cx: &Context) -> Outcome {
     cx.count("acknowledged writes", soak.writes.acked(), "writes");
     cx.count("looks at all nodes", soak.looks, "looks");
     cx.count("rewrites and snapshots begun", soak.background, "times");
+    cx.count("reads answered", soak.reads, "reads");
     expect(
         soak.looks > 1,
         "several looks at all nodes",
         format!("{} looks", soak.looks),
     )?;
-    let findings: Vec<&String> = [&soak.interruptions, &soak.lost, &soak.changes, &soak.restarts]
-        .into_iter()
-        .flatten()
-        .collect();
+    let seen = [
+        &soak.interruptions,
+        &soak.misread,
+        &soak.lost,
+        &soak.changes,
+        &soak.restarts,
+    ];
+    let findings: Vec<&String> = seen.into_iter().flatten().collect();
     no_findings(
-        "no refused write, no lost write, no change of roles or epochs, no restart",
+        "no write or read refused or broken off, no lost write, no change of roles or epochs, no restart",
         &findings,
     )?;
+    if soak.reads == 0 {
+        return Err(anyhow::anyhow!("no read reached a server: the suite's own way to the nodes was gone").into());
+    }
     Ok(())
 }
 

@@ -48,7 +48,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::Restart],
+        needs: &[Capability::Restart, Capability::Replicas],
         features: &[],
         bound: "T_shutdown + T_sched until the server is back, then T_fo_retry",
         controls: &["no-persistence"],
@@ -68,7 +68,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::Restart],
+        needs: &[Capability::Restart, Capability::Replicas],
         features: &[Feature::Config],
         bound: "T_shutdown + T_sched until the server is back, then T_fo_retry",
         controls: &["nodes-conf-lost"],
@@ -108,13 +108,13 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
-        needs: &[Capability::LoseVolume],
+        needs: &[Capability::LoseVolume, Capability::Replicas],
         features: &[],
         bound: "flagged within T_fail; one of both for T_stable, within T_sched + T_sync + 30 s",
         controls: &["empty-server-answers", "flags-hidden"],
         method: "Kills a replica, takes away all that it has on disk, and lets it come back. Two outcomes are legal, and the report says which was seen: \
                  the cluster is whole, with the server in it under whatever id; or the loss is plain to whoever asks: its master's `ROLE` \
-                 shows no replica in its place, every other node flags the lost id `fail` or `noaddr` or has forgotten it, and the empty \
+                 shows no replica in its place, every other node flags the lost id `fail` or `noaddr`, and the empty \
                  server says `cluster_state:fail` and refuses keys. Afterwards the suite itself makes the cluster whole.",
         run: |cx| Box::pin(lost::volume_of_a_replica(cx)),
     },
@@ -128,12 +128,12 @@ pub static CASES: &[Case] = &[
         profile: Profile::Chaos,
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::LoseVolume],
+        needs: &[Capability::LoseVolume, Capability::Replicas, Capability::Shards],
         features: &[],
         bound: "T_fo_hard; one lost election: T_fo_retry; the empty server is watched for T_stable",
         controls: &["empty-server-answers", "never-replaced"],
-        method: "Writes 500 keys with `WAIT 1`, kills the master under writes and takes away all that it has on disk. The promoted replica must answer \
-                 with every value. Then the empty server comes back: for T_stable it must answer `GET` with `-CLUSTERDOWN` or `-MOVED`, and \
+        method: "Writes 500 keys, has every replica confirm them by `WAIT`, kills the master under writes and takes away all that it has on disk. \
+                 The promoted replica must take writes and answer with every value. Then the empty server comes back: for T_stable it must answer `GET` with `-CLUSTERDOWN` or `-MOVED`, and \
                  the promoted one must keep slots and values. Afterwards the suite itself makes the cluster whole.",
         run: |cx| Box::pin(lost::volume_of_a_master(cx)),
     },
@@ -266,13 +266,14 @@ pub static CASES: &[Case] = &[
         level: Level::Must,
         profile: Profile::Extended,
         seed: &[],
-        impact: Impact::Writes,
+        impact: Impact::Apart,
         needs: &[],
         features: &[Feature::AppendOnly],
-        bound: "T_rewrite",
+        bound: "T_rewrite; T_sched + T_w + 1 s until a killed server is back",
         controls: &[
             "aof-rewrite-failed",
             "aof-write-failed",
+            "data-lost",
             "frozen",
             "master-down",
             "other-password",
@@ -280,7 +281,9 @@ pub static CASES: &[Case] = &[
         method: "Writes to every shard all the time and sends `BGREWRITEAOF` to every node. When none is in progress \
                  or scheduled any more, `INFO persistence` must show that one has ended, \
                  `aof_last_bgrewrite_status:ok` and `aof_last_write_status:ok`; every acknowledged write must be \
-                 there.",
+                 there. Where the target can, a master of the same configuration is killed after such a rewrite: once it has \
+                 started anew, from its file, 500 keys written before and every write acknowledged meanwhile must be there. \
+                 Elsewhere what the file holds is not read, and a note says so.",
         run: |cx| Box::pin(running::rewritten(cx)),
     },
 ];

@@ -307,7 +307,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::ReadOnly,
-        needs: &[Capability::Replicas],
+        needs: &[Capability::Replicas, Capability::Shards],
         features: &[Feature::Replicate],
         bound: "-",
         controls: &["chain-allowed", "frozen", "other-password"],
@@ -323,7 +323,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
+        needs: &[Capability::KeepAway, Capability::Replicas],
         features: &[Feature::Bus],
         bound: "no failed write (through an API server: none refused, no shard silent for T_reply); flag `fail` within T_fail",
         controls: &["flags-hidden", "min-replicas"],
@@ -341,13 +341,13 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
-        needs: &[Capability::Restart],
+        needs: &[Capability::Restart, Capability::Replicas],
         features: &[],
         bound: "T_sched + T_sync",
         controls: &["masterauth-forgotten"],
-        method: "Restarts one replica gracefully. A new process (another `run_id`) with the same node id must answer \
-                 as a replica with `master_link_status:up`, and its master list it with `state=online`, within \
-                 T_sched + T_sync.",
+        method: "Restarts one replica gracefully. A new process (another `run_id`) in its place, under whatever node id, \
+                 must answer as a replica with `master_link_status:up`, and its master list it with `state=online`, \
+                 within T_sched + T_sync.",
         run: |cx| Box::pin(replica_returns(cx)),
     },
     Case {
@@ -359,7 +359,7 @@ pub static CASES: &[Case] = &[
         profile: Profile::Extended,
         seed: &[Seed::A2],
         impact: Impact::Disruptive,
-        needs: &[Capability::KeepAway],
+        needs: &[Capability::KeepAway, Capability::Replicas],
         features: &[Feature::Bus],
         bound: "T_fail",
         controls: &["failed-replica-listed", "flags-hidden"],
@@ -469,13 +469,13 @@ pub static CASES: &[Case] = &[
         profile: Profile::Core,
         seed: &[Seed::A2, Seed::A5],
         impact: Impact::Disruptive,
-        needs: &[Capability::Restart],
+        needs: &[Capability::Restart, Capability::Replicas],
         features: &[],
         bound: "T_sched + T_sync + NT",
         controls: &["masterauth-forgotten"],
-        method: "Restarts one replica gracefully and asks every node until each master that owns slots lists a \
-                 replica with `state=online`, and that replica shows `master_link_status:up`, within T_sched + \
-                 T_sync + NT.",
+        method: "Restarts one replica gracefully and asks every node until a new process (another `run_id`) is in its \
+                 place, under whatever node id, each master that owns slots lists a replica with `state=online`, and \
+                 that replica shows `master_link_status:up`, within T_sched + T_sync + NT.",
         run: |cx| Box::pin(protected_again(cx)),
     },
     Case {

@@ -52,6 +52,12 @@ pub(super) static CONTROLS: &[Control] = &[
         wrong: Wrong::Replies(some_writes_refused),
         ..GOOD
     },
+    Control {
+        name: "some-writes-unanswered",
+        what: "a master hangs up on one write of a hundred to a list",
+        wrong: Wrong::Replies(some_writes_unanswered),
+        ..GOOD
+    },
 ];
 
 fn failover_refused(at: &Exchange<'_>, reply: Reply) -> Reply {
@@ -95,4 +101,11 @@ fn some_writes_refused(at: &Exchange<'_>, reply: Reply) -> Reply {
     } else {
         reply
     }
+}
+
+fn some_writes_unanswered(at: &Exchange<'_>, reply: Reply) -> Reply {
+    if at.node == 1 && at.is("RPUSH") && at.argument(2).ends_with(b"77") {
+        at.hang_up();
+    }
+    reply
 }

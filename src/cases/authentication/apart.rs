@@ -267,12 +267,7 @@ async fn rotate(beside: &Context, old: &Secret, new: &Secret) -> Outcome {
     }
     whole(beside, new, beside.timing().sync()).await?;
     read_data(beside, new, &data).await?;
-    if let Some(reason) = unwritten.first() {
-        beside.note(format!(
-            "the new password was not persisted, since the configuration cannot be written here: {reason}"
-        ));
-        return Ok(());
-    }
+    written(&unwritten, connections.len())?;
     let first = |is_replica: bool| {
         view.nodes
             .iter()
@@ -287,6 +282,18 @@ async fn rotate(beside: &Context, old: &Secret, new: &Secret) -> Outcome {
     }
     only_the_new_one(beside, old, new).await?;
     read_data(beside, new, &data).await
+}
+
+/// Expects every node of so many to have written its configuration. Where none can, persistence cannot be judged; where
+/// only some can, a restart parts the nodes.
+fn written(unwritten: &[String], nodes: usize) -> Outcome {
+    match unwritten.first() {
+        Some(reason) if unwritten.len() == nodes => Err(Stop::Unsupported(format!(
+            "the password is changed without loss; persistence could not be tried: no node can write its configuration \
+             here: {reason}"
+        ))),
+        _ => Ok(no_findings("CONFIG REWRITE -> +OK on every node", unwritten)?),
+    }
 }
 
 /// Expects every node to refuse the old password and to take the new one.
@@ -375,6 +382,19 @@ async fn read_data(beside: &Context, password: &Secret, data: &BTreeMap<String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Verdict;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::all_written(0, "pass")]
+    #[case::one_unwritten(1, "fail")]
+    #[case::all_but_one_unwritten(5, "fail")]
+    #[case::none_written(6, "unsupported")]
+    fn a_configuration_is_written_by_all_or_cannot_be_judged(#[case] unwritten: usize, #[case] verdict: &str) {
+        let refusal = "node0: CONFIG REWRITE -> -ERR Rewriting config file: Read-only file system";
+        let unwritten = vec![refusal.to_owned(); unwritten];
+        assert_eq!(Verdict::from(written(&unwritten, 6)).name().to_string(), verdict);
+    }
 
     #[test]
     fn every_password_is_of_a_length_that_all_versions_take() {

@@ -1,15 +1,61 @@
 //! The bodies of chapter AUTH. No finding ever holds a password: candidates are named by what was done to it.
 
+use crate::case::Capability;
 use crate::cases::replication::pairing::links_up;
-use crate::check;
-use crate::cluster::connection::Address;
+use crate::check::{self, Look, eventually};
+use crate::cluster::connection::{Address, Connection};
 use crate::cluster::node::{Member, NodeView};
 use crate::cluster::resp::Reply;
-use crate::context::{Context, Secret, with_cleanup};
-use crate::verdict::{Outcome, Stop};
-use std::collections::BTreeMap;
+use crate::cluster::view::ClusterView;
+use crate::context::{Context, Fault, Secret, with_cleanup};
+use crate::verdict::{Mismatch, Outcome, Stop};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) async fn everything_needs_a_password(cx: &Context) -> Outcome {
+    let left_out = refused_without_password(cx).await?;
+    note_left_out(cx, &left_out);
+    Ok(())
+}
+
+/// Whether the server has no such command: it says so of its name alone, to whoever has authenticated too. A server
+/// looks a command up before it asks for the password (Redis source, processCommand): its reply is then no `-NOAUTH`.
+pub(super) async fn lacks_command(cx: &Context, member: &Member, name: &str, reply: &Reply) -> Result<bool, Stop> {
+    if !says_unknown(reply) {
+        return Ok(false);
+    }
+    let mut connection = cx.connect(&member.address).await?;
+    let info = connection.call(&["COMMAND", "INFO", name]).await?;
+    let none = |entry: &Reply| *entry == Reply::Nil || entry.array().is_some_and(<[Reply]>::is_empty);
+    if matches!(info.array(), Some([entry]) if none(entry)) {
+        return Ok(true);
+    }
+    // By its name alone it is carried out, and the server would send all that it has.
+    if name == "SYNC" {
+        return Ok(false);
+    }
+    Ok(says_unknown(&connection.call(&[name]).await?))
+}
+
+/// Whether a reply calls the command unknown, in the words of any version.
+fn says_unknown(reply: &Reply) -> bool {
+    let text = reply.error().unwrap_or_default().to_lowercase();
+    text.starts_with("err unknown command")
+}
+
+/// Tells which commands nothing was judged by.
+pub(super) fn note_left_out(cx: &Context, commands: &BTreeSet<String>) {
+    if !commands.is_empty() {
+        let names: Vec<&str> = commands.iter().map(String::as_str).collect();
+        cx.note(format!(
+            "left out, since a server has no such command for anybody: {}",
+            names.join(", ")
+        ));
+    }
+}
+
+/// Expects `-NOAUTH` of every node to every command, and gives those that a node lacks.
+async fn refused_without_password(cx: &Context) -> Result<BTreeSet<String>, Stop> {
     cx.password()?;
     let key = cx.key("open");
     let commands: [&[&str]; 10] = [
@@ -25,23 +71,31 @@ pub(super) async fn everything_needs_a_password(cx: &Context) -> Outcome {
         &["SUBSCRIBE", &key],
         &["ECHO", "hello"],
     ];
+    let left_out = RefCell::new(BTreeSet::new());
     cx.judge_every_member(
         "-NOAUTH to every command of an unauthenticated connection",
         async |member| {
-            let mut findings = Vec::new();
+            let (mut findings, mut judged) = (Vec::new(), 0);
             for command in commands {
                 let mut connection = cx.connect_raw(&member.address).await?;
                 let reply = connection.call(command).await?;
                 if command[0] == "SET" && reply.is_ok() {
                     connection.ask(&["DEL", &key]).await?;
                 }
+                if lacks_command(cx, member, command[0], &reply).await? {
+                    left_out.borrow_mut().insert(command[0].to_owned());
+                    continue;
+                }
+                judged += 1;
                 let refused = reply.error_prefix() == Some("NOAUTH");
                 findings.extend(check::unless(refused, member, command.join(" "), &short(&reply)));
             }
+            findings.extend((judged == 0).then(|| format!("{member}: it has none of the commands")));
             Ok(findings)
         },
     )
-    .await
+    .await?;
+    Ok(left_out.into_inner())
 }
 
 /// A reply with only the beginning of a long text or list.
@@ -122,22 +176,72 @@ pub(super) async fn right_password_accepted(cx: &Context) -> Outcome {
 
 pub(super) async fn enforced_after_change_of_role(cx: &Context) -> Outcome {
     cx.password()?;
-    crate::failover::observe(cx).await?.promotion.clone()?;
-    everything_needs_a_password(cx).await?;
+    let failover = crate::failover::observe(cx).await?;
+    failover.promotion.clone()?;
+    enforced(cx).await?;
+    restart_a_replica(cx, &failover.before).await?;
+    let left_out = enforced(cx).await?;
+    note_left_out(cx, &left_out);
+    Ok(())
+}
+
+/// What AUTH-01, AUTH-02 and AUTH-03 ask of every node, and every replica's link; gives the commands that a node lacks.
+async fn enforced(cx: &Context) -> Result<BTreeSet<String>, Stop> {
+    let left_out = refused_without_password(cx).await?;
     wrong_password_refused(cx).await?;
     right_password_accepted(cx).await?;
-    links_up(cx).await
+    links_up(cx).await?;
+    Ok(left_out)
+}
+
+/// Restarts a node that was a replica before the failover, and waits until the cluster is whole. Masters and replicas
+/// may be made from different descriptions, of which one alone has the password: only a start shows that.
+async fn restart_a_replica(cx: &Context, before: &ClusterView) -> Outcome {
+    if !cx.capabilities().contains(&Capability::Restart) {
+        let reason = "after the change of roles the password is enforced as before; the restart of a replica cannot be \
+                      tried: the target lacks Restart";
+        return Err(Stop::Unsupported(reason.into()));
+    }
+    let view = cx.view().await?;
+    let was_replica = |node: &&NodeView| {
+        let then = before.of(&node.member.name);
+        then.is_some_and(|then| !then.role.is_master())
+    };
+    // One that is a replica still, where there is one: its restart changes nothing else.
+    let chosen = view
+        .replicas()
+        .find(was_replica)
+        .or_else(|| view.masters().find(was_replica));
+    let Some(node) = chosen else {
+        return Err(Mismatch::new("a node that was a replica before the failover", "there is none").into());
+    };
+    let timing = cx.timing();
+    let bound = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
+    cx.inject(Fault::Restart, &node.member).await?;
+    let what = format!("a whole cluster after the restart of {}", node.member.name);
+    eventually(cx, &what, bound, async || {
+        let missing = cx.look().await?.not_whole(cx.shape());
+        Ok(if missing.is_empty() {
+            Look::Reached(())
+        } else {
+            Look::NotYet(missing.join("\n"))
+        })
+    })
+    .await
 }
 
 /// The value of a setting. A server that does not know it, or lets nobody read settings, cannot be judged by it.
-pub(super) async fn setting(
-    connection: &mut crate::cluster::connection::Connection,
-    name: &str,
-) -> Result<String, Stop> {
+async fn setting(connection: &mut Connection, name: &str) -> Result<String, Stop> {
+    let unknown = || Stop::Unsupported(format!("the server has no setting {name}"));
+    known_setting(connection, name).await?.ok_or_else(unknown)
+}
+
+/// [`setting`]; nothing where the server does not know it.
+async fn known_setting(connection: &mut Connection, name: &str) -> Result<Option<String>, Stop> {
     let reply = connection.call(&["CONFIG", "GET", name]).await?;
     match reply.array() {
-        Some([_, value]) => Ok(value.text().unwrap_or_default().to_owned()),
-        Some(_) => Err(Stop::Unsupported(format!("the server has no setting {name}"))),
+        Some([_, value]) => Ok(Some(value.text().unwrap_or_default().to_owned())),
+        Some(_) => Ok(None),
         None if reply.error_prefix() == Some("NOAUTH") => {
             Err(connection.nonsense("CONFIG GET", reply.to_string()).into())
         }
@@ -145,29 +249,31 @@ pub(super) async fn setting(
     }
 }
 
+/// As which user a node replicates: `masteruser`, which servers before Redis 6.0 do not have.
+pub(super) async fn replicates_as(connection: &mut Connection) -> Result<String, Stop> {
+    let named = known_setting(connection, "masteruser").await?.unwrap_or_default();
+    Ok(if named.is_empty() { "default".to_owned() } else { named })
+}
+
 pub(super) async fn masterauth_everywhere(cx: &Context) -> Outcome {
     let password = cx.password()?;
     let user = cx.user();
     // Replicas may be another user than the suite: its password is not known, but it must be the same everywhere.
-    let first: std::cell::RefCell<Option<(String, String)>> = std::cell::RefCell::default();
+    let first: RefCell<Option<(String, Option<String>)>> = RefCell::default();
     cx.judge_every_node(
         "masterauth is the password on every node; of another user than the suite, the same on every node",
         async |member, connection| {
             let value = setting(connection, "masterauth").await?;
-            let replicates_as = match user.as_str() {
-                "default" => user.clone(),
-                _ => match setting(connection, "masteruser").await? {
-                    none if none.is_empty() => "default".to_owned(),
-                    named => named,
-                },
-            };
+            let named = replicates_as(connection).await?;
+            let own_user = named == user;
             let finding = if value.is_empty() {
                 Some("is empty")
-            } else if replicates_as == user {
-                (value != password.expose()).then_some("is another than the password")
+            } else if own_user && value != password.expose() {
+                Some("is another than the password")
             } else {
                 let mut first = first.borrow_mut();
-                let own = (replicates_as, value);
+                // What is the password is compared already.
+                let own = (named, (!own_user).then_some(value));
                 let other = first.get_or_insert_with(|| own.clone());
                 (*other != own).then_some("or masteruser is another than on a node asked before")
             };
@@ -177,7 +283,12 @@ pub(super) async fn masterauth_everywhere(cx: &Context) -> Outcome {
                 .collect())
         },
     )
-    .await
+    .await?;
+    // Whether that other user's password is the right one, only the links show.
+    match first.into_inner() {
+        Some((_, Some(_))) => links_up(cx).await,
+        _ => Ok(()),
+    }
 }
 
 /// How a node answers whoever has no password, a wrong one, and the right one.
@@ -310,6 +421,19 @@ pub(super) async fn redirects_need_own_auth(cx: &Context) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::redis("ERR unknown command 'CONFIG', with args beginning with: 'GET' 'maxmemory' ", true)]
+    #[case::bare("ERR unknown command", true)]
+    #[case::upper("ERR Unknown command `SYNC`, with args beginning with: ", true)]
+    #[case::asks("NOAUTH Authentication required.", false)]
+    #[case::open("ERR unknown subcommand 'INFO'. Try CLUSTER HELP.", false)]
+    #[case::arity("ERR wrong number of arguments for 'get' command", false)]
+    fn an_unknown_command_is_told_from_others(#[case] error: &str, #[case] unknown: bool) {
+        assert_eq!(says_unknown(&Reply::Error(error.into())), unknown);
+        assert!(!says_unknown(&Reply::Simple(error.into())));
+    }
 
     #[test]
     fn no_candidate_is_the_password_itself() {

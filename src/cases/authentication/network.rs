@@ -3,8 +3,10 @@
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::cases::kubernetes::rules;
 use crate::check::no_findings;
-use crate::context::{Context, LiveKind, Secret};
+use crate::context::{Context, LiveKind, Objects, Secret};
 use crate::inside::{self, Call};
+use crate::manifest::Document;
+use crate::manifest::redact::FILLED_IN;
 use crate::verdict::{Outcome, Stop};
 use crate::{fence, unready};
 use serde_json::Value;
@@ -41,7 +43,7 @@ pub(super) const BUS_FENCED: Case = Case {
     seed: &[Seed::A3],
     impact: Impact::Apart,
     needs: &[Capability::Kubernetes, Capability::Companion, Capability::Exec],
-    features: &[],
+    features: &[Feature::Bus],
     bound: "T_reply for each connection",
     controls: &[],
     method: "From a pod of the suite's own that is no member, which reaches the cluster's DNS or a client's port, opens the bus port of \
@@ -64,8 +66,10 @@ pub(super) const IN_A_SECRET: Case = Case {
     bound: "-",
     controls: &[],
     method: "Applies the rules of `lint` for this row to the live objects. Then looks for the password, as a word of its own, in the ConfigMaps of the namespace, in the workload and its pods, in the \
+             namespace's Jobs and the Jobs and CronJobs of the manifest that the run has applied, in the \
              arguments of every process in every server's container (`/proc/*/cmdline`) as they are now, in the containers' logs and \
-             in the bootstrap's. It is compared here and shown nowhere.",
+             in the bootstrap's. Where Jobs may not be listed, and nothing is found elsewhere: unsupported. It is compared here and \
+             shown nowhere.",
     run: |cx| Box::pin(in_a_secret(cx)),
 };
 
@@ -80,7 +84,7 @@ pub(super) const PROBES_AUTHENTICATE: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes],
     features: &[Feature::Config],
-    bound: "periodSeconds · failureThreshold + timeoutSeconds of the readiness probe, and 10 s",
+    bound: "failureThreshold · max(periodSeconds, timeoutSeconds) + min(periodSeconds, timeoutSeconds) of the readiness probe, and 10 s",
     controls: &[],
     method: "Applies the rules of `lint` for this row to the live objects: a probe that asks with the client must authenticate and read \
              the reply. Then changes the password that one replica takes (`CONFIG SET requirepass`): its pod must lose Ready in the time in which the \
@@ -169,9 +173,9 @@ fn servers(host: &str, calls: &[Call]) -> usize {
 
 async fn in_a_secret(cx: &Context) -> Outcome {
     let password = cx.password()?;
-    rules(cx, Level::Should).await?;
+    let objects = rules(cx, Level::Should).await?;
     let deployment = cx.deployment()?;
-    let mut findings = Vec::new();
+    let mut findings = in_jobs(&objects, &password);
     for kind in [LiveKind::ConfigMap, LiveKind::Workload, LiveKind::Pod] {
         for (name, object) in deployment.live(kind).await? {
             let mut places = Vec::new();
@@ -201,10 +205,40 @@ async fn in_a_secret(cx: &Context) -> Outcome {
     if deployment.bootstrap_pod().is_some() && holds(&deployment.bootstrap_log().await?, &password) {
         findings.push("the bootstrap's log holds the password".into());
     }
-    Ok(no_findings(
-        "the password in no ConfigMap, pod, argument or log",
-        &findings,
-    )?)
+    no_findings("the password in no ConfigMap, pod, Job, argument or log", &findings)?;
+    match objects.refused.get("Job") {
+        Some(right) => Err(Stop::Unsupported(right.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Where the specifications of Jobs hold the password: of those that the manifest has, since one that is done may be
+/// gone from the namespace, and of the others that are there.
+fn in_jobs(objects: &Objects, password: &Secret) -> Vec<String> {
+    let is_job = |document: &&Document| ["Job", "CronJob"].contains(&document.kind());
+    let applied = objects.applied.iter().flat_map(|manifest| &manifest.documents);
+    let applied: Vec<&Document> = applied.filter(is_job).collect();
+    let same = |one: &Document, other: &Document| (one.kind(), one.name()) == (other.kind(), other.name());
+    let others = objects.live.documents.iter().filter(is_job);
+    let others = others.filter(|document| !applied.iter().any(|other| same(other, document)));
+    // The password has been taken out of what is live, where it stands alone; another word stands in its place.
+    let stand_in = Secret::new(FILLED_IN);
+    let looked_for = applied
+        .iter()
+        .map(|document| (*document, vec![password]))
+        .chain(others.map(|document| (document, vec![password, &stand_in])));
+    let mut findings = Vec::new();
+    for (document, words) in looked_for {
+        let mut places = Vec::new();
+        for word in words {
+            texts_with(&document.value, word, String::new(), &mut places);
+        }
+        let told = places
+            .iter()
+            .map(|place| format!("{document}: {place} holds the password"));
+        findings.extend(told);
+    }
+    findings
 }
 
 /// Whether a text holds the password as a word of its own: `redis` is none in `redis-cluster`.
@@ -261,6 +295,7 @@ async fn probes_authenticate(cx: &Context) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Manifest;
     use rstest::rstest;
     use serde_json::json;
 
@@ -303,6 +338,36 @@ mod tests {
     #[case::none("", false)]
     fn a_password_is_found_as_a_word(#[case] text: &str, #[case] found: bool) {
         assert_eq!(holds(text, &Secret::new("s3cret")), found);
+    }
+
+    fn job(arguments: &str) -> Manifest {
+        let spec = format!("{{template: {{spec: {{containers: [{{args: [{arguments}]}}]}}}}}}");
+        let text = format!("apiVersion: batch/v1\nkind: Job\nmetadata: {{name: s3cret}}\nspec: {spec}\n");
+        Manifest::parse("m.yaml", &text).unwrap()
+    }
+
+    #[rstest]
+    #[case::none(job("redis-cli, --cluster, create"), None, &[])]
+    #[case::taken_out(job("redis-cli, -a, redacted"), None, &[2])]
+    #[case::in_a_word(job("\"redis://:s3cret@redis:6379\""), None, &[0])]
+    #[case::written(job("redis-cli, -a, redacted"), Some(job("redis-cli, -a, s3cret")), &[2])]
+    #[case::another_word(job("echo, redacted"), Some(job("echo, redacted")), &[])]
+    fn the_password_in_a_job_is_told(
+        #[case] live: Manifest,
+        #[case] applied: Option<Manifest>,
+        #[case] arguments: &[usize],
+    ) {
+        let objects = Objects {
+            live,
+            workloads: Vec::new(),
+            applied,
+            refused: BTreeMap::new(),
+        };
+        let expected: Vec<String> = arguments
+            .iter()
+            .map(|at| format!("Job/s3cret: .spec.template.spec.containers[0].args[{at}] holds the password"))
+            .collect();
+        assert_eq!(in_jobs(&objects, &Secret::new("s3cret")), expected);
     }
 
     #[test]

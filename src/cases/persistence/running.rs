@@ -1,10 +1,14 @@
 //! The bodies of chapter PERS about servers that run.
 
+use super::files::masters;
+use super::returning::{numbered, unread, write_numbered};
+use crate::case::Capability;
 use crate::cases::consistency::shards;
 use crate::check::{self, Look, eventually};
 use crate::cluster::connection::Connection;
 use crate::cluster::node::{Fields, Member, parse_fields};
-use crate::context::Context;
+use crate::context::{Context, Fault};
+use crate::crash::{flushed, full_bound};
 use crate::verdict::{Outcome, Stop};
 use crate::workload::Writer;
 
@@ -116,5 +120,49 @@ pub(super) async fn rewritten(cx: &Context) -> Outcome {
     cx.count("acknowledged writes", record.acked(), "writes");
     let lost = record.lost(cx).await;
     outcome?;
-    Ok(check::no_findings("every acknowledged write there", &lost?)?)
+    check::no_findings("every acknowledged write there", &lost?)?;
+    let can = cx.capabilities();
+    if !can.contains(&Capability::Scratch) || !can.contains(&Capability::Crash) {
+        cx.note("what a rewritten file holds was not read: the target cannot kill servers of its own");
+        return Ok(());
+    }
+    cx.with_scratch(&masters(cx, 1, &["appendonly yes"]), async |cx| from_the_file(cx).await)
+        .await
+}
+
+/// Has the one server beside the deployment rewrite its append-only file under writes, kills it, and expects all that it
+/// has acknowledged: a server that runs answers from its memory, one that has started anew from its file.
+async fn from_the_file(cx: &Context) -> Outcome {
+    let view = cx.view().await?;
+    let shards = shards(cx, &view)?;
+    let Some(shard) = shards.first() else {
+        return Err(anyhow::anyhow!("there is no server beside the deployment").into());
+    };
+    let member = &shard.master.member;
+    let keys = numbered(cx, shard.slot);
+    write_numbered(cx, member, &keys, 0).await?;
+    let writer = Writer::start_patiently(cx, &[shard.slot]).await?;
+    let rewriting = async {
+        let mut connection = cx.connect(&member.address).await?;
+        rewrite(cx, member, &mut connection).await
+    };
+    let rewriting = rewriting.await;
+    let record = writer.stop().await;
+    check::no_findings("a rewrite that ends with the status ok", &rewriting?)?;
+    flushed(cx, member).await?;
+    cx.inject(Fault::Crash, member).await?;
+    // A master that has just started refuses for a while.
+    eventually(cx, "the server serves again", full_bound(cx), async || {
+        Ok(match unread(cx, member, &keys).await? {
+            Err(refused) => Look::NotYet(refused),
+            Ok(wrong) => {
+                check::no_findings(format!("every one of {} keys in the new file", keys.len()), &wrong)?;
+                Look::Reached(())
+            }
+        })
+    })
+    .await?;
+    cx.count("acknowledged writes beside the deployment", record.acked(), "writes");
+    let lost = record.lost(cx).await?;
+    Ok(check::no_findings("every acknowledged write in the new file", &lost)?)
 }

@@ -3,8 +3,9 @@
 use crate::away::reapplied;
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile};
 use crate::check::{Look, eventually, no_findings};
-use crate::context::{Claim, Context, Pod};
-use crate::verdict::Outcome;
+use crate::context::{Claim, Context, LiveKind, Pod};
+use crate::verdict::{Outcome, Stop};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 pub(super) const ONE_EACH: Case = Case {
@@ -28,7 +29,7 @@ pub(super) const ONE_EACH: Case = Case {
 pub(super) const OUTLIVE: Case = Case {
     id: CaseId("PERS-06"),
     title: "the volume claims outlive the StatefulSet",
-    requirement: "Deletion of the StatefulSet MUST NOT delete the volume claims of its pods.",
+    requirement: "Deletion of the StatefulSet MUST NOT delete the volume claims of its pods, unless its retention policy says so.",
     source: "Kubernetes documentation, StatefulSets, sections Limitations and PersistentVolumeClaim retention",
     level: Level::Must,
     profile: Profile::Chaos,
@@ -39,7 +40,8 @@ pub(super) const OUTLIVE: Case = Case {
     bound: "-",
     controls: &[],
     method: "Looks at the deletion of OPS-09: once all servers have ended, every volume claim must still be there, the same by its uid, \
-             `Bound` to the same volume and not about to go; applied again, the pods must have taken them, and no claim be new.",
+             `Bound` to the same volume and not about to go; applied again, the pods must have taken them, and no claim be new. \
+             Unsupported where there are no claims, or `persistentVolumeClaimRetentionPolicy` has `whenDeleted: Delete`.",
     run: |cx| Box::pin(outlive(cx)),
 };
 
@@ -114,14 +116,26 @@ fn unfit(pods: &[Pod], claims: &[Claim]) -> Vec<String> {
     findings
 }
 
+/// The workload whose claims are meant to go with it, where there is one.
+fn gives_claims_up(workloads: &[(String, Value)]) -> Option<&str> {
+    let policy = "/spec/persistentVolumeClaimRetentionPolicy/whenDeleted";
+    let deletes = |object: &Value| object.pointer(policy).and_then(Value::as_str) == Some("Delete");
+    let found = workloads.iter().find(|(_, object)| deletes(object));
+    found.map(|(name, _)| name.as_str())
+}
+
 async fn outlive(cx: &Context) -> Outcome {
+    if let Some(name) = gives_claims_up(&cx.deployment()?.live(LiveKind::Workload).await?) {
+        let reason = format!("{name}: persistentVolumeClaimRetentionPolicy has whenDeleted: Delete");
+        return Err(Stop::Unsupported(reason));
+    }
     let seen = reapplied(cx).await?;
     let [before, meanwhile, after] = &seen.claims;
+    if before.is_empty() {
+        return Err(Stop::Unsupported("there are no volume claims (PERS-05)".into()));
+    }
     let mut findings = gone(before, meanwhile, "without the StatefulSet");
     findings.extend(gone(before, after, "once it was applied again"));
-    if before.is_empty() {
-        findings.push("there were no claims".into());
-    }
     no_findings("every volume claim of before, bound to its volume", &findings)?;
     cx.count("claims that outlived the StatefulSet", before.len(), "claims");
     Ok(())
@@ -234,6 +248,15 @@ mod tests {
         let findings = gone(&[claim(0), claim(1)], &now, "then");
         assert_eq!(findings.len(), usize::from(!told.is_empty()), "{findings:?}");
         assert!(findings.iter().all(|finding| finding.starts_with(told)), "{findings:?}");
+    }
+
+    #[rstest]
+    #[case::kept(serde_json::json!({"whenDeleted": "Retain", "whenScaled": "Delete"}), None)]
+    #[case::given_up(serde_json::json!({"whenDeleted": "Delete", "whenScaled": "Retain"}), Some("StatefulSet/r"))]
+    #[case::unsaid(Value::Null, None)]
+    fn a_workload_that_gives_its_claims_up_is_told(#[case] policy: Value, #[case] told: Option<&str>) {
+        let object = serde_json::json!({"spec": {"persistentVolumeClaimRetentionPolicy": policy}});
+        assert_eq!(gives_claims_up(&[("StatefulSet/r".to_owned(), object)]), told);
     }
 
     /// A claim of the same name is another when it has another uid.

@@ -212,21 +212,33 @@ async fn run_of(cx: &Context, member: &Member) -> Result<String, Stop> {
         .to_owned())
 }
 
-/// Restarts the first replica, and waits for at most `bound` until another process with its id is there and `missing`
+/// The server in the place of one of before: that of its name, under whatever id, since a platform may give a new server
+/// no data of the old one. Where it gives it another name, that with its id, else one that was not there before.
+fn in_place_of<'v>(before: &ClusterView, now: &'v ClusterView, name: &str, id: &str) -> Option<&'v NodeView> {
+    let fresh = |node: &&NodeView| before.of(&node.member.name).is_none();
+    now.of(name)
+        .or_else(|| now.by_id(id))
+        .or_else(|| now.nodes.iter().find(fresh))
+}
+
+/// Restarts the first replica, and waits for at most `bound` until another process is there in its place and `missing`
 /// finds nothing amiss any more.
 async fn restart_replica(
     cx: &Context,
     bound: Duration,
     missing: impl Fn(&ClusterView, &NodeView) -> Vec<String>,
 ) -> Outcome {
-    let view = cx.view().await?;
-    let (replica, id) = first_replica(cx, &view)?;
+    let before = cx.view().await?;
+    let (replica, id) = first_replica(cx, &before)?;
     let run_before = run_of(cx, &replica.member).await?;
     let began = cx.inject(Fault::Restart, &replica.member).await?;
     eventually(cx, "the restarted replica back in its place", bound, async || {
         let view = cx.look().await?;
-        let Some(node) = view.by_id(id) else {
-            return Ok(Look::NotYet(format!("no server has the id of {}", replica.member.name)));
+        let Some(node) = in_place_of(&before, &view, &replica.member.name, id) else {
+            return Ok(Look::NotYet(format!(
+                "no server is in the place of {}",
+                replica.member.name
+            )));
         };
         if run_of(cx, &node.member).await? == run_before {
             return Ok(Look::NotYet(format!("{}: still the process from before", node.member)));

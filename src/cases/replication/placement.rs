@@ -15,7 +15,7 @@ pub(super) const NO_SHARD_ON_ONE_HOST: Case = Case {
     profile: Profile::Kubernetes,
     seed: &[Seed::A2],
     impact: Impact::ReadOnly,
-    needs: &[Capability::Kubernetes],
+    needs: &[Capability::Kubernetes, Capability::Replicas],
     features: &[],
     bound: "-",
     controls: &[],

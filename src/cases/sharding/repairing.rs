@@ -90,7 +90,7 @@ pub(super) async fn repair(cx: &Context) -> Outcome {
         mover.open(slot).await?;
         mover.move_keys(slot, gone).await?;
         // Here whoever moves the slot is gone. It must still be served.
-        let destination = mover.destination.member.address.clone();
+        let destination = mover.destination.endpoint.clone();
         let mut findings = Vec::new();
         for key in left {
             let reply = mover.source.connection.call(&["GET", key]).await?;

@@ -24,12 +24,13 @@ use crate::target::{Phase, Target, TargetError};
 use crate::timeline::{self};
 use crate::timing::Timing;
 use crate::trials::Trials;
-use crate::verdict::{Mismatch, Outcome, Stop, Verdict};
+use crate::verdict::{Mismatch, Outcome, Stop, Verdict, VerdictName};
 use futures::{FutureExt, StreamExt};
 use record::{redact_all, without};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -180,7 +181,16 @@ impl Recorder<'_> {
             progress.clone(),
         ));
         self.picture(&shared, "before the cases").await;
-        self.run_cases(&shared).await;
+        let ended = AtomicBool::new(false);
+        let all = async {
+            self.run_cases(&shared).await;
+            ended.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        let swept = ending::with_cleanup(all, async { self.sweep(&shared, ended.load(Ordering::Relaxed)).await });
+        if let Err(Stop::Error(error)) = swept.await {
+            progress.line(self.redact(&format!("keys of this run may be left: {error:#}")));
+        }
         self.picture(&shared, "after the cases").await;
         let hints = evidence::hints(&*self.target).await;
         let failed = self.state().results.values().any(|result| result.actual.is_some());
@@ -189,6 +199,19 @@ impl Recorder<'_> {
             let cause = evidence::cause(view.as_ref(), self.target.description().shape, &hints, "");
             self.state().cause = cause.map(|cause| self.redact(&cause));
         }
+    }
+
+    /// Takes away the keys that cases left which did not come to their own end, where the deployment stays.
+    async fn sweep(&self, shared: &Arc<Shared>, ended: bool) -> Outcome {
+        let broke = self
+            .state()
+            .results
+            .values()
+            .any(|result| result.verdict == VerdictName::Error);
+        if self.target.is_ours() || (ended && !broke) {
+            return Ok(());
+        }
+        settle::between(shared).remove_keys_of_run().await
     }
 
     /// Keeps what every node says of the cluster now.

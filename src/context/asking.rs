@@ -250,6 +250,34 @@ impl Context {
             Some(key) => Err(anyhow::anyhow!("{} keys could not be removed, {key} among them", left.len()).into()),
         }
     }
+
+    /// Deletes every key of the run, whichever case wrote it. Servers that cannot be asked are passed over.
+    ///
+    /// # Errors
+    /// When the platform cannot be asked which servers there are, or one of them ends its connection.
+    pub async fn remove_keys_of_run(&self) -> Result<(), Stop> {
+        let pattern = format!("rcc:{}:*", self.shared.run_id);
+        for member in self.members().await? {
+            let Ok(mut connection) = self.connect(&member.address).await else {
+                continue;
+            };
+            let mut cursor = "0".to_owned();
+            loop {
+                let scan = ["SCAN", &cursor, "MATCH", &pattern, "COUNT", "1000"];
+                let reply = connection.call(&scan).await?;
+                let Some([next, keys]) = reply.array() else { break };
+                let keys = keys.array().unwrap_or_default().iter().filter_map(Reply::text);
+                // A replica refuses, and its master does it.
+                let commands: Vec<Vec<&str>> = keys.map(|key| vec!["DEL", key]).collect();
+                connection.pipeline(&commands).await?;
+                match next.text() {
+                    Some("0") | None => break,
+                    Some(next) => cursor = next.to_owned(),
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A server that does not answer as asked has said something; only a broken way to it says nothing.

@@ -7,7 +7,7 @@ mod rollout;
 mod scaling;
 mod upgrade;
 
-use super::failover::swapping::swap;
+use super::failover::swapping::swap_in_time;
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, no_findings};
 use crate::context::{Context, with_cleanup};
@@ -76,10 +76,10 @@ pub static CASES: &[Case] = &[
         impact: Impact::Disruptive,
         needs: &[Capability::Replicas],
         features: &[Feature::ManualFailover],
-        bound: "T_manual + T_gossip for each move, T_sync + T_stable until the cluster is whole",
+        bound: "4·NT + T_manual + T_gossip for each move, T_sync + T_stable until the cluster is whole",
         controls: &["failover-refused"],
-        method: "Sends `CLUSTER FAILOVER` to one replica of every shard in turn (`+OK`, and every node must say that it is the master), waits \
-                 for a whole cluster, and does the same with the old masters: the layout must be that of the beginning.",
+        method: "Sends `CLUSTER FAILOVER` to one replica of every shard in turn (`+OK`, and every node must say that it is the master; asked \
+                 again while an election from before is in the way, since how long it takes is FAIL-11's matter), waits for a whole cluster, and does the same with the old masters: the layout must be that of the beginning.",
         run: |cx| Box::pin(layout_restored(cx)),
     },
     Case {
@@ -302,7 +302,7 @@ async fn layout_restored(cx: &Context) -> Outcome {
             // Moved back also when it is not known whether it was moved.
             moved.lock().await.push(master.clone());
             until_votes(cx, &master.0, &[&master.1, id]).await;
-            swap(cx, replica, id).await?;
+            swap_in_time(cx, replica, id).await?;
         }
         whole_again(cx).await
     };
@@ -310,7 +310,7 @@ async fn layout_restored(cx: &Context) -> Outcome {
         for (master, id) in moved.lock().await.iter() {
             let seen = cx.look().await?;
             if seen.of(&master.name).is_none_or(|node| !node.role.is_master()) {
-                swap(cx, master, id).await?;
+                swap_in_time(cx, master, id).await?;
             }
         }
         whole_again(cx).await

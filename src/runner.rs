@@ -50,6 +50,9 @@ const BESIDE_NODES: Duration = Duration::from_secs(300);
 /// How long cases may take to put back what they have altered, once there was an interrupt.
 const LONGEST_ENDING: Duration = Duration::from_secs(60);
 
+/// How long a write may be under way whose writer is gone.
+const LAST_WRITE: Duration = Duration::from_millis(500);
+
 /// How long evidence of one case may take to gather, with everything that the platform has to say.
 const LONGEST_GATHERING: Duration = Duration::from_secs(90);
 
@@ -184,7 +187,7 @@ impl Recorder<'_> {
         let ended = AtomicBool::new(false);
         let all = async {
             self.run_cases(&shared).await;
-            ended.store(true, Ordering::Relaxed);
+            ended.store(!ending::is_asked(), Ordering::Relaxed);
             Ok(())
         };
         let swept = ending::with_cleanup(all, async { self.sweep(&shared, ended.load(Ordering::Relaxed)).await });
@@ -211,6 +214,8 @@ impl Recorder<'_> {
         if self.target.is_ours() || (ended && !broke) {
             return Ok(());
         }
+        // A writer that was dropped may still be about to write.
+        tokio::time::sleep(LAST_WRITE).await;
         settle::between(shared).remove_keys_of_run().await
     }
 

@@ -874,6 +874,82 @@ fn a_cell_that_breaks_stands_in_the_page_and_stops_no_other() {
     assert_eq!(call(&alone, folder.path()).0, 0, "only what was asked for decides");
 }
 
+/// A server of nobody's run, alone in its cluster; ended when this is dropped.
+struct Alone {
+    server: std::process::Child,
+    port: u16,
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+impl Alone {
+    fn start(folder: &Path) -> Self {
+        // Its bus has the port 10000 above.
+        let port = loop {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            if port < 55_000 {
+                break port;
+            }
+        };
+        let server = std::process::Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--save", "", "--cluster-enabled", "yes"])
+            .current_dir(folder)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let alone = Self { server, port };
+        alone.until(&["ping"], |reply| reply == "PONG");
+        alone.ask(&["cluster", "addslotsrange", "0", "16383"]);
+        alone.until(&["cluster", "info"], |reply| reply.contains("cluster_state:ok"));
+        alone
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let client = std::process::Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8(client.stdout).unwrap().trim().to_owned()
+    }
+
+    fn until(&self, words: &[&str], fits: impl Fn(&str) -> bool) {
+        let began = Instant::now();
+        while !fits(&self.ask(words)) {
+            assert!(began.elapsed() < Duration::from_secs(60), "{words:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_takes_its_keys_off_servers_that_stay() {
+    needs_redis();
+    let folder = folder();
+    let alone = Alone::start(folder.path());
+    alone.ask(&["set", "somebody-s", "value"]);
+    let address = format!("127.0.0.1:{}", alone.port);
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("redis-cluster-conformance"))
+        .args(["run", "OPS-13", "--target", "addresses", "--addresses", &address])
+        .args(["--masters", "1", "--replicas", "0", "--out", "out"])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    alone.until(&["dbsize"], |reply| reply == "2");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(alone.ask(&["keys", "*"]), "somebody-s");
+}
+
 /// As in a terminal, where Ctrl-C reaches the whole group: the run of the cell gets one signal, not two.
 #[test]
 fn an_interrupt_ends_a_matrix_after_its_cell_is_cleaned_up() {

@@ -6,7 +6,7 @@
 //! nothing may run beside it.
 
 use crate::check::LOOK_AGAIN;
-use crate::cluster::connection::{Connection, LinkError};
+use crate::cluster::connection::LinkError;
 use crate::cluster::node::{Member, parse_fields};
 use crate::cluster::resp::Reply;
 use crate::cluster::view::ClusterView;
@@ -213,7 +213,7 @@ async fn read_on(cx: &Context, owner: &Member, slot: u16, until: Instant) -> Rea
     let mut reachable = true;
     loop {
         for question in &questions {
-            match asked(cx, owner, &mut connection, question).await {
+            match cx.ask_kept(owner, &mut connection, question).await {
                 Ok(reply) if is_right(&reply) => read.answered += 1,
                 Ok(reply) => {
                     let words = question.join(" ");
@@ -248,22 +248,6 @@ fn is_right(reply: &Reply) -> bool {
         Reply::Nil => true,
         Reply::Simple(_) | Reply::Error(_) | Reply::Integer(_) | Reply::Bulk(_) => false,
     }
-}
-
-/// Asks over a connection that is kept as long as it is of use.
-async fn asked(
-    cx: &Context,
-    owner: &Member,
-    connection: &mut Option<Connection>,
-    question: &[&str],
-) -> Result<Reply, LinkError> {
-    let mut open = match connection.take() {
-        Some(open) => open,
-        None => cx.connect(&owner.address).await?,
-    };
-    let reply = open.call(question).await?;
-    *connection = Some(open);
-    Ok(reply)
 }
 
 /// What the looks gave together.

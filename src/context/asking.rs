@@ -30,6 +30,25 @@ impl Context {
         self.connect(&member.address).await?.setting(directive).await
     }
 
+    /// Asks a server over a connection that is kept for as long as it answers, and made where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or does not answer.
+    pub async fn ask_kept(
+        &self,
+        member: &Member,
+        connection: &mut Option<Connection>,
+        command: &[&str],
+    ) -> Result<Reply, LinkError> {
+        let mut open = match connection.take() {
+            Some(open) => open,
+            None => self.connect(&member.address).await?,
+        };
+        let reply = open.call(command).await?;
+        *connection = Some(open);
+        Ok(reply)
+    }
+
     /// Asks every server of the deployment everything, all at once. Those that do not answer are listed in the view.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Clients of one server each, which stay with it whatever it answers: what each side of a partition tells its own.
 
-use crate::cluster::connection::{Connection, LinkError};
+use crate::cluster::connection::LinkError;
 use crate::cluster::node::Member;
 use crate::cluster::resp::Reply;
 use crate::context::Context;
@@ -137,7 +137,10 @@ impl Writing {
         for number in 0_u64.. {
             let value = format!("{}-{number}", self.side);
             let sent = Instant::now();
-            let told = match call(cx, &mut connection, &self.member, &["RPUSH", &self.key, &value]).await {
+            let told = match cx
+                .ask_kept(&self.member, &mut connection, &["RPUSH", &self.key, &value])
+                .await
+            {
                 Ok(Reply::Integer(_)) => Told::Done,
                 Ok(reply) => Told::Refused(reply.to_string()),
                 Err(error @ LinkError::Unreachable { .. }) => Told::Unreachable(error.to_string()),
@@ -187,10 +190,12 @@ impl Waiting {
         let mut connection = None;
         loop {
             let written = Instant::now();
-            let set = call(cx, &mut connection, &self.member, &["SET", &self.key, "1"]).await;
+            let set = cx
+                .ask_kept(&self.member, &mut connection, &["SET", &self.key, "1"])
+                .await;
             // `WAIT` after a refusal would speak of the write before it.
             if set.is_ok_and(|reply| reply.is_ok())
-                && let Ok(reply) = call(cx, &mut connection, &self.member, &["WAIT", "1", LIMIT]).await
+                && let Ok(reply) = cx.ask_kept(&self.member, &mut connection, &["WAIT", "1", LIMIT]).await
             {
                 lock(&self.confirmations).push(Confirmation {
                     written,
@@ -201,22 +206,6 @@ impl Waiting {
             tokio::time::sleep(PACE).await;
         }
     }
-}
-
-/// Asks over a connection that is kept, as long as it answers.
-async fn call(
-    cx: &Context,
-    connection: &mut Option<Connection>,
-    member: &Member,
-    command: &[&str],
-) -> Result<Reply, LinkError> {
-    let mut open = match connection.take() {
-        Some(open) => open,
-        None => cx.connect(&member.address).await?,
-    };
-    let reply = open.call(command).await?;
-    *connection = Some(open);
-    Ok(reply)
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -57,7 +57,8 @@ impl Progress {
         let started = Instant::now();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.tick().await;
-        tokio::pin!(work);
+        // Boxed: this stands around the longest pieces of work there are.
+        let mut work = Box::pin(work);
         loop {
             tokio::select! {
                 output = &mut work => {

@@ -1,7 +1,9 @@
 //! An interrupt in the middle of a case: work that has a clean-up is dropped, its clean-up is done, and only then the run goes
-//! on to end. Clean-ups lie within each other; the innermost is done first.
+//! on to end. Clean-ups lie within each other; the innermost is done first. All is boxed: a future that holds another by value
+//! several times, level after level, outgrows a thread's stack.
 
 use crate::verdict::Stop;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -25,7 +27,7 @@ impl Work {
     }
 
     /// Does `work`; after an interrupt drops it, as soon as no part of it must end in order any more.
-    async fn run<T>(self: Arc<Self>, work: impl Future<Output = T>) -> Option<T> {
+    async fn run<T>(self: Arc<Self>, work: Pin<Box<impl Future<Output = T>>>) -> Option<T> {
         let ends = async {
             until(self.asked.clone(), |asked| *asked).await;
             until(self.within.subscribe(), |parts| *parts == 0).await;
@@ -74,17 +76,23 @@ pub(crate) fn is_asked() -> bool {
 }
 
 /// Does all the work of a run; `None` where an interrupt, which `asked` tells, ended it.
-pub(crate) async fn until_asked<T>(asked: watch::Receiver<bool>, work: impl Future<Output = T>) -> Option<T> {
-    Work::new(asked).run(work).await
+pub(crate) fn until_asked<T>(
+    asked: watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
+    Work::new(asked).run(Box::pin(work))
 }
 
 /// Does a part of a run's work that an interrupt stops by itself, whatever runs beside it; `None` where one did.
-pub(crate) async fn stoppable<T>(work: impl Future<Output = T>) -> Option<T> {
-    let Some(around) = around() else {
-        return Some(work.await);
-    };
-    let _part = Part::of(&around);
-    Work::new(around.asked.clone()).run(work).await
+pub(crate) fn stoppable<T>(work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
+    let work = Box::pin(work);
+    async move {
+        let Some(around) = around() else {
+            return Some(work.await);
+        };
+        let _part = Part::of(&around);
+        Work::new(around.asked.clone()).run(work).await
+    }
 }
 
 /// Runs `work`, and `cleanup` after it, whatever came of it; the first error counts. An interrupt drops `work`, and not
@@ -92,9 +100,16 @@ pub(crate) async fn stoppable<T>(work: impl Future<Output = T>) -> Option<T> {
 ///
 /// # Errors
 /// Those of both.
-pub async fn with_cleanup<T>(
+pub fn with_cleanup<T>(
     work: impl Future<Output = Result<T, Stop>>,
     cleanup: impl Future<Output = Result<(), Stop>>,
+) -> impl Future<Output = Result<T, Stop>> {
+    in_order(Box::pin(work), Box::pin(cleanup))
+}
+
+async fn in_order<T>(
+    work: Pin<Box<impl Future<Output = Result<T, Stop>>>>,
+    cleanup: Pin<Box<impl Future<Output = Result<(), Stop>>>>,
 ) -> Result<T, Stop> {
     let Some(around) = around() else {
         let outcome = work.await;

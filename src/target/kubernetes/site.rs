@@ -403,14 +403,17 @@ fn member(pod: &core::Pod, port: u16) -> Option<Member> {
     })
 }
 
-/// A question to the API, bounded.
-pub(super) async fn bounded<T>(
+/// A question to the API, bounded; boxed, for the client's own futures are large.
+pub(super) fn bounded<T>(
     what: &str,
     question: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, TargetError> {
-    match tokio::time::timeout(PATIENCE, question).await {
-        Ok(answer) => answer.map_err(|error| failed(what, &error)),
-        Err(_) => Err(timed_out(what, PATIENCE)),
+) -> impl Future<Output = Result<T, TargetError>> {
+    let question = Box::pin(question);
+    async move {
+        match tokio::time::timeout(PATIENCE, question).await {
+            Ok(answer) => answer.map_err(|error| failed(what, &error)),
+            Err(_) => Err(timed_out(what, PATIENCE)),
+        }
     }
 }
 

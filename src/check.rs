@@ -130,6 +130,21 @@ where
     .await
 }
 
+/// Waits until the cluster is whole.
+///
+/// # Errors
+/// As [`eventually`].
+pub async fn whole(cx: &Context, what: &str, bound: Duration) -> Result<(), Stop> {
+    eventually(cx, what, bound, async || {
+        let missing = cx.look().await?.not_whole(cx.shape());
+        Ok(match missing.is_empty() {
+            true => Look::Reached(()),
+            false => Look::NotYet(missing.join("\n")),
+        })
+    })
+    .await
+}
+
 /// Waits until a server's pod is called ready, or not.
 ///
 /// # Errors

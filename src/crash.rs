@@ -25,6 +25,8 @@ pub struct Crash {
     pub victim: (Member, NodeId, NodeId),
     /// The config epoch of the shard before.
     pub epoch: u64,
+    /// By how much the cluster's epoch rose: every election raises it by one, won or lost.
+    pub elections: u64,
     /// Every server before, by name: its address and id.
     pub before: BTreeMap<String, (String, NodeId)>,
     /// Whether every slot was writable again in time, and from then on for T_stable.
@@ -134,6 +136,7 @@ async fn kill_a_master(cx: &Context) -> Result<Crash, Stop> {
         owner,
         victim: (shard.master, shard.master_id, replica_id),
         epoch,
+        elections: highest_epoch(&after).saturating_sub(highest_epoch(&view)),
         before: identities(&view),
         served,
         writes,

@@ -174,6 +174,22 @@ pub async fn pick_shard(cx: &Context, view: &ClusterView) -> Result<Shard, Stop>
     Ok(shard)
 }
 
+/// A master to do something to, with its id and one of its slots: that of [`pick_shard`], or any where none has a replica.
+///
+/// # Errors
+/// A mismatch when there is none.
+pub async fn pick_master(cx: &Context, view: &ClusterView) -> Result<(Member, NodeId, u16), Stop> {
+    if cx.shape().replicas_per_master > 0 {
+        let shard = pick_shard(cx, view).await?;
+        return Ok((shard.master, shard.master_id, shard.slot));
+    }
+    let with_slots = view.masters().find_map(|master| {
+        let line = master.myself()?;
+        Some((master.member.clone(), line.id.clone(), line.slots.first()?.first))
+    });
+    Ok(with_slots.ok_or_else(|| Mismatch::new("a master that owns slots", "none"))?)
+}
+
 /// Waits until a shard, named by its master and the ids of its nodes, can be relied on for an election after its last one
 /// (see [`Context::no_vote_for`]).
 pub async fn until_votes(cx: &Context, master: &Member, ids: &[&str]) {

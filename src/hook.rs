@@ -49,12 +49,24 @@ pub fn bootstrap_pod(deployment: &dyn Deployment) -> Result<String, Stop> {
     })
 }
 
+/// The pod whose hook may form the cluster; where none is known to, any.
+async fn hooked_pod(cx: &Context) -> Result<String, Stop> {
+    let deployment = cx.deployment()?;
+    if let Some(pod) = deployment.bootstrap_pod() {
+        return Ok(pod);
+    }
+    let first = deployment.pods().await?.into_iter().next();
+    Ok(first
+        .map(|pod| pod.name)
+        .ok_or_else(|| Mismatch::new("pods of servers", "none"))?)
+}
+
 /// Expects that there is a postStart hook.
 ///
 /// # Errors
 /// An unsupported stop where there is none: then there is nothing to judge.
 pub async fn needed(cx: &Context) -> Result<(), Stop> {
-    let (container, _) = server_container(cx).await?;
+    let (container, _) = server_container(cx, &hooked_pod(cx).await?).await?;
     match container["lifecycle"]["postStart"].is_null() {
         true => Err(Stop::Unsupported("the server's container has no postStart hook".into())),
         false => Ok(()),
@@ -68,7 +80,7 @@ pub async fn needed(cx: &Context) -> Result<(), Stop> {
 pub async fn is_the_server_s(cx: &Context) -> Result<bool, Stop> {
     let deployment = cx.deployment()?;
     let in_server = deployment.bootstrap_container() == Some(deployment.server_container());
-    let (container, _) = server_container(cx).await?;
+    let (container, _) = server_container(cx, &hooked_pod(cx).await?).await?;
     Ok(in_server && !container["lifecycle"]["postStart"].is_null())
 }
 
@@ -76,7 +88,7 @@ async fn observe(cx: &Context) -> Result<Hook, Stop> {
     needed(cx).await?;
     let deployment = cx.deployment()?;
     let name = bootstrap_pod(deployment)?;
-    let (_, pod) = server_container(cx).await?;
+    let (_, pod) = server_container(cx, &name).await?;
     let has_init_containers = pod["initContainers"].as_array().is_some_and(|all| !all.is_empty());
     let members = cx.members().await?;
     let member = members.iter().find(|member| member.name == name);

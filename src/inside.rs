@@ -5,7 +5,7 @@ use crate::cluster::client_program;
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::context::{Companion, Context, LiveKind, Secret, TargetError};
-use crate::verdict::Stop;
+use crate::verdict::{Mismatch, Stop};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -363,21 +363,16 @@ pub async fn headless(cx: &Context) -> Result<String, Stop> {
     }
 }
 
-/// The server's container as the workload describes it, and the pod's description around it; of pods that were made one by
-/// one, as the first of them is.
+/// The server's container of a pod, and the pod's `spec` around it. The pods of several workloads may differ.
 ///
 /// # Errors
-/// When the API cannot be asked, or shows no such container.
-pub async fn server_container(cx: &Context) -> Result<(Value, Value), Stop> {
+/// When the API cannot be asked, or shows no such container; a mismatch where there is no such pod.
+pub async fn server_container(cx: &Context, pod: &str) -> Result<(Value, Value), Stop> {
     let deployment = cx.deployment()?;
-    let workloads = deployment.live(LiveKind::Workload).await?;
-    let pod = match workloads.first() {
-        Some((_, workload)) => workload["spec"]["template"]["spec"].clone(),
-        None => {
-            let pods = deployment.live(LiveKind::Pod).await?;
-            pods.first().map(|(_, pod)| pod["spec"].clone()).unwrap_or_default()
-        }
-    };
+    let pods = deployment.live(LiveKind::Pod).await?;
+    let own = pods.iter().find(|(name, _)| *name == format!("Pod/{pod}"));
+    let (_, own) = own.ok_or_else(|| Mismatch::new(format!("the pod {pod}"), "no such pod"))?;
+    let pod = own["spec"].clone();
     let name = deployment.server_container();
     let containers = pod["containers"].as_array().into_iter().flatten();
     let container = containers

@@ -485,8 +485,7 @@ impl Recorder<'_> {
 /// arranges and puts back may take as long again.
 fn longest_case(shape: Shape, timing: &Timing) -> Duration {
     let nodes = u32::try_from(shape.nodes()).unwrap_or(u32::MAX);
-    let for_each = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
-    let in_turn = for_each.saturating_mul(nodes).saturating_mul(2);
+    let in_turn = timing.returned().saturating_mul(nodes).saturating_mul(2);
     LONGEST_CASE.max(in_turn.saturating_add(timing.soak() + BESIDE_NODES))
 }
 

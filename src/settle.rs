@@ -191,8 +191,7 @@ fn note_votes(shared: &Shared, view: &ClusterView) {
 /// # Errors
 /// What was still missing at the end.
 pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String> {
-    let timing = &shared.timing;
-    let bound = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
+    let bound = shared.timing.returned();
     let shape = shared.target.description().shape;
     let started = Instant::now();
     let waiting = async {

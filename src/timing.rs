@@ -276,6 +276,12 @@ impl Timing {
         self.node_timeout
     }
 
+    /// How long a server that ended may take until it is started again, in step with its master, and known to all:
+    /// T_sched + T_sync + 2·NT (catalogue, OPS-16).
+    pub fn returned(&self) -> Duration {
+        self.scheduling() + self.sync() + 2 * self.node_timeout
+    }
+
     fn get(&self, name: &'static str) -> Duration {
         if let Some(duration) = self.overrides.get(name) {
             return *duration;

@@ -41,7 +41,12 @@ pub async fn observed(cx: &Context) -> Result<Arc<Unready>, Stop> {
 }
 
 async fn observe(cx: &Context) -> Result<Unready, Stop> {
-    let (container, _) = server_container(cx).await?;
+    let view = cx.view().await?;
+    let node = view.replicas().next().or(view.nodes.first());
+    let member = node
+        .map(|node| node.member.clone())
+        .ok_or_else(|| Mismatch::new("servers", "none"))?;
+    let (container, _) = server_container(cx, &member.name).await?;
     let Some(probe) = Probe::of(&container, "readinessProbe") else {
         return Err(Stop::Unsupported(
             "the server's container has no readiness probe, so nothing is to be judged here (K8S-05 judges that)"
@@ -57,11 +62,6 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
     }
     let other = Secret::new(format!("another-password-{}", cx.shared().run_id));
     cx.keep_secret([other.clone()]);
-    let view = cx.view().await?;
-    let node = view.replicas().next().or(view.nodes.first());
-    let member = node
-        .map(|node| node.member.clone())
-        .ok_or_else(|| Mismatch::new("servers", "none"))?;
     ready(cx, &member, true, cx.timing().arrange()).await?;
     let work = async {
         set(cx, &member, &right, &other).await?;

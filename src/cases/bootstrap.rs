@@ -11,7 +11,7 @@ pub(in crate::cases) use stress::made_up;
 
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::cases::kubernetes;
-use crate::check::{Look, eventually, expect, no_findings, steadily, unless};
+use crate::check::{self, Look, eventually, expect, no_findings, steadily, unless};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, Pod};
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -394,16 +394,7 @@ async fn unattended(cx: &Context) -> Outcome {
             "the deployment was there before the run, which has not seen its bootstrap".into(),
         ));
     }
-    let bound = cx.timing().sync();
-    eventually(cx, "a whole cluster, by the manifest alone", bound, async || {
-        let missing = cx.view().await?.not_whole(cx.shape());
-        Ok(if missing.is_empty() {
-            Look::Reached(())
-        } else {
-            Look::NotYet(missing.join("\n"))
-        })
-    })
-    .await
+    check::whole(cx, "a whole cluster, by the manifest alone", cx.timing().sync()).await
 }
 
 /// What must not change: for each id its master, its slots and its epoch (a replica shows its master's).

@@ -9,7 +9,7 @@ mod upgrade;
 
 use super::failover::swapping::swap_in_time;
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually, expect, no_findings};
+use crate::check::{self, expect, no_findings};
 use crate::context::{Context, with_cleanup};
 use crate::crash;
 use crate::failover::until_votes;
@@ -187,7 +187,7 @@ async fn restarted_in_place(cx: &Context) -> Outcome {
         }
     }
     no_findings("every server with its id at its address of before", &findings)?;
-    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
+    let bound = cx.timing().returned();
     match &crash.whole {
         Ok(took) => cx.measure("whole again", *took, None, Some(bound)),
         Err(missing) => return Err(Mismatch::new("a whole cluster after the crash", missing.clone()).into()),
@@ -197,7 +197,7 @@ async fn restarted_in_place(cx: &Context) -> Outcome {
 
 async fn rolling_restart_loses_nothing(cx: &Context) -> Outcome {
     let rolling = rolling::observe(cx).await?;
-    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
+    let bound = cx.timing().returned();
     for (member, whole) in &rolling.restarts {
         if let Ok(took) = whole {
             cx.measure(
@@ -329,15 +329,7 @@ async fn layout_restored(cx: &Context) -> Outcome {
 
 async fn whole_again(cx: &Context) -> Outcome {
     let bound = cx.timing().sync() + cx.timing().stable();
-    eventually(cx, "a whole cluster after the moves", bound, async || {
-        let missing = cx.view().await?.not_whole(cx.shape());
-        Ok(if missing.is_empty() {
-            Look::Reached(())
-        } else {
-            Look::NotYet(missing.join("\n"))
-        })
-    })
-    .await
+    check::whole(cx, "a whole cluster after the moves", bound).await
 }
 
 async fn soak_without_incident(cx: &Context) -> Outcome {
@@ -382,7 +374,7 @@ async fn whole_after_all(cx: &Context) -> Outcome {
         .filter_map(|(place, wait)| wait.as_ref().err().map(|missing| format!("{place}: {missing}")))
         .collect();
     no_findings("a whole cluster after every disruptive case", &missed)?;
-    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
+    let bound = cx.timing().returned();
     let slowest = settled.iter().filter_map(|(_, wait)| wait.as_ref().ok()).max();
     if let Some(slowest) = slowest {
         cx.measure("slowest return to a whole cluster", *slowest, None, Some(bound));

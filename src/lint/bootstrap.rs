@@ -201,9 +201,14 @@ fn single_attempt<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
             "(^|[ \t;])(until|while|for|wait-for|retry|timeout[ \t]+[0-9]+[ \t]+bash)([ \t]|$)|nc[ \t]+-z|wait4x|kubectl[ \t]+wait|rollout[ \t]+status",
         )
     });
+    // A Job's pods are made anew when they fail, six times where it does not say how often.
+    let is_retried = |program: &Program<'_>| {
+        let object = program.field.object;
+        object.is("Job") && object.at("spec/backoffLimit").integer() != Some(0)
+    };
     let once = creations(deployment, workload)
         .into_iter()
-        .filter(|(program, ..)| program.in_sight && !program.has(&LOOP));
+        .filter(|(program, ..)| program.in_sight && !program.has(&LOOP) && !is_retried(program));
     once.map(|(_, text, line, _)| {
         Flaw::in_text(
             &text,

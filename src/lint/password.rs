@@ -1,9 +1,9 @@
 //! Rules about the password, where it stands and how it is handed on, and about values that were never filled in.
 
 use super::field::{Field, Object};
-use super::program::{Mounts, Program, Text};
-use super::words::{CREATE, REDIS_CLI, pattern};
-use super::workload::{Deployment, Workload, pods};
+use super::program::Text;
+use super::words::{REDIS_CLI, pattern};
+use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
 use crate::case::Level;
 use crate::manifest::redact::is_placeholder;
@@ -224,24 +224,6 @@ fn plain_text<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<F
     flaws
 }
 
-/// The programs of Jobs that form the cluster, also where each word of the command stands by itself.
-fn joining<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Program<'a>> {
-    let mut programs = Vec::new();
-    for (pod, _) in deployment.of_kind("Job", workload).filter_map(pods) {
-        for container in pod.at("containers").items() {
-            let mounts = Mounts::new(&pod, &container, &deployment.objects);
-            let parts = ["command", "args"].into_iter();
-            let words: Vec<Field<'a>> = parts.flat_map(|part| container.at(part).items()).collect();
-            programs.push(Program::new(container.at("command"), &words, &mounts));
-        }
-    }
-    programs.retain(|program| {
-        let commands = program.commands();
-        commands.iter().any(|(_, _, command)| CREATE.is_match(command))
-    });
-    programs
-}
-
 /// The first line of each text that hands a password to the client, or to a script, as an argument: of the servers'
 /// own, and of Jobs that form the cluster.
 fn in_arguments<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
@@ -252,8 +234,8 @@ fn in_arguments<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec
     let probes = ways.map(|way| workload.program(way));
     let programs = [&workload.start, &workload.post_start, &workload.pre_stop];
     let mut flaws: Vec<Flaw> = Vec::new();
-    let jobs = joining(deployment, workload);
-    for program in programs.into_iter().chain(&probes).chain(&jobs) {
+    let jobs = deployment.jobs_beside(workload);
+    for program in programs.into_iter().chain(&probes).chain(jobs) {
         let mut told: Vec<*const str> = Vec::new();
         for (text, line, command) in program.commands() {
             let by_option = REDIS_CLI.is_match(&command) && OPTION.is_match(&command);

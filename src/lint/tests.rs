@@ -100,6 +100,22 @@ fn every_rule_finds_what_is_spoilt_at_its_line_and_nothing_else_does() {
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
+/// A Job is a bootstrap too, each word of its command by itself or not; what makes its pods anew waits for the peers.
+#[rstest]
+#[case::asks_once("backoffLimit: 0, ", "[redis-cli, --cluster, create, 'store-0:6379']", &["unattended", "waits-for-peers", "bounded"])]
+#[case::by_a_shell("backoffLimit: 0, ", "[sh, -c, 'redis-cli --cluster create a:6379']", &["unattended", "waits-for-peers", "bounded"])]
+#[case::made_anew("", "[redis-cli, --cluster, create, 'store-0:6379', --cluster-yes]", &["bounded"])]
+#[case::in_time("activeDeadlineSeconds: 60, ", "[redis-cli, --cluster, create, 'store-0:6379', --cluster-yes]", &[])]
+#[case::of_something_else("backoffLimit: 0, ", "[redis-cli, ping]", &[])]
+fn a_job_that_forms_the_cluster_is_a_bootstrap(#[case] spec: &str, #[case] args: &str, #[case] expected: &[&str]) {
+    let pod = format!("{{containers: [{{name: join, image: redis, args: {args}}}]}}");
+    let job = format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: join}}\nspec: {{{spec}template: {{spec: {pod}}}}}\n"
+    );
+    let lint = lint(&format!("{GOOD}\n---\n{job}"));
+    assert_eq!(names(&lint), expected);
+}
+
 /// What only shows in another deployment than the good one.
 #[rstest]
 #[case("readiness-before-bootstrap", &[("podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady"), ("redis-cli ping)\" = PONG ]\n", "redis-cli cluster info | grep -c cluster_state:ok)\" = 1 ]\n")], "grep")]

@@ -226,7 +226,13 @@ impl<'a> Deployment<'a> {
     /// What makes a cluster: postStart hooks and Jobs that do.
     pub fn bootstraps(&self, workload: &Workload<'a>) -> Vec<Program<'a>> {
         let hook = Some(workload.post_start.clone()).filter(Program::is_there);
-        hook.into_iter().chain(self.jobs.iter().cloned()).collect()
+        hook.into_iter().chain(self.jobs_beside(workload).cloned()).collect()
+    }
+
+    /// The programs of Jobs that form a cluster and may be in a workload's namespace.
+    pub fn jobs_beside(&self, workload: &Workload<'a>) -> impl Iterator<Item = &Program<'a>> {
+        let place = workload.object;
+        self.jobs.iter().filter(move |job| job.field.object.may_meet(place))
     }
 }
 
@@ -367,7 +373,7 @@ fn of_a_cluster(workload: &Workload<'_>) -> Option<String> {
     }
 }
 
-/// The programs of a Job that form a cluster.
+/// The programs of a Job that form a cluster, also where each word of the command stands by itself.
 fn jobs<'a>(object: Object<'a>, objects: &[Object<'a>]) -> Vec<Program<'a>> {
     let Some((pod, _)) = pods(object).filter(|_| object.is("Job")) else {
         return Vec::new();
@@ -376,5 +382,10 @@ fn jobs<'a>(object: Object<'a>, objects: &[Object<'a>]) -> Vec<Program<'a>> {
         let mounts = Mounts::new(&pod, &container, objects);
         start(&container, &mounts)
     });
-    programs.filter(|program| program.has(&CREATE)).collect()
+    programs
+        .filter(|program| {
+            let commands = program.commands();
+            commands.iter().any(|(_, _, command)| CREATE.is_match(command))
+        })
+        .collect()
 }

@@ -274,11 +274,9 @@ async fn rotate(beside: &Context, old: &Secret, new: &Secret) -> Outcome {
             .find(|node| node.role.is_master() != is_replica)
             .map(|node| &node.member)
     };
-    let timing = beside.timing();
-    let bound = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
     for member in [first(true), first(false)].into_iter().flatten() {
         beside.inject(Fault::Restart, member).await?;
-        whole(beside, new, bound).await?;
+        whole(beside, new, beside.timing().returned()).await?;
     }
     only_the_new_one(beside, old, new).await?;
     read_data(beside, new, &data).await

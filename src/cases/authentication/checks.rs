@@ -2,7 +2,7 @@
 
 use crate::case::Capability;
 use crate::cases::replication::pairing::links_up;
-use crate::check::{self, Look, eventually};
+use crate::check;
 use crate::cluster::connection::{Address, Connection};
 use crate::cluster::node::{Member, NodeView};
 use crate::cluster::resp::Reply;
@@ -215,19 +215,9 @@ async fn restart_a_replica(cx: &Context, before: &ClusterView) -> Outcome {
     let Some(node) = chosen else {
         return Err(Mismatch::new("a node that was a replica before the failover", "there is none").into());
     };
-    let timing = cx.timing();
-    let bound = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
     cx.inject(Fault::Restart, &node.member).await?;
     let what = format!("a whole cluster after the restart of {}", node.member.name);
-    eventually(cx, &what, bound, async || {
-        let missing = cx.look().await?.not_whole(cx.shape());
-        Ok(if missing.is_empty() {
-            Look::Reached(())
-        } else {
-            Look::NotYet(missing.join("\n"))
-        })
-    })
-    .await
+    check::whole(cx, &what, cx.timing().returned()).await
 }
 
 /// The value of a setting. A server that does not know it, or lets nobody read settings, cannot be judged by it.

@@ -89,16 +89,7 @@ async fn refused_on_all(cx: &Context, view: &ClusterView) -> Result<Vec<String>,
 
 /// Waits until the cluster is whole.
 pub(super) async fn whole(cx: &Context) -> Outcome {
-    let bound = cx.timing().scheduling() + cx.timing().sync() + 2 * cx.timing().node_timeout();
-    eventually(cx, "a whole cluster", bound, async || {
-        let missing = cx.look().await?.not_whole(cx.shape());
-        Ok(if missing.is_empty() {
-            Look::Reached(())
-        } else {
-            Look::NotYet(missing.join("\n"))
-        })
-    })
-    .await
+    check::whole(cx, "a whole cluster", cx.timing().returned()).await
 }
 
 /// Writes a key to a slot on its master, and waits until a replica has it.

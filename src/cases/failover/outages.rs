@@ -44,7 +44,8 @@ pub(super) async fn killed_master(cx: &Context) -> Outcome {
     });
     cx.count("acknowledged writes", crash.writes.acked(), "writes");
     let floor = promoted.then(|| cx.timing().failover_floor());
-    Ok(judge_gap_within(cx, gap, floor, Lost::Unknown, crash_bounds(cx))?)
+    let lost = Lost::Seen(crash.elections > u64::from(promoted));
+    Ok(judge_gap_within(cx, gap, floor, lost, crash_bounds(cx))?)
 }
 
 /// The servers of a view but for these.

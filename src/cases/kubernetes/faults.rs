@@ -1,6 +1,6 @@
 //! What shows only when something is done to a pod: probes, evictions, the end of a server.
 
-use super::objects::{able, permitted, rules, with_workload};
+use super::objects::{Described, able, described, permitted, rules};
 use super::placement::a_replica;
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, expect, ready};
@@ -8,9 +8,11 @@ use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Objects, Pod, with_cleanup};
 use crate::failover::{observe, pick_shard};
 use crate::inside::server_container;
-use crate::lint::field::selects;
+use crate::lint;
+use crate::lint::field::{Object, selects};
 use crate::probe::Probe;
 use crate::verdict::{Mismatch, Outcome, Stop};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 pub(super) const READINESS: Case = Case {
@@ -114,19 +116,22 @@ pub(super) const HANDOVER: Case = Case {
 /// The longest time without writes that a handover before the stop leaves.
 const HANDED_OVER: Duration = Duration::from_secs(1);
 
-/// A probe of the server's container.
-async fn probe(cx: &Context, kind: &str) -> Result<Probe, Stop> {
-    let (container, _) = server_container(cx).await?;
+/// A probe of a server's container.
+async fn probe(cx: &Context, of: &Member, kind: &str) -> Result<Probe, Stop> {
+    let (container, _) = server_container(cx, &of.name).await?;
     let found = Probe::of(&container, kind);
-    found.ok_or_else(|| Mismatch::new(format!("a {kind} of the server's container"), "none").into())
+    found.ok_or_else(|| Mismatch::new(format!("a {kind} of the server's container in {}", of.name), "none").into())
 }
 
-/// `terminationGracePeriodSeconds` of the pods.
-fn grace_of(objects: &Objects) -> Result<Duration, Stop> {
-    let seconds = with_workload(objects, |_, workload| {
-        workload.pod.at("terminationGracePeriodSeconds").integer().unwrap_or(30)
-    })?;
-    Ok(Duration::from_secs(seconds.unsigned_abs()))
+/// How long a server's pod is given to end.
+async fn grace_of(cx: &Context, member: &Member) -> Result<Duration, Stop> {
+    let (_, pod) = server_container(cx, &member.name).await?;
+    Ok(grace_period(&pod))
+}
+
+/// `terminationGracePeriodSeconds` of a pod's `spec`.
+fn grace_period(pod: &Value) -> Duration {
+    Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap_or(30))
 }
 
 async fn pod_of(cx: &Context, member: &Member) -> Result<Option<Pod>, Stop> {
@@ -137,19 +142,19 @@ async fn pod_of(cx: &Context, member: &Member) -> Result<Option<Pod>, Stop> {
 /// Freezes a replica's server until its pod is as it must be; then has it go on.
 async fn frozen(
     cx: &Context,
+    replica: &Member,
     what: &str,
     bound: Duration,
     reached: impl Fn(&Pod, &Pod) -> bool,
 ) -> Result<Duration, Stop> {
-    let replica = a_replica(cx).await?;
     // One that was not Ready before, since it has just come back, would say nothing.
-    ready(cx, &replica, true, cx.timing().arrange()).await?;
-    let before = pod_of(cx, &replica).await?;
+    ready(cx, replica, true, cx.timing().arrange()).await?;
+    let before = pod_of(cx, replica).await?;
     let before = before.ok_or_else(|| anyhow::anyhow!("{replica} has no pod"))?;
     let work = async {
-        let since = cx.inject(Fault::Pause, &replica).await?;
+        let since = cx.inject(Fault::Pause, replica).await?;
         eventually(cx, &format!("{what} of {}", replica.name), bound, async || {
-            let now = pod_of(cx, &replica).await?;
+            let now = pod_of(cx, replica).await?;
             Ok(match now {
                 Some(now) if reached(&before, &now) => Look::Reached(since.elapsed()),
                 Some(now) => Look::NotYet(format!("{}: ready {}, restarts {}", now.name, now.ready, now.restarts)),
@@ -163,43 +168,46 @@ async fn frozen(
 
 async fn readiness(cx: &Context) -> Outcome {
     rules(cx, Level::Must).await?;
-    let probe = probe(cx, "readinessProbe").await?;
+    let replica = a_replica(cx).await?;
+    let probe = probe(cx, &replica, "readinessProbe").await?;
     able(cx, Capability::Pause, "that a frozen server is not Ready")?;
     let bound = probe.notices() + cx.patience();
-    let took = frozen(cx, "the frozen server is told not Ready, the pod", bound, |_, now| {
-        !now.ready
-    })
-    .await?;
+    let what = "the frozen server is told not Ready, the pod";
+    let took = frozen(cx, &replica, what, bound, |_, now| !now.ready).await?;
     cx.measure("until a frozen server was not Ready", took, None, Some(bound));
     Ok(())
 }
 
 async fn liveness(cx: &Context) -> Outcome {
-    let objects = rules(cx, Level::Should).await?;
-    let probe = probe(cx, "livenessProbe").await?;
+    rules(cx, Level::Should).await?;
+    let replica = a_replica(cx).await?;
+    let probe = probe(cx, &replica, "livenessProbe").await?;
     able(cx, Capability::Pause, "that a frozen server is started again")?;
-    let bound = probe.notices() + grace_of(&objects)? + cx.timing().scheduling();
+    let bound = probe.notices() + grace_of(cx, &replica).await? + cx.timing().scheduling();
     let again = |before: &Pod, now: &Pod| now.restarts > before.restarts;
-    let took = frozen(
-        cx,
-        "the frozen server's container is started again, the pod",
-        bound,
-        again,
-    )
-    .await?;
+    let what = "the frozen server's container is started again, the pod";
+    let took = frozen(cx, &replica, what, bound, again).await?;
     cx.measure("until a frozen server was started again", took, None, Some(bound));
     Ok(())
 }
 
-/// The name of the budget that selects the servers.
-fn budget_of(objects: &Objects) -> Result<String, Stop> {
-    let name = with_workload(objects, |deployment, workload| {
-        let labels = workload.labels();
-        let mut budgets = deployment.of_kind("PodDisruptionBudget", workload);
-        let own = budgets.find(|object| selects(&object.at("spec/selector"), &labels));
-        own.map(|object| object.document.name().to_owned())
-    })?;
-    name.ok_or_else(|| Mismatch::new("a PodDisruptionBudget that selects the pods", "none").into())
+/// The name of the budget that selects a pod, and the servers' pods beside it that it selects too.
+fn budget_of(objects: &Objects, pods: &[Described], pod: &str) -> Result<(String, Vec<String>), Mismatch> {
+    let deployment = lint::recognise(&objects.live);
+    let of_pod: Vec<&Described> = pods.iter().filter(|described| described.pod.name == pod).collect();
+    let selected =
+        |budget: &Object<'_>, described: &Described| selects(&budget.at("spec/selector"), &described.labels());
+    let budget = deployment
+        .objects
+        .iter()
+        .filter(|object| object.is("PodDisruptionBudget"))
+        .find(|budget| of_pod.iter().any(|described| selected(budget, described)));
+    let expected = || Mismatch::new(format!("a PodDisruptionBudget that selects {pod}"), "none");
+    let budget = budget.ok_or_else(expected)?;
+    let beside = pods.iter().filter(|described| selected(budget, described));
+    let beside = beside.map(|described| described.pod.name.clone());
+    let beside = beside.filter(|name| name != pod).collect();
+    Ok((budget.document.name().to_owned(), beside))
 }
 
 /// Waits until the platform counts that so many pods may be evicted.
@@ -219,21 +227,25 @@ async fn until_allowed(cx: &Context, name: &str, allowed: i64) -> Outcome {
 
 async fn budget(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
-    let name = budget_of(&objects)?;
-    until_allowed(cx, &name, 1).await?;
     let away = a_replica(cx).await?;
+    let (name, beside) = budget_of(&objects, &described(cx).await?, &away.name)?;
+    until_allowed(cx, &name, 1).await?;
     let deployment = cx.deployment()?;
     let first = permitted(deployment.may_evict(&away.name).await)?;
     judge_eviction(&away.name, &first, true)?;
     able(cx, Capability::KeepAway, "a second eviction")?;
-    let others = cx.members().await?;
-    let other = others.into_iter().find(|member| member.name != away.name);
-    let other = other.ok_or_else(|| anyhow::anyhow!("there is one server alone"))?;
+    let Some(other) = beside.first() else {
+        return Err(Mismatch::new(
+            format!("a PodDisruptionBudget for {} and the other servers together", away.name),
+            format!("{name} selects {} alone: it never refuses a second eviction", away.name),
+        )
+        .into());
+    };
     let work = async {
         cx.inject(Fault::KeepAway, &away).await?;
         until_allowed(cx, &name, 0).await?;
-        let second = permitted(deployment.may_evict(&other.name).await)?;
-        Ok(judge_eviction(&other.name, &second, false)?)
+        let second = permitted(deployment.may_evict(other).await)?;
+        Ok(judge_eviction(other, &second, false)?)
     };
     with_cleanup(work, cx.undo_faults()).await
 }
@@ -254,11 +266,11 @@ fn judge_eviction(pod: &str, answer: &Result<(), String>, allowed: bool) -> Resu
 }
 
 async fn grace(cx: &Context) -> Outcome {
-    let objects = rules(cx, Level::Must).await?;
-    let grace = grace_of(&objects)?;
+    rules(cx, Level::Must).await?;
     able(cx, Capability::Pause, "how a server ends that waits for its replica")?;
     able(cx, Capability::Restart, "how a server ends that waits for its replica")?;
     let shard = pick_shard(cx, &cx.view().await?).await?;
+    let grace = grace_of(cx, &shard.master).await?;
     let pod = pod_of(cx, &shard.master).await?;
     let pod = pod.ok_or_else(|| anyhow::anyhow!("{} has no pod", shard.master))?;
     let key = cx.key_in(shard.slot, "unseen");
@@ -335,23 +347,51 @@ fn handed_over(promoted: Duration, ended: Duration, gap: Duration) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cases::kubernetes::placement::tests::pod;
     use crate::manifest::Manifest;
     use rstest::rstest;
+    use serde_json::json;
     use std::collections::BTreeMap;
 
-    fn objects() -> Objects {
-        let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: r}\nspec: {template: {spec: {containers: [{name: c, image: redis:7, args: [redis-server, --cluster-enabled, 'yes'], readinessProbe: {periodSeconds: 3, failureThreshold: 2}}]}}}\n";
-        Objects {
-            live: Manifest::parse("m.yaml", text).unwrap(),
-            workloads: vec!["StatefulSet/r".into()],
-            applied: None,
-            refused: BTreeMap::new(),
-        }
+    #[rstest]
+    #[case(json!({}), 30)]
+    #[case(json!({"terminationGracePeriodSeconds": 75}), 75)]
+    fn the_grace_period_has_kubernetes_default(#[case] pod: Value, #[case] seconds: u64) {
+        assert_eq!(grace_period(&pod), Duration::from_secs(seconds));
     }
 
-    #[test]
-    fn the_grace_period_has_kubernetes_default() {
-        assert_eq!(grace_of(&objects()).unwrap(), Duration::from_secs(30));
+    fn budget(name: &str, labels: &str) -> String {
+        format!(
+            "---\napiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {{name: {name}}}\n\
+             spec: {{maxUnavailable: 1, selector: {{matchLabels: {labels}}}}}\n"
+        )
+    }
+
+    #[rstest]
+    #[case::one_for_all(&[("all", "{app: r}")], Some("all, leader-1, follower-0"))]
+    #[case::each_its_own(&[("a", "{role: follower}"), ("b", "{role: leader}")], Some("b, leader-1"))]
+    #[case::one_pod(&[("lonely", "{pod: leader-0}")], Some("lonely"))]
+    #[case::of_others(&[("a", "{role: follower}")], None)]
+    fn a_pod_s_budget_is_found_with_whom_it_selects_beside(
+        #[case] budgets: &[(&str, &str)],
+        #[case] expected: Option<&str>,
+    ) {
+        let text: String = budgets.iter().map(|(name, labels)| budget(name, labels)).collect();
+        let objects = Objects {
+            live: Manifest::parse("m.yaml", &text).unwrap(),
+            workloads: Vec::new(),
+            applied: None,
+            refused: BTreeMap::new(),
+        };
+        let described = |name: &str| {
+            let role = name.split('-').next().unwrap();
+            let labels = json!({"metadata": {"labels": {"app": "r", "role": role, "pod": name}}});
+            Described::new(pod(name, "host", "10.0.0.1"), labels)
+        };
+        let pods = ["leader-0", "leader-1", "follower-0"].map(described);
+        let found = budget_of(&objects, &pods, "leader-0").ok();
+        let found = found.map(|(name, beside)| [vec![name], beside].concat().join(", "));
+        assert_eq!(found.as_deref(), expected);
     }
 
     #[rstest]

@@ -3,7 +3,7 @@
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::no_findings;
 use crate::context::{Claim, Context, LiveKind, Objects, Pod, TargetError};
-use crate::lint::field::{Object, selects};
+use crate::lint::field::{Field, Object, selects};
 use crate::lint::workload::{Deployment, Workload};
 use crate::lint::{self, Finding, Lint};
 use crate::manifest::{Document, Lines};
@@ -215,19 +215,6 @@ fn placed(finding: &Finding, applied: Option<&Lint>) -> String {
     format!("{place}: {}{field}{}: {}", flaw.object, flaw.field, flaw.found)
 }
 
-/// Looks at the servers among the live objects, as rules do.
-pub(super) fn with_workload<T>(
-    objects: &Objects,
-    look: impl FnOnce(&Deployment<'_>, &Workload<'_>) -> T,
-) -> Result<T, Stop> {
-    let deployment = lint::recognise(&objects.live);
-    let own = |workload: &&Workload<'_>| objects.workloads.contains(&workload.object.document.to_string());
-    match deployment.workloads.iter().find(own) {
-        Some(workload) => Ok(look(&deployment, workload)),
-        None => Err(unrecognised(objects)),
-    }
-}
-
 /// A server's pod, and the whole of it as the API has it.
 pub(super) struct Described {
     pub(super) pod: Pod,
@@ -235,7 +222,7 @@ pub(super) struct Described {
 }
 
 impl Described {
-    fn new(pod: Pod, value: Value) -> Self {
+    pub(super) fn new(pod: Pod, value: Value) -> Self {
         let document = Document {
             line: 0,
             value,
@@ -244,13 +231,18 @@ impl Described {
         Self { pod, document }
     }
 
-    /// Whether it is one of those that a workload's selector asks for.
-    fn is_of(&self, workload: &Workload<'_>) -> bool {
+    /// Its labels.
+    pub(super) fn labels(&self) -> Field<'_> {
         let object = Object {
             file: "",
             document: &self.document,
         };
-        selects(&workload.object.at("spec/selector"), &object.at("metadata/labels"))
+        object.at("metadata/labels")
+    }
+
+    /// Whether it is one of those that a workload's selector asks for.
+    fn is_of(&self, workload: &Workload<'_>) -> bool {
+        selects(&workload.object.at("spec/selector"), &self.labels())
     }
 }
 

@@ -94,9 +94,7 @@ async fn configuration_reaches(cx: &Context) -> Outcome {
 }
 
 async fn reached_all(cx: &Context, copy: &dyn DeployedVariant) -> Outcome {
-    let timing = cx.timing();
-    let each = timing.scheduling() + timing.sync() + 2 * timing.node_timeout();
-    let bound = u32::try_from(cx.shape().nodes()).unwrap_or(u32::MAX) * each;
+    let bound = u32::try_from(cx.shape().nodes()).unwrap_or(u32::MAX) * cx.timing().returned();
     let since = Instant::now();
     eventually(cx, "the new maxmemory runs on every server", bound, async || {
         let mut findings = look_at(cx, copy).await?.not_whole(cx.shape());

@@ -1,6 +1,6 @@
 //! What the running servers and their containers show of the manifest.
 
-use super::objects::{described, each_workload, rules, with_workload};
+use super::objects::{described, each_workload, rules};
 use crate::case::{Capability, Case, CaseId, Feature, Impact, Level, Profile, Seed};
 use crate::check::no_findings;
 use crate::context::{Context, Execution, Pod};
@@ -122,14 +122,18 @@ pub(super) const TOOLS: Case = Case {
 
 async fn resources(cx: &Context) -> Outcome {
     let objects = rules(cx, Level::Must).await?;
-    let limit = with_workload(&objects, |_, workload| memory_limit(workload))?;
+    let workloads = each_workload(&objects, &described(cx).await?, |_, workload| memory_limit(workload))?;
+    let of_pods = workloads
+        .iter()
+        .flat_map(|(limit, pods)| pods.iter().map(|pod| (pod.name.as_str(), *limit)));
+    let limits: BTreeMap<&str, Option<f64>> = of_pods.collect();
     let said = cx.on_every_node(async |member, connection| {
         let maxmemory = connection
             .setting("maxmemory")
             .await?
             .and_then(|text| text.parse().ok());
         Ok(maxmemory
-            .and_then(|bytes| headroom(bytes, limit))
+            .and_then(|bytes| headroom(bytes, *limits.get(member.name.as_str())?))
             .map(|found| format!("{}: {found}", member.name)))
     });
     said.await?

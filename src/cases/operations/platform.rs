@@ -9,7 +9,7 @@ use crate::cases::networking::all_known;
 use crate::check::{eventually, no_findings};
 use crate::cluster::node::Member;
 use crate::context::{Context, Fault, Upheaval, with_cleanup};
-use crate::failover::{Shard, pick_shard, shard_of, until_votes, until_writes_come_back};
+use crate::failover::{Shard, election_lost, highest_epoch, pick_shard, shard_of, until_votes, until_writes_come_back};
 use crate::outage::serving;
 use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -118,6 +118,7 @@ async fn shard_that_leaves(cx: &Context) -> Result<Shard, Stop> {
 async fn scaled_in(cx: &Context) -> Outcome {
     let shard = shard_that_leaves(cx).await?;
     let slots = shard.slots();
+    let epoch = highest_epoch(&cx.view().await?);
     let writer = Writer::start(cx, &slots).await?;
     let began = Instant::now();
     let timing = cx.timing();
@@ -138,9 +139,9 @@ async fn scaled_in(cx: &Context) -> Outcome {
     cx.count("ledgers with a lost write", lost?.len(), "ledgers");
     let ledger = record.ledgers.first();
     let gap = ledger.map(|ledger| ledger.longest_gap(began, record.ended));
-    // Slots that were moved before have raised the epochs too.
     let gap = gap.unwrap_or_default();
-    Ok(judge_gap_within(cx, gap, None, Lost::Unknown, (bound, patience))?)
+    let lost = Lost::Seen(election_lost(epoch, highest_epoch(&cx.view().await?)));
+    Ok(judge_gap_within(cx, gap, None, lost, (bound, patience))?)
 }
 
 /// Expects all to be as it was: every node known, in its shard, with every key.

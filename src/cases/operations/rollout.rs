@@ -47,12 +47,6 @@ async fn one_at_a_time(cx: &Context) -> Outcome {
     }
 }
 
-/// The longest that making one server anew may take, until it is in step.
-fn each(cx: &Context) -> Duration {
-    let timing = cx.timing();
-    timing.scheduling() + timing.sync() + 2 * timing.node_timeout()
-}
-
 /// What was seen of a rollout from its beginning to its end.
 pub(super) struct Followed {
     rollout: Rollout,
@@ -67,7 +61,7 @@ pub(super) async fn follow(cx: &Context, upheaval: &Upheaval) -> Result<Followed
     let nodes = cx.shape().nodes();
     let mut rollout = Rollout::of(&deployment.pods().await?);
     let began = cx.upheave(upheaval).await?;
-    let bound = u32::try_from(nodes).unwrap_or(u32::MAX) * each(cx);
+    let bound = u32::try_from(nodes).unwrap_or(u32::MAX) * cx.timing().returned();
     let mut longest_look = Duration::ZERO;
     let what = "every server is made anew and in step";
     let over = eventually(cx, what, bound, async || {

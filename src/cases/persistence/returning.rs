@@ -6,7 +6,7 @@ use crate::cluster::node::{Member, NodeView};
 use crate::cluster::resp::Reply;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::crash::flushed;
-use crate::failover::pick_shard;
+use crate::failover::pick_master;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::Duration;
 
@@ -113,18 +113,18 @@ async fn replaced(cx: &Context, fault: Fault, member: &Member) -> Result<NodeVie
 
 /// Writes keys to a master, does the fault to it, and expects every value of whoever then owns them.
 pub(in crate::cases) async fn keys_survive(cx: &Context, fault: Fault) -> Outcome {
-    let shard = pick_shard(cx, &cx.view().await?).await?;
-    let keys = numbered(cx, shard.slot);
+    let (master, _, slot) = pick_master(cx, &cx.view().await?).await?;
+    let keys = numbered(cx, slot);
     let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
     let judge = async {
-        write_numbered(cx, &shard.master, &keys, cx.shape().replicas_per_master).await?;
-        flushed(cx, &shard.master).await?;
-        replaced(cx, fault, &shard.master).await?;
+        write_numbered(cx, &master, &keys, cx.shape().replicas_per_master).await?;
+        flushed(cx, &master).await?;
+        replaced(cx, fault, &master).await?;
         let (_, bound) = bounds(cx);
         eventually(cx, "the owner of the keys serves them", bound, async || {
             let view = cx.look().await?;
-            let Some(owner) = view.owner_of(shard.slot) else {
-                return Ok(Look::NotYet(format!("no node claims slot {}", shard.slot)));
+            let Some(owner) = view.owner_of(slot) else {
+                return Ok(Look::NotYet(format!("no node claims slot {slot}")));
             };
             match unread(cx, &owner.member, &keys).await? {
                 Err(refused) => Ok(Look::NotYet(refused)),
@@ -208,27 +208,27 @@ fn place_kept(node: &NodeView, slots: &[u16], epoch: u64) -> Result<&'static str
 
 pub(super) async fn identity_kept(cx: &Context) -> Outcome {
     let view = cx.view().await?;
-    let shard = pick_shard(cx, &view).await?;
+    let (master, id, _) = pick_master(cx, &view).await?;
     let before = view
-        .by_id(&shard.master_id)
+        .by_id(&id)
         .and_then(|node| Some((node.own_slots(), node.myself()?)));
-    let (slots, line) = before.ok_or_else(|| Mismatch::new("a line of its own", shard.master.name.clone()))?;
-    let saved = saved_epoch(cx, &shard.master, &shard.master_id).await?;
-    let node = replaced(cx, Fault::Restart, &shard.master).await?;
-    let id = node.myself().map_or("none", |line| line.id.as_str());
-    let seen = format!("{}: {id}", shard.master.name);
-    check::expect(id == shard.master_id, format!("the id {}", shard.master_id), seen)?;
+    let (slots, line) = before.ok_or_else(|| Mismatch::new("a line of its own", master.name.clone()))?;
+    let saved = saved_epoch(cx, &master, &id).await?;
+    let node = replaced(cx, Fault::Restart, &master).await?;
+    let now = node.myself().map_or("none", |line| line.id.as_str());
+    let seen = format!("{}: {now}", master.name);
+    check::expect(now == id, format!("the id {id}"), seen)?;
     let (_, bound) = bounds(cx);
     let what = "the node is back in its place, or a replica of its successor";
     let member = eventually(cx, what, bound, async || {
         let view = cx.look().await?;
-        let Some(node) = view.by_id(&shard.master_id) else {
-            return Ok(Look::NotYet(format!("no server has the id {}", shard.master_id)));
+        let Some(node) = view.by_id(&id) else {
+            return Ok(Look::NotYet(format!("no server has the id {id}")));
         };
         let state = node.info("cluster_state");
         Ok(match place_kept(node, &slots, line.config_epoch) {
             Ok(outcome) if state == "ok" => {
-                cx.note(format!("outcome: {} {outcome}", shard.master.name));
+                cx.note(format!("outcome: {} {outcome}", master.name));
                 Look::Reached(node.member.clone())
             }
             Ok(_) => Look::NotYet(format!("{}: cluster_state:{state}", node.member)),
@@ -236,7 +236,7 @@ pub(super) async fn identity_kept(cx: &Context) -> Outcome {
         })
     })
     .await?;
-    let after = saved_epoch(cx, &member, &shard.master_id).await?;
+    let after = saved_epoch(cx, &member, &id).await?;
     if after.is_none() {
         cx.note("the target cannot run a program beside a server: the file itself was not read");
     }

@@ -1,6 +1,7 @@
 //! What keeps pods from becoming ready, in Kubernetes' words: a pure reading of pods and events, so that a deployment that
 //! cannot come up is told so within seconds.
 
+use super::site::is_a_server_s;
 use super::summaries::{condition, containers, joined, trouble};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use std::collections::HashMap;
@@ -39,7 +40,8 @@ pub(super) struct Watchman {
 impl Watchman {
     /// Looks at the pods and events as they are at an instant.
     pub(super) fn assess(&mut self, expected: usize, pods: &[&Pod], events: &[&Event], now: Instant) -> Assessment {
-        let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+        // A Job's pods have the labels too, and are Ready while they run.
+        let ready = pods.iter().filter(|pod| is_a_server_s(pod) && is_ready(pod)).count();
         if ready >= expected {
             return Assessment::Ready;
         }

@@ -2,7 +2,7 @@
 
 use super::assess::{Assessment, Watchman, is_ready};
 use super::client::failed;
-use super::site::Site;
+use super::site::{Site, is_a_server_s};
 use super::summaries::containers;
 use crate::progress::Progress;
 use crate::target::{Phase, TargetError};
@@ -112,7 +112,11 @@ impl Site {
                 Assessment::Doomed(cause) => return Err(self.doomed(cause.text, cause.pod.as_deref()).await),
                 Assessment::Waiting(text) => text,
             };
-            let ready = watched.pods.values().filter(|pod| is_ready(pod)).count();
+            let ready = watched
+                .pods
+                .values()
+                .filter(|pod| is_a_server_s(pod) && is_ready(pod))
+                .count();
             if ready > told {
                 told = ready;
                 progress.line(format!(

@@ -59,7 +59,8 @@ const LONGEST_GATHERING: Duration = Duration::from_secs(90);
 /// How long the nodes may take to tell what the cluster is, with Kubernetes on where they are.
 const LONGEST_PICTURE: Duration = Duration::from_secs(30);
 
-/// What a run is asked for.
+/// What a run is asked for; by default nothing.
+#[derive(Default)]
 pub struct Options {
     /// The cases, in the catalogue's order.
     pub cases: Vec<&'static Case>,

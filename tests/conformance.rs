@@ -7,13 +7,12 @@
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use redis_cluster_conformance::case::Level;
 use redis_cluster_conformance::progress::Progress;
-use redis_cluster_conformance::report::{self, CaseResult, Run, Strictness};
+use redis_cluster_conformance::report::{self, CaseResult, Run};
 use redis_cluster_conformance::request::{Request, new_run_id};
 use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::target::TargetKind;
 use redis_cluster_conformance::verdict::VerdictName;
 use redis_cluster_conformance::{cases, surroundings};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -66,17 +65,11 @@ fn judge(kind: TargetKind, cases: Vec<&'static redis_cluster_conformance::case::
         std::fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
         let options = Options {
             cases,
-            left_out: BTreeMap::new(),
-            allow_disruptive: false,
             out: Some(out.clone()),
-            strictness: Strictness::default(),
-            known: None,
             run_id: request.run_id.clone(),
             // The whole soak is for runs that somebody asks for.
             overrides: vec![("T_soak", std::time::Duration::from_secs(10))],
-            colour: false,
-            trials: None,
-            heedless: false,
+            ..Options::default()
         };
         let target = request.target().expect("the canonical deployment must be usable");
         let update = |run: &Run| report::write(run, &out).expect("the reports must be written");

@@ -6,14 +6,12 @@
 use redis_cluster_conformance::cases;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::progress::Progress;
-use redis_cluster_conformance::report::Strictness;
 use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
 use redis_cluster_conformance::target::{Secret, TargetKind};
 use redis_cluster_conformance::timing::Timing;
 use redis_cluster_conformance::verdict::VerdictName;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,16 +55,9 @@ async fn a_failover_stands_in_the_timeline_in_its_order() {
         cases: cases::all()
             .filter(|case| ["FAIL-02", "FAIL-09"].contains(&case.id.0))
             .collect(),
-        left_out: BTreeMap::new(),
-        allow_disruptive: false,
         out: Some(out.path().to_owned()),
-        strictness: Strictness::default(),
-        known: None,
         run_id,
-        overrides: Vec::new(),
-        colour: false,
-        trials: None,
-        heedless: false,
+        ..Options::default()
     };
     let silent = Progress::silent();
     let run = runner::run(Arc::new(target), &options, &silent, std::future::pending(), &|_| {}).await;

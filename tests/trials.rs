@@ -4,7 +4,7 @@ use redis_cluster_conformance::cases;
 use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::report::scorecard::{Figure, Trial};
-use redis_cluster_conformance::report::{Run, Strictness, json, terminal};
+use redis_cluster_conformance::report::{Run, json, terminal};
 use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTarget};
@@ -12,7 +12,6 @@ use redis_cluster_conformance::target::{Secret, TargetKind};
 use redis_cluster_conformance::timing::Timing;
 use redis_cluster_conformance::trials::{TrialFault, Trials};
 use redis_cluster_conformance::workload::Rate;
-use std::collections::BTreeMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,16 +44,9 @@ async fn trial(name: &str, fault: TrialFault, persistence: &str, rate: Rate) -> 
     });
     let options = Options {
         cases: cases::all().filter(|case| case.id.0 == "OPS-16").collect(),
-        left_out: BTreeMap::new(),
-        allow_disruptive: false,
-        out: None,
-        strictness: Strictness::default(),
-        known: None,
         run_id,
-        overrides: Vec::new(),
-        colour: false,
         trials: Some(Trials { fault, count: 1, rate }),
-        heedless: false,
+        ..Options::default()
     };
     runner::run(
         Arc::new(target),

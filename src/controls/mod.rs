@@ -34,7 +34,7 @@ use crate::case::{Capability, Case, Impact};
 use crate::cases;
 use crate::cluster::view::Shape;
 use crate::progress::Progress;
-use crate::report::{Run, Strictness};
+use crate::report::Run;
 use crate::runner::{self, Options};
 use crate::surroundings;
 use crate::target::processes::{ProcessesOptions, ProcessesTarget};
@@ -376,16 +376,10 @@ async fn run(
     overrides.extend_from_slice(control.overrides);
     let options = Options {
         cases: control.cases(),
-        left_out: BTreeMap::new(),
-        allow_disruptive: false,
-        out: None,
-        strictness: Strictness::default(),
-        known: None,
         run_id: format!("{run_id}-{}", control.name),
         overrides,
-        colour: false,
-        trials: None,
         heedless: true,
+        ..Options::default()
     };
     let run = runner::run(Arc::new(target), &options, &Progress::silent(), interrupted, &|_| {}).await;
     let judged = Judged::of(control, &run, began.elapsed().as_secs_f64());

@@ -225,6 +225,11 @@ impl SelectionArguments {
     }
 }
 
+/// What came of an error that is not the user's: the surroundings broke, and the exit code says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Broken(String);
+
 /// Runs the program: parses the arguments, does what they say, and returns the exit code.
 pub async fn main() -> u8 {
     let cli = match Cli::try_parse() {
@@ -265,7 +270,11 @@ pub async fn main() -> u8 {
         Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("error: {error:#}");
-            exit::USAGE
+            if error.is::<Broken>() {
+                exit::BROKEN
+            } else {
+                exit::USAGE
+            }
         }
     }
 }
@@ -321,14 +330,23 @@ fn lint(files: &[PathBuf], json: bool, strict: bool) -> anyhow::Result<u8> {
     Ok(if missed { exit::NOT_CONFORMANT } else { exit::CONFORMANT })
 }
 
-fn report_of(run: &Path, out: Option<&Path>) -> anyhow::Result<u8> {
-    let file = if run.is_dir() {
-        run.join(report::json::FILE)
+/// The file of a run that is kept, which is named or in a folder that is, and the run.
+fn kept(named: &Path) -> anyhow::Result<(PathBuf, report::Run)> {
+    let file = if named.is_dir() {
+        named.join(report::json::FILE)
     } else {
-        run.to_owned()
+        named.to_owned()
     };
+    let text = std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let run = report::json::parse(&text);
+    let run = run.with_context(|| format!("{} holds no run.json of this suite", named.display()))?;
+    Ok((file, run))
+}
+
+fn report_of(run: &Path, out: Option<&Path>) -> anyhow::Result<u8> {
+    let (file, run) = kept(run)?;
     let page = out.map_or_else(|| file.with_file_name(report::html::FILE), Path::to_owned);
-    let page = report::html::write_to(&report::json::read(&file)?, &page)?;
+    let page = report::html::write_to(&run, &page)?;
     anstream::println!("{}", page.display());
     Ok(exit::CONFORMANT)
 }
@@ -344,7 +362,12 @@ async fn controls(names: &[String], json: bool) -> anyhow::Result<u8> {
     };
     let selected: Vec<&controls::Control> = controls::all().filter(named).collect();
     if selected.is_empty() {
-        anstream::eprintln!("no control is selected");
+        let all: Vec<&str> = controls::all().map(|control| control.name).collect();
+        anstream::eprintln!(
+            "no control is selected: none has \"{}\" in its name; there are {}",
+            names.join("\" or \""),
+            all.join(", ")
+        );
         return Ok(exit::NOTHING_SELECTED);
     }
     let judged = controls::judge(&selected, &Progress::stderr()).await;

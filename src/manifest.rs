@@ -156,6 +156,10 @@ impl Manifest {
             column,
             reason,
         };
+        if let Some((line, column)) = lines::too_deep(chunk) {
+            let reason = format!("lists and mappings lie deeper than {} levels", lines::DEEPEST);
+            return Err(malformed(first + line, column, reason));
+        }
         let parse = || {
             let mut value = serde_yaml::Value::deserialize(serde_yaml::Deserializer::from_str(chunk))?;
             value.apply_merge()?;

@@ -12,6 +12,7 @@ use crate::target::processes::{ProcessesOptions, ProcessesTarget};
 use crate::target::{Secret, Target, TargetError, TargetKind};
 use crate::timing::Timing;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,42 @@ pub struct Request {
     pub overrides: Vec<(&'static str, Duration)>,
 }
 
+/// What an option is for: a kind of target, or what is done with it.
+#[derive(Clone, Copy)]
+enum Use {
+    /// A target of this kind, whatever is done with it.
+    Of(TargetKind),
+    /// `kubernetes`, where the run applies the deployment.
+    Applied,
+}
+
+impl Use {
+    fn fits(self, kind: TargetKind, apply: bool) -> bool {
+        match self {
+            Self::Of(of) => kind == of,
+            Self::Applied => kind == TargetKind::Kubernetes && apply,
+        }
+    }
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(kind) => write!(f, "{kind}"),
+            Self::Applied => f.write_str("kubernetes with --apply"),
+        }
+    }
+}
+
+/// For what the run applies.
+const APPLIED: &[Use] = &[Use::Of(TargetKind::Kind), Use::Applied];
+/// For servers that an image makes: what the run applies, and containers.
+const OF_AN_IMAGE: &[Use] = &[Use::Of(TargetKind::Docker), Use::Of(TargetKind::Kind), Use::Applied];
+const ON_KIND: &[Use] = &[Use::Of(TargetKind::Kind)];
+const ON_KUBERNETES: &[Use] = &[Use::Of(TargetKind::Kubernetes)];
+const OF_PROCESSES: &[Use] = &[Use::Of(TargetKind::Processes)];
+const AT_ADDRESSES: &[Use] = &[Use::Of(TargetKind::Addresses)];
+
 impl Request {
     /// A request for the canonical deployment on a kind of target, with nothing else said.
     pub fn new(kind: TargetKind, run_id: String) -> Self {
@@ -86,28 +123,66 @@ impl Request {
         }
     }
 
+    /// Refuses options that say nothing to the target: whoever gives one means another target.
+    ///
+    /// # Errors
+    /// When there is such an option; the text names it, the targets that it is for, and this run's.
+    pub fn check(&self) -> Result<(), TargetError> {
+        let fits = |uses: &[Use]| uses.iter().any(|of| of.fits(self.kind, self.apply));
+        let Some((option, _, uses)) = self
+            .options()
+            .into_iter()
+            .find(|(_, given, uses)| *given && !fits(uses))
+        else {
+            return Ok(());
+        };
+        let words: Vec<String> = uses.iter().map(Use::to_string).collect();
+        let applies = uses.iter().any(|of| matches!(of, Use::Applied));
+        let without = if applies && self.kind == TargetKind::Kubernetes {
+            " without --apply"
+        } else {
+            ""
+        };
+        Err(TargetError::Usage(format!(
+            "{option} is for --target {}, and this run's target is {}{without}",
+            words.join(", or "),
+            self.kind
+        )))
+    }
+
+    /// The options that are for some targets only: whether each is given, and what it is for. All others say something to
+    /// every target, or do no harm where they say nothing.
+    fn options(&self) -> [(&'static str, bool, &'static [Use]); 13] {
+        let parameters = &self.parameters;
+        [
+            ("--server", self.server.is_some(), OF_PROCESSES),
+            ("--addresses", !self.addresses.is_empty(), AT_ADDRESSES),
+            ("--kubeconfig", self.kubeconfig.is_some(), ON_KUBERNETES),
+            ("--context", self.context.is_some(), ON_KUBERNETES),
+            ("--namespace", self.namespace.is_some(), ON_KUBERNETES),
+            ("--in-cluster", self.in_cluster, ON_KUBERNETES),
+            ("--apply", self.apply, ON_KUBERNETES),
+            ("--nodes", self.layout.nodes.is_some(), ON_KIND),
+            ("--ip-family", self.layout.ip_family.is_some(), ON_KIND),
+            ("--image", parameters.image.is_some(), OF_AN_IMAGE),
+            ("--upgrade-to", self.upgrade_to.is_some(), APPLIED),
+            ("--storage-class", parameters.storage_class.is_some(), APPLIED),
+            ("--cpu-request", parameters.cpu_request.is_some(), APPLIED),
+        ]
+    }
+
     /// The target. Nothing is made or asked yet; only files are read.
     ///
     /// # Errors
     /// When a file cannot be used, or options do not go together.
     pub fn target(&self) -> Result<Arc<dyn Target>, TargetError> {
+        self.check()?;
         let mut descriptor = describe(self.target_file.as_deref())?;
         if let Some(masters) = self.masters {
             descriptor.shape.masters = masters;
         }
         if let Some(replicas) = self.replicas_per_master {
             descriptor.shape.replicas_per_master = replicas;
-        }
-        let upgradable = match self.kind {
-            TargetKind::Kind => true,
-            TargetKind::Kubernetes => self.apply,
-            TargetKind::Processes | TargetKind::Docker | TargetKind::Addresses => false,
-        };
-        if self.upgrade_to.is_some() && !upgradable {
-            return Err(TargetError::Usage(
-                "--upgrade-to is for a deployment that the run applies: --target kind, or kubernetes with --apply"
-                    .into(),
-            ));
         }
         if descriptor.shape.masters == 0 {
             return Err(TargetError::Usage("a cluster has at least one master".into()));
@@ -286,6 +361,7 @@ pub fn new_run_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::kind::IpFamily;
     use rstest::rstest;
 
     fn six_addresses() -> Request {
@@ -312,6 +388,59 @@ mod tests {
         let target = request.at_addresses(&descriptor).unwrap();
         let password = target.password().map(|password| password.expose().to_owned());
         assert_eq!(password.as_deref(), Some(asked));
+    }
+
+    /// One word for each way to use a target.
+    fn way(word: &str) -> Request {
+        let kind = match word {
+            "kind" => TargetKind::Kind,
+            "there" | "applied" => TargetKind::Kubernetes,
+            "docker" => TargetKind::Docker,
+            "processes" => TargetKind::Processes,
+            _ => TargetKind::Addresses,
+        };
+        Request {
+            apply: word == "applied",
+            ..Request::new(kind, "run".to_owned())
+        }
+    }
+
+    #[rstest]
+    #[case("--server", |request: &mut Request| request.server = Some("s".into()), &["processes"])]
+    #[case("--addresses", |request: &mut Request| request.addresses = six_addresses().addresses, &["addresses"])]
+    #[case("--kubeconfig", |request: &mut Request| request.kubeconfig = Some("k".into()), &["there", "applied"])]
+    #[case("--context", |request: &mut Request| request.context = Some("c".into()), &["there", "applied"])]
+    #[case("--namespace", |request: &mut Request| request.namespace = Some("n".into()), &["there", "applied"])]
+    #[case("--in-cluster", |request: &mut Request| request.in_cluster = true, &["there", "applied"])]
+    #[case("--apply", |request: &mut Request| request.apply = true, &["there", "applied"])]
+    #[case("--nodes", |request: &mut Request| request.layout.nodes = Some(4), &["kind"])]
+    #[case("--ip-family", |request: &mut Request| request.layout.ip_family = Some(IpFamily::Ipv6), &["kind"])]
+    #[case("--image", |request: &mut Request| request.parameters.image = Some("i".into()), &["docker", "kind", "applied"])]
+    #[case("--upgrade-to", |request: &mut Request| request.upgrade_to = Some("i".into()), &["kind", "applied"])]
+    #[case("--storage-class", |request: &mut Request| request.parameters.storage_class = Some("s".into()), &["kind", "applied"])]
+    #[case("--cpu-request", |request: &mut Request| request.parameters.cpu_request = Some("1".into()), &["kind", "applied"])]
+    fn options_of_other_targets_are_refused(
+        #[case] option: &str,
+        #[case] give: impl Fn(&mut Request),
+        #[case] ways: &[&str],
+    ) {
+        for word in ["kind", "there", "applied", "docker", "processes", "addresses"] {
+            let mut request = way(word);
+            give(&mut request);
+            let refused = request.check().err().map(|error| error.to_string());
+            assert_eq!(refused.is_none(), ways.contains(&word), "{word}: {refused:?}");
+            assert!(refused.is_none_or(|says| says.starts_with(&format!("{option} is for --target "))));
+        }
+    }
+
+    #[test]
+    fn what_an_option_is_for_is_told_with_what_it_lacks() {
+        let mut request = way("there");
+        request.parameters.image = Some("i".to_owned());
+        assert_eq!(
+            request.check().unwrap_err().to_string(),
+            "--image is for --target docker, or kind, or kubernetes with --apply, and this run's target is kubernetes without --apply"
+        );
     }
 
     #[test]

@@ -60,7 +60,7 @@ fn a_page_is_made_again_from_run_json() {
     let (exit, _, stderr) = call(&["report", "run.json"], folder.path());
     assert_eq!(exit, 2);
     assert!(
-        stderr.contains("run.json is not a run: missing field `schemaVersion`"),
+        stderr.contains("run.json holds no run.json of this suite: missing field `schemaVersion`"),
         "{stderr}"
     );
 }
@@ -141,11 +141,68 @@ fn manual_pages_are_filed_by_command_and_troff_has_no_complaint() {
 #[case(&["explain", "SLOT-99"], "no case has the id \"SLOT-99\"")]
 #[case(&["run", "--target", "addresses", "--addresses", "127.0.0.1:1"], "1 addresses were given")]
 #[case(&["run", "--target", "processes", "--target-file", "nowhere.yaml"], "nowhere.yaml")]
-#[case(&["run", "--target", "processes", "--password-env", "RCC_TEST_UNSET"], "RCC_TEST_UNSET")]
+#[case(&["run", "--target", "processes", "--password-env", "RCC_TEST_UNSET"], "the environment variable RCC_TEST_UNSET, which --password-env names, is not set")]
+#[case(&["run", "--target", "processes", "--password-file", "nowhere"], "--password-file nowhere cannot be read: No such file")]
+#[case(&["run", "--target", "processes", "--out", "/proc/version/o"], "/proc/version/o: the reports' folder: Not a directory")]
+#[case::two_targets(&["run", "--addresses", "127.0.0.1:1"], "--addresses is for --target addresses, and this run's target is kind")]
 fn bad_input_is_named(#[case] arguments: &[&str], #[case] named: &str) {
     let (exit, stdout, stderr) = call(arguments, folder().path());
     assert_eq!(exit, 2, "{stdout}{stderr}");
     assert!(stderr.contains(named), "{stderr}");
+}
+
+/// The target may come from the environment; what an option is for does not depend on it.
+#[rstest]
+#[case::of_the_environment("processes", &["--nodes", "4"], "--nodes is for --target kind, and this run's target is processes")]
+#[case::command_line_first("kubernetes", &["--target", "docker", "--apply"], "--apply is for --target kubernetes, and this run's target is docker")]
+#[case::in_cluster("kind", &["--in-cluster"], "--in-cluster is for --target kubernetes, and this run's target is kind")]
+#[case::in_cluster_alone("", &["--in-cluster", "--nodes", "4"], "--nodes is for --target kind, and this run's target is kubernetes")]
+fn an_option_of_another_target_is_refused(#[case] target: &str, #[case] options: &[&str], #[case] says: &str) {
+    let folder = folder();
+    let mut command = program();
+    if !target.is_empty() {
+        command.env("RCC_TARGET", target);
+    }
+    let output = command
+        .arg("run")
+        .args(options)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(says), "{stderr}");
+    assert!(!folder.path().join("out").exists(), "nothing has begun");
+}
+
+#[test]
+fn reports_that_cannot_be_written_are_no_fault_of_the_command_line() {
+    needs_redis();
+    let folder = folder();
+    // As on a full disk, but for every user: no file takes the place of a folder.
+    fs::create_dir_all(folder.path().join("o/report.html")).unwrap();
+    let run = ["run", "SLOT-01", "--target", "processes", "--out", "o"];
+    let (exit, stdout, stderr) = call(&run, folder.path());
+    assert_eq!(exit, 3, "{stdout}{stderr}");
+    assert!(
+        stdout.starts_with("CONFORMANT"),
+        "the verdict is told all the same: {stdout}"
+    );
+    assert!(
+        stderr.contains("error: the reports could not be written into o: o/report.html cannot be written"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn controls_that_there_are_not_are_told_those_that_there_are() {
+    let (exit, _, stderr) = call(&["controls", "nope"], folder().path());
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(
+        stderr.starts_with("no control is selected: none has \"nope\" in its name; there are ")
+            && stderr.contains(", slot-deleted, "),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -310,6 +367,8 @@ const FAILED: &str = "\"verdict\": \"fail\"";
 #[case(PASSED, FAILED, &["--fail-on", "none"], 0, "WORSE: 3 broken")]
 #[case(PASSED, FAILED, &["--fail-on", "slower,unsupported"], 0, "WORSE: 3 broken")]
 #[case(PASSED, FAILED, &["--fail-on", "nonsense"], 2, "")]
+#[case(PASSED, PASSED, &["--fail-on", "broken,none"], 2, "")]
+#[case(PASSED, PASSED, &["--fail-on", "none", "--fail-on", "slower"], 2, "")]
 #[case(PASSED, FAILED, &["--format", "markdown"], 1, "### Broken")]
 #[case(PASSED, FAILED, &["--format", "json"], 1, "\"kind\": \"broken\"")]
 #[case("\"kind\": \"kind\"", "\"kind\": \"docker\"", &[], 0, "target: kind -> docker")]
@@ -331,9 +390,32 @@ fn comparisons_have_their_exit_codes(
     let (exit, stdout, stderr) = call(&[&["compare", "a.json", "b.json"], options].concat(), folder.path());
     assert_eq!(exit, code, "{stdout}{stderr}");
     assert!(stdout.contains(shown), "{stdout}");
-    if code == 2 && stdout.is_empty() && !options.contains(&"nonsense") {
-        assert!(stderr.contains("b.json is not a run"), "{stderr}");
+    if code == 2 && options.is_empty() {
+        assert!(stderr.contains("b.json holds no run.json of this suite"), "{stderr}");
     }
+}
+
+#[rstest]
+#[case::in_a_folder("b", "b/run.json", 0, "b/run.json: CONFORMANT")]
+#[case::in_none("c", "b/run.json", 2, "c/run.json cannot be read: No such file")]
+#[case::no_json("d", "d", 2, "d holds no run.json of this suite: expected value at line 1 column 1")]
+#[case::no_run("d", "d/run.json", 2, "d holds no run.json of this suite: missing field")]
+fn a_run_is_named_by_its_folder_too(#[case] named: &str, #[case] file: &str, #[case] code: i32, #[case] says: &str) {
+    let folder = folder();
+    kept_run(folder.path(), "a.json", "", "");
+    if let Some((folder_of_run, _)) = file.split_once('/') {
+        fs::create_dir(folder.path().join(folder_of_run)).unwrap();
+    }
+    match named {
+        "d" => fs::write(folder.path().join(file), if file == "d" { "x" } else { "{}" }).unwrap(),
+        _ => kept_run(folder.path(), file, "", ""),
+    }
+    if named == "c" {
+        fs::create_dir(folder.path().join("c")).unwrap();
+    }
+    let (exit, stdout, stderr) = call(&["compare", "a.json", named], folder.path());
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(stdout.contains(says) || stderr.contains(says), "{stdout}{stderr}");
 }
 
 #[test]
@@ -872,6 +954,26 @@ fn a_cell_that_breaks_stands_in_the_page_and_stops_no_other() {
     assert_eq!(fs::read_to_string(at("o/good/cell.json")).unwrap(), record);
     let alone = ["matrix", "cells.yaml", "--only", "good", "--out", "o", "--resume"];
     assert_eq!(call(&alone, folder.path()).0, 0, "only what was asked for decides");
+
+    // On another machine there are no folders: the page's own data know the cells.
+    let whole = page();
+    fs::remove_dir_all(at("o")).unwrap();
+    assert_eq!(call(&again, folder.path()).0, 0);
+    assert_eq!(page(), whole);
+    let elsewhere = [
+        "matrix",
+        "cells.yaml",
+        "--only",
+        "good",
+        "--resume",
+        "--out",
+        "o",
+        "--page",
+        "page/conformance.md",
+    ];
+    let (exit, _, stderr) = call(&elsewhere, folder.path());
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stderr.contains("good is there already"), "{stderr}");
 }
 
 /// A server of nobody's run, alone in its cluster; ended when this is dropped.

@@ -695,6 +695,80 @@ fn known_alone() -> Run {
     listed(&entries, false, Strictness::default())
 }
 
+/// The cells of a matrix without what was in their folders, and with what a page has of them.
+fn from_the_page_alone(matrix: &Matrix, kept: &[(Record, Option<Run>)]) -> Matrix {
+    let cells = matrix.cells.iter().map(|cell| {
+        let bare = Cell {
+            record: None,
+            run: None,
+            ..cell.clone()
+        };
+        bare.or_kept(kept)
+    });
+    Matrix {
+        cells: cells.collect(),
+        ..matrix.clone()
+    }
+}
+
+#[test]
+fn a_page_can_be_made_from_what_is_kept_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.md");
+    matrix::write(&matrix(), &page).unwrap();
+    let kept = matrix::kept::read(&matrix::kept::beside(&page)).unwrap();
+    let again = from_the_page_alone(&matrix(), &kept);
+    pretty_assertions::assert_eq!(matrix::markdown(&again), matrix::markdown(&matrix()));
+    assert_eq!(matrix::text(&again), matrix::text(&matrix()));
+}
+
+/// What is in a cell's folder counts, unless the page has a later run.
+#[rstest]
+#[case::later_here(60, "1 of 2")]
+#[case::later_there(-60, "2 of 2")]
+fn of_two_runs_of_a_cell_the_later_counts(#[case] seconds: i64, #[case] expected: &str) {
+    let mut here = cell("a", Some(1), 1, Some("1 of 2"), None);
+    let there = cell("a", Some(1), 1, Some("2 of 2"), None);
+    let record = here.record.as_mut().unwrap();
+    record.started += jiff::SignedDuration::from_secs(seconds);
+    let chosen = here.or_kept(&[(there.record.unwrap(), None)]);
+    assert_eq!(chosen.record.unwrap().message.as_deref(), Some(expected));
+}
+
+#[rstest]
+#[case::nothing("", "does not hold the cells of a page")]
+#[case::another_version(r#"{"schemaVersion": "9.0", "cases": [], "cells": []}"#, "9.0")]
+fn what_is_beside_a_page_and_no_data_of_it_is_refused(#[case] text: &str, #[case] told: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("page.json");
+    std::fs::write(&path, text).unwrap();
+    let error = format!("{:#}", matrix::kept::read(&path).unwrap_err());
+    assert!(error.contains(told) && error.contains("page.json"), "{error}");
+}
+
+/// The page that is checked in is that of its data.
+#[test]
+fn the_page_of_the_project_is_made_from_its_data() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let listed = redis_cluster_conformance::matrix::read(&root.join("manifests/matrix.yaml")).unwrap();
+    let kept = matrix::kept::read(&root.join("docs/conformance.json")).unwrap();
+    let cells = listed.into_iter().map(|listed| {
+        let cell = Cell {
+            name: listed.name,
+            arguments: listed.arguments,
+            record: None,
+            run: None,
+        };
+        cell.or_kept(&kept)
+    });
+    let now = matrix::markdown(&Matrix {
+        list: "manifests/matrix.yaml".into(),
+        folder: "out/matrix".into(),
+        cells: cells.collect(),
+    });
+    pretty_assertions::assert_eq!(std::fs::read_to_string(root.join("docs/conformance.md")).unwrap(), now);
+}
+
 #[test]
 fn matrices_are_as_kept() {
     same_as_file(golden("matrix.txt"), &matrix::text(&matrix()));

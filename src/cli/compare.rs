@@ -1,18 +1,18 @@
 //! `compare`: two runs side by side, and what may not get worse.
 
+use super::kept;
 use crate::exit;
-use crate::report;
 use crate::report::compare::{self, Comparison, Worse};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// Two runs, and what is asked of their comparison.
 #[derive(Args)]
 pub(super) struct CompareArguments {
-    /// The run.json of the first run: of main, of the release before.
+    /// The run.json of the first run, or the folder that it is in: of main, of the release before.
     before: PathBuf,
-    /// The run.json of the second run: of the pull request, of the next release.
+    /// That of the second run: of the pull request, of the next release.
     after: PathBuf,
     /// As what.
     #[arg(long, value_enum, default_value = "text")]
@@ -79,12 +79,11 @@ impl FailOn {
 
 /// Compares, tells, and gives the exit code.
 pub(super) fn compare(arguments: &CompareArguments) -> anyhow::Result<u8> {
-    let before = report::json::read(&arguments.before)?;
-    let after = report::json::read(&arguments.after)?;
-    let (of_before, of_after) = (
-        arguments.before.display().to_string(),
-        arguments.after.display().to_string(),
-    );
+    if arguments.fail_on.len() > 1 && arguments.fail_on.iter().any(|fail_on| fail_on.worse().is_none()) {
+        bail!("--fail-on: none stands alone: with it nothing is to fail");
+    }
+    let ((before_file, before), (after_file, after)) = (kept(&arguments.before)?, kept(&arguments.after)?);
+    let (of_before, of_after) = (before_file.display().to_string(), after_file.display().to_string());
     let comparison = Comparison::of((&of_before, &before), (&of_after, &after));
     let text = match arguments.format {
         Format::Text => compare::text(&comparison),

@@ -16,7 +16,7 @@ Examples:
   redis-cluster-conformance run --target kubernetes --namespace shop --target-file shop.yaml
       what is there; what would break it is left out without --allow-disruptive
   redis-cluster-conformance run --target kubernetes --namespace test --apply --target-file shop.yaml
-      applied there, judged, and removed
+      applied there, judged, and removed (once `manifest` or `install` is filled in)
   redis-cluster-conformance run --known-failing known-failing.yaml --out out/pr
       a gate: what is listed may fail until its date
   redis-cluster-conformance run --trials 10 --fault kill --target processes

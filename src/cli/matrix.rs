@@ -4,7 +4,7 @@ use super::{Cli, Command as Subcommand};
 use crate::exit;
 use crate::matrix::{self, Listed};
 use crate::report::json;
-use crate::report::matrix::{self as page, Cell, Matrix, Record};
+use crate::report::matrix::{self as page, Cell, Matrix, Record, kept};
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Parser};
 use jiff::Timestamp;
@@ -37,19 +37,20 @@ pub(super) struct MatrixArguments {
     /// The list of cells: of each its name (`cell`) and the options of its `run`.
     #[arg(default_value = "manifests/matrix.yaml")]
     list: PathBuf,
-    /// Only these cells. The page tells of all: of the others, what is in DIR.
+    /// Only these cells. The page tells of all: of the others what is in DIR, or was on the page before.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Where the cells' folders go, each with run.json and all else that a run writes.
     #[arg(long, value_name = "DIR", default_value = "out/matrix")]
     out: PathBuf,
-    /// The page's file; without it, conformance.md in DIR.
+    /// The page's file; without it, conformance.md in DIR. Its cells are kept beside it as data, in a file of the same name that
+    /// ends in .json: of cells that are not in DIR, as on another machine, the next page tells from there.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
     /// Leave out cells that came to a verdict already, by the same options.
     #[arg(long)]
     resume: bool,
-    /// Run nothing: make the page again from what is in DIR.
+    /// Run nothing: make the page again from what is in DIR, and beside the page.
     #[arg(long, conflicts_with_all = ["only", "resume"])]
     render: bool,
 }
@@ -57,7 +58,11 @@ pub(super) struct MatrixArguments {
 impl MatrixArguments {
     /// The matrix as it stands in the folder now.
     fn read(&self, listed: &[Listed]) -> anyhow::Result<Matrix> {
-        let cell = |listed: &Listed| Cell::read(&listed.name, &listed.arguments, &self.out.join(&listed.name));
+        let kept = kept::read(&kept::beside(&self.page()))?;
+        let cell = |listed: &Listed| {
+            let cell = Cell::read(&listed.name, &listed.arguments, &self.out.join(&listed.name));
+            cell.map(|cell| cell.or_kept(&kept))
+        };
         Ok(Matrix {
             list: self.list.display().to_string(),
             folder: self.out.display().to_string(),
@@ -139,7 +144,8 @@ pub(super) async fn matrix(arguments: &MatrixArguments) -> anyhow::Result<u8> {
     let count = selected.len();
     for (number, cell) in (1..).zip(&selected) {
         let folder = arguments.out.join(&cell.name);
-        if arguments.resume && Cell::read(&cell.name, &cell.arguments, &folder).is_ok_and(|cell| cell.is_done()) {
+        let known = arguments.read(std::slice::from_ref(*cell))?;
+        if arguments.resume && known.cells.iter().all(Cell::is_done) {
             anstream::eprintln!("\ncell {number} of {count}: {} is there already", cell.name);
             continue;
         }

@@ -1,6 +1,6 @@
 //! `run`: what its command line says, and the runs that it makes.
 
-use super::{LayoutArguments, SelectionArguments, WIDTH, colour};
+use super::{Broken, LayoutArguments, SelectionArguments, WIDTH, colour};
 use crate::budget::{self, Costs};
 use crate::case::{Case, CaseId, Impact};
 use crate::cluster::connection::Address;
@@ -19,10 +19,11 @@ use crate::target::{Secret, TargetKind};
 use crate::timing::Timing;
 use crate::trials::{TrialFault, Trials};
 use crate::workload::Rate;
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use futures::FutureExt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::env::VarError;
 use std::io::IsTerminal;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
@@ -32,9 +33,9 @@ use std::time::Duration;
 pub(super) struct RunArguments {
     #[command(flatten)]
     selection: SelectionArguments,
-    /// What is judged.
-    #[arg(long, value_enum, default_value = "kind", env = "RCC_TARGET")]
-    target: TargetKind,
+    /// What is judged. Without it: kind, and with --in-cluster kubernetes.
+    #[arg(long, value_enum, env = "RCC_TARGET")]
+    target: Option<TargetKind>,
     /// The description of the deployment; the canonical one without it.
     #[arg(long, value_name = "FILE")]
     target_file: Option<PathBuf>,
@@ -79,17 +80,17 @@ pub(super) struct RunArguments {
     /// there.
     #[arg(long)]
     apply: bool,
-    /// The server's image. docker: redis-cluster-conformance/redis:7.0 without it.
+    /// docker, kind, and kubernetes with --apply: the server's image. docker: redis-cluster-conformance/redis:7.0 without it.
     #[arg(long)]
     image: Option<String>,
     /// kind, and kubernetes with --apply: the image of another version, to which the servers are upgraded at the end of the
     /// run, under load (OPS-04).
     #[arg(long, value_name = "IMAGE")]
     upgrade_to: Option<String>,
-    /// The storage class of the volumes.
+    /// kind, and kubernetes with --apply: the storage class of the volumes.
     #[arg(long, value_name = "NAME")]
     storage_class: Option<String>,
-    /// The CPU that each server's container requests.
+    /// kind, and kubernetes with --apply: the CPU that each server's container requests.
     #[arg(long, value_name = "QUANTITY")]
     cpu_request: Option<String>,
     /// So many whole runs, one after another, each in a folder of its own (DIR/1, DIR/2, …), with a summary of every
@@ -149,11 +150,11 @@ impl RunArguments {
     }
 
     fn kind(&self) -> TargetKind {
-        if self.in_cluster {
+        self.target.unwrap_or(if self.in_cluster {
             TargetKind::Kubernetes
         } else {
-            self.target
-        }
+            TargetKind::Kind
+        })
     }
 
     fn trials(&self) -> Option<Trials> {
@@ -167,11 +168,23 @@ impl RunArguments {
         })
     }
 
+    /// Refuses options that do not go with the target, before anything runs or a password is read.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        Ok(self.without_password(String::new()).check()?)
+    }
+
     fn request(&self, run_id: String) -> anyhow::Result<Request> {
         let password = match (&self.password_env, &self.password_file) {
-            (Some(name), _) => Some(std::env::var(name).with_context(|| format!("the environment variable {name}"))?),
+            (Some(name), _) => Some(std::env::var(name).map_err(|error| {
+                let what = format!("the environment variable {name}, which --password-env names, is not");
+                match error {
+                    VarError::NotPresent => anyhow!("{what} set"),
+                    VarError::NotUnicode(_) => anyhow!("{what} UTF-8"),
+                }
+            })?),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("--password-file {} cannot be read", path.display()))?;
                 Some(text.lines().next().unwrap_or_default().to_owned())
             }
             (None, None) => None,
@@ -182,18 +195,23 @@ impl RunArguments {
             (None, Some(path)) => Some(PasswordSource::File(std::path::absolute(path)?)),
             (None, None) => None,
         };
-        Ok(Request {
-            password_source,
+        let mut request = self.without_password(run_id);
+        request.parameters.password = password.clone();
+        request.password = password;
+        request.password_source = password_source;
+        Ok(request)
+    }
+
+    fn without_password(&self, run_id: String) -> Request {
+        Request {
             target_file: self.target_file.clone(),
             parameters: Parameters {
                 image: self.image.clone(),
                 storage_class: self.storage_class.clone(),
                 cpu_request: self.cpu_request.clone(),
-                password: password.clone(),
                 ..Parameters::default()
             },
             upgrade_to: self.upgrade_to.clone(),
-            password,
             addresses: self.addresses.clone(),
             masters: self.masters,
             replicas_per_master: self.replicas,
@@ -207,12 +225,13 @@ impl RunArguments {
             keep: self.keep,
             overrides: self.timing.clone(),
             ..Request::new(self.kind(), run_id)
-        })
+        }
     }
 }
 
 /// Runs what the command line says, and returns the exit code.
 pub(super) async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
+    arguments.check()?;
     let cases = arguments.cases()?;
     if cases.is_empty() {
         anstream::eprintln!("no case is selected");
@@ -281,7 +300,10 @@ pub(super) async fn run(arguments: &RunArguments) -> anyhow::Result<u8> {
         let (code, more) = (exit::of(&run), repeat::goes_on(&run));
         runs.push((run, code));
         // After every run: a killed one leaves the summary of those before it.
-        Repeat::of(asked.into(), &runs).write(&arguments.out)?;
+        Repeat::of(asked.into(), &runs).write(&arguments.out).with_context(|| {
+            let folder = arguments.out.display();
+            Broken(format!("the summary of the runs could not be written into {folder}"))
+        })?;
         if !more {
             break;
         }
@@ -310,6 +332,9 @@ async fn run_once(
     let request = arguments.request(run_id)?;
     let target = request.target()?;
     std::fs::create_dir_all(out).with_context(|| format!("{}: the reports' folder", out.display()))?;
+    // Better now than after the run.
+    tempfile::tempfile_in(out)
+        .with_context(|| format!("{}: nothing can be written into the reports' folder", out.display()))?;
     let progress = Progress::stderr();
     progress.line(format!(
         "run {}: {} cases over target {}",
@@ -335,9 +360,8 @@ async fn run_once(
     };
     let written = std::cell::RefCell::new(Ok(()));
     let update = |run: &Run| {
-        if let Err(error) = report::write(run, out) {
-            *written.borrow_mut() = Err(error);
-        }
+        // The last one has all that those before had.
+        *written.borrow_mut() = report::write(run, out);
     };
     let run = runner::run(target, &options, &progress, interrupted, &update).await;
     let text = report::terminal::render(&run, colour(std::io::stdout().is_terminal()), Some(WIDTH), Some(out));
@@ -345,6 +369,8 @@ async fn run_once(
     if arguments.json {
         anstream::println!("{}", serde_json::to_string(&run)?);
     }
-    written.into_inner().context("the reports could not be written")?;
+    written
+        .into_inner()
+        .with_context(|| Broken(format!("the reports could not be written into {}", out.display())))?;
     Ok(run)
 }

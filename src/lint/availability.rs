@@ -104,7 +104,8 @@ fn budget<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw>
         return vec![Flaw::at(&budgets[1].at("spec/selector"), found)];
     }
     let (most, least) = (first.at("spec/maxUnavailable"), first.at("spec/minAvailable"));
-    let same = |other: &&Workload<'_>| selects(&first.at("spec/selector"), &other.labels());
+    let same =
+        |other: &&Workload<'_>| other.object.may_meet(*first) && selects(&first.at("spec/selector"), &other.labels());
     let pods: i64 = deployment.workloads.iter().filter(same).map(Workload::replicas).sum();
     let (field, goes) = if most.is_there() {
         (&most, pods_of(&most, pods))
@@ -132,12 +133,43 @@ struct Apart<'a> {
     field: Field<'a>,
     key: &'a str,
     guaranteed: bool,
-    /// Whether it counts the workload's own pods.
-    own: bool,
+    /// Where it does not keep the workload's own pods apart: why, and the field that says so.
+    idle: Option<(Field<'a>, &'static str)>,
 }
 
-fn apart<'a>(workload: &Workload<'a>) -> Vec<Apart<'a>> {
+impl Apart<'_> {
+    fn own(&self) -> bool {
+        self.idle.is_none()
+    }
+}
+
+fn apart<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Apart<'a>> {
     let labels = workload.labels();
+    let idle = |term: &Field<'a>| {
+        let selector = term.at("labelSelector");
+        let others = "the selector does not select the servers' own pods: nothing is spread";
+        (!selects(&selector, &labels)).then_some((selector, others))
+    };
+    // Without a list of its own a term is about the pods' own namespace.
+    let elsewhere = |term: &Field<'a>| {
+        let (names, own) = (term.at("namespaces"), workload.object.namespace());
+        let known = !own.is_empty() && !term.at("namespaceSelector").is_there() && !names.items().is_empty();
+        let others = "other namespaces than the servers' own: nothing is spread";
+        (known && !names.items().iter().any(|name| name.is(own))).then_some((names, others))
+    };
+    // Scheduled anyway, they are spread as far as that goes, whatever maxSkew is.
+    let loose = |constraint: &Field<'a>| {
+        let skew = constraint.at("maxSkew");
+        let selector = constraint.at("labelSelector");
+        let same =
+            |other: &&Workload<'_>| other.object.may_meet(workload.object) && selects(&selector, &other.labels());
+        let pods: i64 = deployment.workloads.iter().filter(same).map(Workload::replicas).sum();
+        let all = "maxSkew lets all pods be on one node: nothing is spread";
+        let is_loose = pods > 1
+            && skew.integer().is_some_and(|skew| skew >= pods)
+            && !constraint.at("whenUnsatisfiable").is("ScheduleAnyway");
+        is_loose.then_some((skew, all))
+    };
     let anti = workload.pod.at("affinity/podAntiAffinity");
     let mut found = Vec::new();
     let required = anti.at("requiredDuringSchedulingIgnoredDuringExecution").items();
@@ -149,7 +181,7 @@ fn apart<'a>(workload: &Workload<'a>) -> Vec<Apart<'a>> {
     for (term, guaranteed) in terms {
         found.push(Apart {
             key: term.at("topologyKey").text().unwrap_or_default(),
-            own: selects(&term.at("labelSelector"), &labels),
+            idle: idle(&term).or_else(|| elsewhere(&term)),
             guaranteed,
             field: term,
         });
@@ -157,7 +189,7 @@ fn apart<'a>(workload: &Workload<'a>) -> Vec<Apart<'a>> {
     for constraint in workload.pod.at("topologySpreadConstraints").items() {
         found.push(Apart {
             key: constraint.at("topologyKey").text().unwrap_or_default(),
-            own: selects(&constraint.at("labelSelector"), &labels),
+            idle: idle(&constraint).or_else(|| loose(&constraint)),
             guaranteed: !constraint.at("whenUnsatisfiable").is("ScheduleAnyway"),
             field: constraint,
         });
@@ -173,35 +205,43 @@ fn is_of_a_zone(key: &str) -> bool {
     key.ends_with("/zone") || key.ends_with("/region")
 }
 
-/// Whether the pods' node is written down, or left to the host's own ports, of which each node has one.
+/// Where the pods' node is written down.
+fn node<'a>(workload: &Workload<'a>) -> Option<Field<'a>> {
+    let selected = workload.pod.at("nodeSelector").entries().into_iter();
+    let mut hosts = selected.filter(|(key, _)| is_of_a_host(key)).map(|(_, field)| field);
+    Some(workload.pod.at("nodeName"))
+        .filter(Field::is_there)
+        .or_else(|| hosts.next())
+}
+
+/// Whether the one pod's node is written down, or left to the host's own ports, of which each node has one.
 fn is_placed(workload: &Workload<'_>) -> bool {
-    let node = workload.pod.at("nodeSelector");
     let ports = workload.container.at("ports").items();
     workload.is("DaemonSet")
-        || workload.pod.at("nodeName").is_there()
-        || node.entries().iter().any(|(key, _)| is_of_a_host(key))
+        || workload.replicas() < 2 && node(workload).is_some()
         || workload.pod.at("hostNetwork").value() == true
         || ports.iter().any(|port| port.at("hostPort").is_there())
 }
 
-fn spread<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+fn spread<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     if is_placed(workload) {
         return Vec::new();
     }
-    let apart = apart(workload);
+    if let Some(node) = node(workload) {
+        let found = format!("one node is written down for {} pods", workload.replicas());
+        return vec![Flaw::at(&node, found)];
+    }
+    let apart = apart(deployment, workload);
     let of_hosts: Vec<&Apart<'_>> = apart.iter().filter(|term| is_of_a_host(term.key)).collect();
-    if of_hosts.iter().any(|term| term.own) {
+    if of_hosts.iter().any(|term| term.own()) {
         return Vec::new();
     }
     // Another key may be a host's as well: a label of the cluster's own.
-    if apart.iter().any(|term| term.own && !is_of_a_zone(term.key)) {
+    if apart.iter().any(|term| term.own() && !is_of_a_zone(term.key)) {
         return Vec::new();
     }
-    match of_hosts.first() {
-        Some(term) => vec![Flaw::at(
-            &term.field.at("labelSelector"),
-            "the selector does not select the servers' own pods: nothing is spread",
-        )],
+    match of_hosts.first().and_then(|term| term.idle.as_ref()) {
+        Some((field, why)) => vec![Flaw::at(field, *why)],
         None => vec![Flaw::at(
             &workload.pod,
             "neither podAntiAffinity nor topologySpreadConstraints over kubernetes.io/hostname: all pods may be on one node",
@@ -209,9 +249,12 @@ fn spread<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     }
 }
 
-fn spread_guaranteed<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    let apart = apart(workload);
-    let own: Vec<&Apart<'_>> = apart.iter().filter(|term| term.own && is_of_a_host(term.key)).collect();
+fn spread_guaranteed<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    let apart = apart(deployment, workload);
+    let own: Vec<&Apart<'_>> = apart
+        .iter()
+        .filter(|term| term.own() && is_of_a_host(term.key))
+        .collect();
     match own.first() {
         Some(first) if !is_placed(workload) && !own.iter().any(|term| term.guaranteed) => {
             vec![Flaw::at(
@@ -223,7 +266,7 @@ fn spread_guaranteed<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fla
     }
 }
 
-fn zones<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+fn zones<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let terms = workload
         .pod
         .at("affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms")
@@ -232,7 +275,9 @@ fn zones<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let several = expressions
         .filter(|expression| expression.at("key").text().is_some_and(is_of_a_zone))
         .find(|expression| expression.at("operator").is("In") && expression.at("values").items().len() > 1);
-    let spread = apart(workload).iter().any(|term| term.own && is_of_a_zone(term.key));
+    let spread = apart(deployment, workload)
+        .iter()
+        .any(|term| term.own() && is_of_a_zone(term.key));
     let flaw = several.filter(|_| !spread).map(|expression| {
         Flaw::at(
             &expression,
@@ -242,13 +287,27 @@ fn zones<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     flaw.into_iter().collect()
 }
 
+/// The end of a loop.
+static DONE: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;])done([ \t;|&)]|$)"));
+
 /// The seconds that a hook's `sleep`s take, where they are written as numbers.
 fn slept(hook: &Program<'_>) -> i64 {
     static SLEEP: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;&|(])sleep[ \t]+([0-9]+)([ \t;&|)]|$)"));
-    let mut seconds = 0;
+    // A loop that counts: its sleeps come as often, unless it ends early.
+    static COUNTED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern("for[ \t]+\\w+[ \t]+in[ \t]+(?:\\$\\(|`)?(?:seq[ \t]+(?:1[ \t]+)?|\\{1\\.\\.)([0-9]+)")
+    });
+    let (mut seconds, mut times) = (0i64, 1i64);
     for (_, _, command) in hook.commands() {
+        if let Some(found) = COUNTED.captures(&command) {
+            times = found[1].parse().unwrap_or(1);
+        }
         for found in SLEEP.captures_iter(&command) {
-            seconds += found[2].parse().unwrap_or(0);
+            let one: i64 = found[2].parse().unwrap_or(0);
+            seconds = seconds.saturating_add(one.saturating_mul(times));
+        }
+        if DONE.is_match(&command) {
+            times = 1;
         }
     }
     seconds

@@ -154,8 +154,18 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
         pattern("\\|\\|[ \t]*(true|:|echo|printf|exit[ \t]+0)([ \t;]|$)|;[ \t]*(true|exit[ \t]+0)[ \t]*;?$")
     });
     static FAILS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern("exit[ \t]+([1-9]|\\$)|set[ \t]+-[a-z]*e|errexit|return[ \t]+([1-9]|\\$)|(^|[ \t;])kill[ \t]")
+        pattern(
+            "exit[ \t]+([1-9]|[\"']?\\$)|(^|[ \t;|&{(])exit[ \t]*($|[;)}])|set[ \t]+-[a-z]*e|errexit|return[ \t]+([1-9]|[\"']?\\$)|(^|[ \t;])kill[ \t]",
+        )
     });
+    // `sh -e`, also where it is asked for in the script's first line.
+    static SHELL_FAILS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern("(^|[ \t/#!;&|(])(ba|da|k|a)?sh([ \t]+-[a-zA-Z-]+)*[ \t]+-[a-zA-Z]*e[a-zA-Z]*([ \t]|$)")
+    });
+    static WAITS: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;])wait([ \t;]|$)"));
+    static PIPED: LazyLock<Regex> = LazyLock::new(|| pattern("[^|]\\|&?[ \t]*(tee|cat|ts|logger)([ \t]|$)"));
+    static LOOKED_AT: LazyLock<Regex> =
+        LazyLock::new(|| pattern("pipefail|PIPESTATUS|pipestatus|cluster[ \t_]+(info|check|state|nodes)"));
     static QUIET_END: LazyLock<Regex> = LazyLock::new(|| pattern("^(echo|printf|true|:|exit[ \t]+0)([ \t;]|$)"));
     static BEHIND: LazyLock<Regex> = LazyLock::new(|| pattern("[^&>]&[ \t]*(;|$|fi)"));
     let mut flaws = Vec::new();
@@ -168,7 +178,27 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
             let found = format!("what follows create hides its failure: {}", hidden.as_str().trim());
             flaws.push(Flaw::in_text(&text, line, "create", found));
         }
-        let fails = program.texts().any(|text| text.has(&FAILS));
+        if let (Some(at), Some(piped)) = (creates(&command), PIPED.find(&command)) {
+            let read_later = text
+                .lines()
+                .any(|(number, code)| number > line && code.contains("grep"));
+            let captured = command[..at].contains(['`', '(']);
+            if piped.start() > at && !captured && !read_later && !program.has(&LOOKED_AT) {
+                flaws.push(Flaw::in_text(
+                    &text,
+                    line,
+                    "create",
+                    "the exit code is that of what create is piped to, and no pipefail makes it create's",
+                ));
+            }
+        }
+        let mut first_lines = program.texts().filter_map(|text| text.text.lines().next());
+        let fails = program.texts().any(|text| text.has(&FAILS))
+            || program
+                .commands()
+                .iter()
+                .any(|(_, _, command)| SHELL_FAILS.is_match(command))
+            || first_lines.any(|first| first.starts_with("#!") && SHELL_FAILS.is_match(first));
         let last = text.commands().last().cloned();
         if let Some((end, last)) = last.filter(|(end, last)| !fails && *end > line && QUIET_END.is_match(last)) {
             flaws.push(Flaw::in_text(
@@ -178,7 +208,7 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
                 "the script's last command always succeeds, and no other ends it: its exit code is 0 whatever happened",
             ));
         }
-        if program.field.name().contains("postStart") {
+        if program.field.name().contains("postStart") && !program.has(&WAITS) {
             for (caller, line, command) in program.commands() {
                 let calls = command.contains(".sh") || creates(&command).is_some();
                 if calls && BEHIND.is_match(&command) {
@@ -198,9 +228,22 @@ fn hidden_failure<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
 fn single_attempt<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     static LOOP: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            "(^|[ \t;])(until|while|for|wait-for|retry|timeout[ \t]+[0-9]+[ \t]+bash)([ \t]|$)|nc[ \t]+-z|wait4x|kubectl[ \t]+wait|rollout[ \t]+status",
+            "(^|[ \t;])(until|while|wait-for|retry|timeout[ \t]+[0-9]+[ \t]+bash)([ \t]|$)|nc[ \t]+-z|wait4x|kubectl[ \t]+wait|rollout[ \t]+status",
         )
     });
+    // A `for` may only put a list together.
+    static FOR: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;])for[ \t]"));
+    static ASKS: LazyLock<Regex> =
+        LazyLock::new(|| pattern("(^|[^a-z])(sleep|ping|PING|nc|wait|dig|getent|nslookup|curl|tcp)([^a-z]|$)"));
+    let waits =
+        |program: &Program<'_>| program.has(&LOOP) || program.texts().any(|text| text.has(&FOR) && text.has(&ASKS));
+    // What runs in a Job's pod before.
+    let before = |program: &Program<'a>| {
+        let earlier = deployment.initial(program.field.object);
+        earlier
+            .iter()
+            .any(|other| !other.in_sight || !other.is_there() || waits(other))
+    };
     // A Job's pods are made anew when they fail, six times where it does not say how often.
     let is_retried = |program: &Program<'_>| {
         let object = program.field.object;
@@ -208,7 +251,7 @@ fn single_attempt<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> V
     };
     let once = creations(deployment, workload)
         .into_iter()
-        .filter(|(program, ..)| program.in_sight && !program.has(&LOOP) && !is_retried(program));
+        .filter(|(program, ..)| program.in_sight && !waits(program) && !is_retried(program) && !before(program));
     once.map(|(_, text, line, _)| {
         Flaw::in_text(
             &text,
@@ -228,12 +271,15 @@ fn own_name<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     });
     static OWN: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            "(\\$\\(hostname\\)|`hostname`|\\$\\{?HOSTNAME\\}?|\\$\\{?POD_NAME\\}?)\\.[A-Za-z$]|\\$\\(hostname -f\\)|`hostname -f`",
+            "(\\$\\(hostname\\)|`hostname`|\\$\\{?HOSTNAME\\}?|\\$\\{?POD_NAME\\}?)\\.[^ \t;\"'`]+|\\$\\(hostname -f\\)|`hostname -f`",
         )
     });
     static GUARD: LazyLock<Regex> = LazyLock::new(|| {
         pattern("(hostname`|hostname\\)|HOSTNAME\\}?|POD_NAME\\}?)\"?[ \t]*==?[ \t]*\"?([a-z0-9-]+)\"?")
     });
+    // These ask the name server; what else looks up a name finds the pod's own whole one in /etc/hosts, where the kubelet writes it
+    // before the container starts.
+    static BY_DNS: LazyLock<Regex> = LazyLock::new(|| pattern("dig[ \t]|nslookup[ \t]|(^|[ \t`(])host[ \t]"));
     let hook = &workload.post_start;
     // The pod that the hook is for, where it names one: then that name is its own.
     let guard = hook
@@ -248,6 +294,8 @@ fn own_name<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
                 .map(|name| format!("{name}."))
                 .filter(|name| code.contains(name.as_str()));
             let own = OWN.find(code).map(|own| own.as_str().to_owned()).or(guarded);
+            let whole = |own: &String| own.contains("hostname -f") || code.contains(".svc");
+            let own = own.filter(|own| BY_DNS.is_match(code) || !whole(own));
             if let Some(own) = own {
                 flaws.push(Flaw::in_text(
                     text,
@@ -306,13 +354,33 @@ fn own_address<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<
 
 fn unbounded<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     static LIMIT: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t;/`(])timeout[ \t]"));
+    // A script that is called, by a shell or by itself.
+    static CALL: LazyLock<Regex> = LazyLock::new(|| {
+        pattern("(^|[ \t;/`(])timeout[ \t]([^;|&]*[ \t])?(\\S*\\.sh|(ba|da|k|a)?sh[ \t]+[\"']?[/$.])")
+    });
+    // A function that a shell is called for.
+    static FUNCTION: LazyLock<Regex> = LazyLock::new(|| {
+        pattern("(^|[ \t;/`(])timeout[ \t][^;|&]*sh[ \t]+-[a-z]*c[ \t]+[\"']?([A-Za-z_][A-Za-z0-9_]*)")
+    });
+    static WHOLE: LazyLock<Regex> = LazyLock::new(|| pattern("^([a-z/]*/)?timeout[ \t]"));
     let mut flaws = Vec::new();
     for (program, text, line, command) in creations(deployment, workload) {
         let before = creates(&command).map_or("", |at| &command[..at]);
         let called = program.texts().filter(|other| !std::ptr::eq(other.text, text.text));
         let limited_call = called
             .flat_map(|other| other.commands())
-            .any(|(_, call)| LIMIT.is_match(&call) && call.contains(".sh"));
+            .any(|(_, call)| CALL.is_match(&call));
+        let is_function =
+            |name: &str| text.text.contains(&format!("{name}()")) || text.text.contains(&format!("function {name}"));
+        let mut calls = text.commands().into_iter();
+        let limited_function =
+            calls.any(|(_, call)| FUNCTION.captures(&call).is_some_and(|found| is_function(&found[2])));
+        // Each word by itself: [timeout, "300", sh, -c, …].
+        let whole = program
+            .commands()
+            .first()
+            .is_some_and(|(_, _, words)| WHOLE.is_match(words));
+        let limited_call = limited_call || limited_function || whole;
         let object = program.field.object;
         let deadline = object.at("spec/activeDeadlineSeconds").is_there()
             || object.at("spec/template/spec/activeDeadlineSeconds").is_there();
@@ -359,18 +427,24 @@ fn exit_codes<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<F
     // A client call outside $(…) and backquotes, piped nowhere, that && or a loop judges by its exit code.
     static JUDGED: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            "(^|[ \t;/])(redis|valkey|keydb|redict)-cli[ \t][^|;`]*(config[ \t]+set|CONFIG[ \t]+SET|ping|PING|auth|AUTH)[^|;`)]*&&|(^|[ \t;])(if|until|while)[ \t]+(![ \t]+)?(timeout[ \t]+[0-9a-z]+[ \t]+)?([a-z/]*/)?(redis|valkey|keydb|redict)-cli[ \t][^|`)]*(ping|PING)[^|`)]*(;|$)",
+            "(^|[ \t;/])(redis|valkey|keydb|redict)-cli[ \t]([^|;`&]*[ \t])?(config[ \t]+set|CONFIG[ \t]+SET|ping|PING|auth|AUTH)([ \t>]([^|;`)&]|>&[0-9])*)?&&|(^|[ \t;])(if|until|while)[ \t]+(![ \t]+)?(timeout[ \t]+[0-9a-z]+[ \t]+)?([a-z/]*/)?(redis|valkey|keydb|redict)-cli[ \t]([^|`)]*[ \t])?(ping|PING)([ \t>][^|`)]*)?(;|$)",
         )
     });
-    static OWN_CHECK: LazyLock<Regex> = LazyLock::new(|| pattern("[ \t]-e[ \t]|\\$\\("));
+    static OWN_CHECK: LazyLock<Regex> = LazyLock::new(|| pattern("[ \t]-e[ \t]|\\$\\(|>.*&&.*grep[ \t]"));
     let mut flaws = Vec::new();
     let mut programs = deployment.bootstraps(workload);
     programs.push(workload.start.clone());
     programs.push(workload.pre_stop.clone());
     for program in programs {
         for text in program.shell() {
+            // Of --cluster the exit code is right.
+            let by_code = |command: &str| {
+                JUDGED
+                    .find_iter(command)
+                    .any(|call| !call.as_str().contains("--cluster "))
+            };
             let judged =
-                |command: &str| REDIS_CLI.is_match(command) && JUDGED.is_match(command) && !OWN_CHECK.is_match(command);
+                |command: &str| REDIS_CLI.is_match(command) && by_code(command) && !OWN_CHECK.is_match(command);
             for (line, _) in text.commands().into_iter().filter(|(_, command)| judged(command)) {
                 flaws.push(Flaw::in_text(
                     text,
@@ -435,7 +509,7 @@ fn log<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
 }
 
 fn namespace<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    static LITERAL: LazyLock<Regex> = LazyLock::new(|| pattern("[a-z0-9}-]\\.([a-z][a-z0-9-]*)\\.svc([^a-z0-9]|$)"));
+    static LITERAL: LazyLock<Regex> = LazyLock::new(|| pattern("([a-z0-9-]+)\\.([a-z][a-z0-9-]*)\\.svc([^a-z0-9]|$)"));
     // An object that names its namespace was made for that one: by a chart, or with it in mind.
     if !workload.object.namespace().is_empty() {
         return Vec::new();
@@ -454,11 +528,20 @@ fn namespace<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Fl
         .into_iter()
         .filter_map(|variable| Text::of(&variable.at("value")));
     texts.extend(values);
+    // What else is named may well be in a namespace of its own.
+    let is_own = |service: &str| {
+        workload.object.at("spec/serviceName").is(service)
+            || deployment
+                .of_kind("Service", workload)
+                .any(|object| object.document.name() == service)
+    };
     let mut flaws = Vec::new();
     for text in &texts {
-        let first = text
-            .lines()
-            .find_map(|(line, code)| Some((line, LITERAL.captures(code)?[1].to_owned())));
+        let first = text.lines().find_map(|(line, code)| {
+            let mut named = LITERAL.captures_iter(code);
+            let own = named.find(|found| is_own(&found[1]))?;
+            Some((line, own[2].to_owned()))
+        });
         if let Some((line, name)) = first {
             let found = format!("the namespace {name} is written down, and the manifest may be applied to any");
             flaws.push(Flaw::in_text(text, line, &name, found));

@@ -197,6 +197,13 @@ fn announced<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
         .words
         .iter()
         .any(|word| std::ptr::eq(word.text, directive.text.text));
+    let first = workload.start.words.first();
+    let is_server = first.is_some_and(|word| super::words::REDIS_SERVER.is_match(word.text));
+    if in_words && is_server && value.starts_with('$') && !value.starts_with("$(") {
+        return at(format!(
+            "cluster-announce-ip {value}: no shell reads it, and Kubernetes fills in $(NAME) alone"
+        ));
+    }
     let Some(name) = VARIABLE
         .captures(&value)
         .filter(|_| in_words)
@@ -233,23 +240,20 @@ fn announced<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
 
 fn ports<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let field = workload.container.at("ports");
-    let declared: Vec<i64> = field
-        .items()
-        .iter()
-        .filter_map(|port| port.at("containerPort").integer())
-        .collect();
-    let wanted = [
-        ("the client's port", workload.client_port()),
-        ("the bus port", workload.bus_port()),
-    ];
-    // Another port than is usual may be set where nobody sees it.
-    let knows = workload.configuration.is_whole || declared.is_empty() || declared.contains(&6379);
-    let missing: Vec<String> = wanted
+    let declared = workload.declared_ports();
+    let known = match declared.is_empty() {
+        true => workload.written_ports(),
+        false => workload.ports(),
+    };
+    let Some((client, bus)) = known else {
+        return Vec::new();
+    };
+    let missing: Vec<String> = [("the client's port", client), ("the bus port", bus)]
         .iter()
         .filter(|(_, port)| !declared.contains(port))
         .map(|(what, port)| format!("{what} {port}"))
         .collect();
-    if missing.is_empty() || !knows {
+    if missing.is_empty() {
         return Vec::new();
     }
     vec![Flaw::at(
@@ -282,27 +286,42 @@ fn covers(rule: &Field<'_>, workload: &Workload<'_>, port: i64) -> bool {
 }
 
 /// Who a rule lets in, or out to.
-#[derive(PartialEq, Eq)]
-enum Peer {
+enum Peer<'a> {
     /// Everybody.
     Anyone,
-    /// The servers' own pods, and maybe more.
-    Members,
-    /// Others.
-    Others,
+    /// Every pod of the namespace.
+    Neighbours,
+    /// The pods of the namespace that a selector selects.
+    Pods(Field<'a>),
     /// Who that is cannot be seen.
     Unknown,
 }
 
+impl Peer<'_> {
+    /// Whether the pods of a workload are, or may be, among them.
+    fn holds(&self, workload: &Workload<'_>) -> bool {
+        match self {
+            Self::Anyone | Self::Neighbours | Self::Unknown => true,
+            Self::Pods(selector) => selects(selector, &workload.labels()),
+        }
+    }
+}
+
 /// Whom a rule names, by its `from` or its `to`.
-fn peers(rule: &Field<'_>, side: &str, workload: &Workload<'_>) -> Vec<Peer> {
+fn peers<'a>(rule: &Field<'a>, side: &str) -> Vec<Peer<'a>> {
     let named = rule.at(side).items();
     if named.is_empty() {
         return vec![Peer::Anyone];
     }
-    let peer = |item: &Field<'_>| {
+    let peer = |item: &Field<'a>| {
         let (pods, spaces, block) = (item.at("podSelector"), item.at("namespaceSelector"), item.at("ipBlock"));
-        let whole = |selector: &Field<'_>| selector.is_there() && selector.entries().is_empty();
+        let whole = |selector: &Field<'_>| {
+            let asked = [
+                selector.at("matchLabels").entries().len(),
+                selector.at("matchExpressions").items().len(),
+            ];
+            selector.is_there() && asked == [0, 0]
+        };
         if block.is_there() {
             let all = ["0.0.0.0/0", "::/0"].iter().any(|all| block.at("cidr").is(all))
                 && block.at("except").items().is_empty();
@@ -313,10 +332,10 @@ fn peers(rule: &Field<'_>, side: &str, workload: &Workload<'_>) -> Vec<Peer> {
             } else {
                 Peer::Unknown
             }
-        } else if selects(&pods, &workload.labels()) {
-            Peer::Members
+        } else if whole(&pods) {
+            Peer::Neighbours
         } else {
-            Peer::Others
+            Peer::Pods(pods)
         }
     };
     named.iter().map(peer).collect()
@@ -346,41 +365,73 @@ fn ingress<'a>(policies: &[Object<'a>]) -> Vec<Field<'a>> {
 }
 
 fn ports_allowed<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    let declared = workload.container.at("ports").items();
-    let port = workload.client_port();
-    let is_declared = declared
-        .iter()
-        .any(|item| item.at("containerPort").integer() == Some(port));
-    // Another port than is usual may be set where nobody sees it.
-    let knows = workload.configuration.is_whole || is_declared;
-    if !knows || other_policies(deployment) {
+    if other_policies(deployment) {
         return Vec::new();
     }
-    let inward = shut(&deployment.policies(workload), "ingress", "from", workload);
-    let outward = shut(&deployment.outward_policies(workload), "egress", "to", workload);
+    let inward = shut(deployment, &deployment.policies(workload), "ingress", "from", workload);
+    let outward = shut(
+        deployment,
+        &deployment.outward_policies(workload),
+        "egress",
+        "to",
+        workload,
+    );
     inward.into_iter().chain(outward).collect()
 }
 
+/// The workloads whose pods are members of one cluster with a workload's, that first: those behind one Service with it. What else
+/// is in the namespace may be another cluster.
+fn members<'d, 'a>(deployment: &'d Deployment<'a>, workload: &'d Workload<'a>) -> Vec<&'d Workload<'a>> {
+    let services = deployment.services(workload);
+    let is_behind = |other: &&Workload<'a>| {
+        let is_one = |service: &Object<'_>| matches(&service.at("spec/selector"), &other.labels());
+        other.object.may_meet(workload.object) && services.iter().any(is_one)
+    };
+    let others = deployment
+        .workloads
+        .iter()
+        .filter(|other| other.object.document != workload.object.document)
+        .filter(is_behind);
+    [workload].into_iter().chain(others).collect()
+}
+
 /// What policies for one direction keep the members from: what none of their rules allows is forbidden.
-fn shut(policies: &[Object<'_>], direction: &str, side: &str, workload: &Workload<'_>) -> Option<Flaw> {
+fn shut<'a>(
+    deployment: &Deployment<'a>,
+    policies: &[Object<'a>],
+    direction: &str,
+    side: &str,
+    workload: &Workload<'a>,
+) -> Option<Flaw> {
     let place = format!("spec/{direction}");
     let first = policies.first()?;
-    let rules: Vec<Field<'_>> = policies.iter().flat_map(|policy| policy.at(&place).items()).collect();
-    let open = |port: i64| {
-        rules.iter().any(|rule| {
-            covers(rule, workload, port) && peers(rule, side, workload).iter().any(|peer| *peer != Peer::Others)
-        })
+    let (client, bus) = workload.ports()?;
+    let rules: Vec<Field<'a>> = policies.iter().flat_map(|policy| policy.at(&place).items()).collect();
+    let closed = |member: &Workload<'a>| -> Vec<String> {
+        let open = |port: i64| {
+            let holds = |rule: &&Field<'a>| peers(rule, side).iter().any(|peer| peer.holds(member));
+            rules.iter().filter(holds).any(|rule| covers(rule, workload, port))
+        };
+        let closed = [client, bus].into_iter().filter(|port| !open(*port));
+        closed.map(|port| port.to_string()).collect()
     };
-    let wanted = [workload.client_port(), workload.bus_port()];
-    let closed = wanted.iter().filter(|port| !open(**port)).map(i64::to_string);
-    let closed: Vec<String> = closed.collect();
-    if closed.is_empty() {
-        return None;
+    let own = closed(workload);
+    if !own.is_empty() {
+        let found = format!("lets no member reach another on {}", own.join(" and "));
+        return Some(Flaw::at(&first.at(&place), found));
     }
-    Some(Flaw::at(
-        &first.at(&place),
-        format!("lets no member reach another on {}", closed.join(" and ")),
-    ))
+    members(deployment, workload).into_iter().find_map(|member| {
+        let ports = Some(closed(member)).filter(|ports| !ports.is_empty())?.join(" and ");
+        let (from, to) = match side {
+            "from" => (member, workload),
+            _ => (workload, member),
+        };
+        let found = format!(
+            "lets the pods of {} not reach those of {} on {ports}",
+            from.object.document, to.object.document
+        );
+        Some(Flaw::at(&first.at(&place), found))
+    })
 }
 
 fn not_ready<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
@@ -406,30 +457,50 @@ fn fenced<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw>
         return Vec::new();
     }
     let policies = deployment.policies(workload);
-    let bus = workload.bus_port();
+    let ports = workload.ports();
     if policies.is_empty() {
-        let found = format!(
-            "no NetworkPolicy selects the pods: whoever reaches port {bus} joins the cluster without the password"
-        );
+        let port = ports.map_or("the bus port".to_owned(), |(_, bus)| format!("port {bus}"));
+        let found =
+            format!("no NetworkPolicy selects the pods: whoever reaches {port} joins the cluster without the password");
         return vec![Flaw::at(&workload.object.root(), found)];
     }
-    let open = ingress(&policies)
-        .into_iter()
-        .find(|rule| covers(rule, workload, bus) && peers(rule, "from", workload).contains(&Peer::Anyone));
-    open.map(|rule| Flaw::at(&rule, format!("lets anyone reach the bus port {bus}")))
-        .into_iter()
-        .collect()
+    let Some((_, bus)) = ports else {
+        return Vec::new();
+    };
+    let open = ingress(&policies).into_iter().find_map(|rule| {
+        let peers = peers(&rule, "from");
+        let who = if peers.iter().any(|peer| matches!(peer, Peer::Anyone)) {
+            "anyone"
+        } else if peers.iter().any(|peer| matches!(peer, Peer::Neighbours)) {
+            "every pod of the namespace"
+        } else {
+            return None;
+        };
+        let found = format!("lets {who} reach the bus port {bus}");
+        covers(&rule, workload, bus).then(|| Flaw::at(&rule, found))
+    });
+    open.into_iter().collect()
 }
 
 fn isolated<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     if other_policies(deployment) || workload.bus_is_certified() {
         return Vec::new();
     }
-    let bus = workload.bus_port();
+    let Some((_, bus)) = workload.ports() else {
+        return Vec::new();
+    };
+    let others = |rule: &Field<'a>| {
+        let is_member = |peer: &Peer<'a>| {
+            let mut near = deployment
+                .workloads
+                .iter()
+                .filter(|other| other.object.may_meet(workload.object));
+            near.any(|other| peer.holds(other))
+        };
+        !peers(rule, "from").iter().all(is_member)
+    };
     let rules = ingress(&deployment.policies(workload));
-    let open = rules
-        .iter()
-        .find(|rule| covers(rule, workload, bus) && peers(rule, "from", workload).contains(&Peer::Others));
+    let open = rules.iter().find(|rule| covers(rule, workload, bus) && others(rule));
     open.map(|rule| Flaw::at(rule, format!("lets others than the members reach the bus port {bus}")))
         .into_iter()
         .collect()

@@ -130,7 +130,7 @@ fn placeholders<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec
 fn in_scripts(workload: &Workload<'_>) -> Vec<Flaw> {
     static WORD: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            "(-a[ \t]+|--pass[ \t]+|[ \t])[\"']?(PASSWORD|YOUR[-_]?PASSWORD|changeme|CHANGEME|change-me)[\"']?([ \t;&|]|$)",
+            "(-a[ \t]+|--pass[ \t]+|\\.sh[ \t]+(?:[^;&|]*[ \t])?)[\"']?(PASSWORD|YOUR[-_]?PASSWORD|changeme|CHANGEME|change-me)[\"']?([ \t;&|]|$)",
         )
     });
     let mut flaws = Vec::new();
@@ -175,6 +175,8 @@ fn secrets<'a>(deployment: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Obje
             .iter()
             .filter_map(|volume| volume.at("secret/secretName").text()),
     );
+    let projected = volumes.iter().flat_map(|volume| volume.at("projected/sources").items());
+    names.extend(projected.filter_map(|source| source.at("secret/name").text()));
     deployment
         .of_kind("Secret", workload)
         .filter(|object| names.contains(&object.document.name()))

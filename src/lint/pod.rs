@@ -1,7 +1,7 @@
 //! Rules about the pod: resources, image, user, mounts, volumes, and what a change of configuration does.
 
 use super::field::Field;
-use super::program::{File, Mount, Program};
+use super::program::{File, Mount, Program, Text};
 use super::words::pattern;
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
@@ -78,15 +78,17 @@ pub(super) static RULES: &[Rule] = &[
 
 fn resources<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let resources = workload.container.at("resources");
-    let (requests, limits) = (resources.at("requests"), resources.at("limits"));
+    // Since Kubernetes 1.32 a pod may have them as a whole.
+    let pods = workload.pod.at("resources");
+    let has = |way: &str| resources.at(way).is_there() || pods.at(way).is_there();
     let mut missing = Vec::new();
     // A limit without a request is a request as well.
     for resource in ["cpu", "memory"] {
-        if !requests.at(resource).is_there() && !limits.at(resource).is_there() {
+        if !has(&format!("requests/{resource}")) && !has(&format!("limits/{resource}")) {
             missing.push(format!("requests.{resource}"));
         }
     }
-    if !limits.at("memory").is_there() {
+    if !has("limits/memory") {
         missing.push("limits.memory".to_owned());
     }
     if missing.is_empty() {
@@ -300,19 +302,38 @@ fn mounts<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let mut programs: Vec<Program<'a>> = ways.iter().map(|way| workload.program(way)).collect();
     programs.push(workload.start.clone());
     for word in programs.iter().flat_map(|program| &program.words) {
-        let paths = word
-            .text
-            .split([' ', '\t', '\n', ';', '"', '\'', '&', '|', '>', '<', '(', ')', '`', '$']);
-        for path in paths.filter(|path| path.starts_with('/')) {
+        for (line, path) in needed(word) {
             if let File::Missing(data) = workload.mounts.file(path) {
                 let map = data.object.document.to_string();
-                let line = word.text.lines().position(|line| line.contains(path)).unwrap_or(0);
                 let found = format!("{path} is not in the container: {map} is mounted there and has no such entry");
                 flaws.push(Flaw::in_text(word, line, path, found));
             }
         }
     }
     flaws
+}
+
+/// The files that a text needs, each with its line: none that a pattern or a variable is part of, that the text first asks for, or
+/// whose lack it takes.
+fn needed<'a>(text: &Text<'a>) -> Vec<(usize, &'a str)> {
+    static PATH: LazyLock<Regex> =
+        LazyLock::new(|| pattern("(?:^|[ \t;&|><(`=])[\"']?(/[^ \t;\"'&|><()`]*)([\"']?[$`(*?\\[{]|[^|;]*\\|\\|)?"));
+    static ASKED: LazyLock<Regex> =
+        LazyLock::new(|| pattern("(?:\\[|test)[ \t]+(?:![ \t]+)?-[a-z][ \t]+[\"']?(/[^ \t;\"'&|\\]]+)"));
+    let asked: Vec<&str> = text
+        .lines()
+        .flat_map(|(_, line)| ASKED.captures_iter(line))
+        .filter_map(|found| found.get(1))
+        .map(|found| found.as_str())
+        .collect();
+    let paths = text
+        .lines()
+        .flat_map(|(line, code)| PATH.captures_iter(code).map(move |found| (line, found)));
+    paths
+        .filter(|(_, found)| found.get(2).is_none())
+        .filter_map(|(line, found)| Some((line, found.get(1)?.as_str())))
+        .filter(|(_, path)| !path.contains(['$', '*', '?', '[', '{']) && !asked.contains(path))
+        .collect()
 }
 
 fn rollout<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
@@ -327,10 +348,15 @@ fn rollout<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     };
     let of_pods = annotations(workload.metadata.at("annotations"));
     let of_object = annotations(workload.object.at("metadata/annotations"));
-    let told = of_pods.iter().any(|key| {
-        ["checksum", "hash", "sha", "revision", "version"]
-            .iter()
-            .any(|word| key.contains(word))
+    // By the name alone: in `vault.hashicorp.com/agent-inject` another one's name holds "hash".
+    let is_sum = |word: &str| {
+        const SUMS: [&str; 7] = ["sha", "sha1", "sha256", "md5", "digest", "revision", "version"];
+        word.ends_with("checksum") || word.ends_with("hash") || SUMS.contains(&word)
+    };
+    let told = of_pods.iter().any(|key| match key.split_once('/') {
+        // `checksum/configuration`: charts put the word before the slash.
+        Some((prefix, name)) => is_sum(prefix) || name.split(|at: char| !at.is_ascii_alphanumeric()).any(is_sum),
+        None => key.split(|at: char| !at.is_ascii_alphanumeric()).any(is_sum),
     });
     let reloaded = of_pods.iter().chain(&of_object).any(|key| key.contains("reload"));
     if told || reloaded {
@@ -357,29 +383,35 @@ fn rollout<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
 
 fn volume<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
     let configuration = &workload.configuration;
-    let folder = match configuration.get("dir") {
-        Some(directive) if directive.is_open() => return Vec::new(),
+    // Where nothing at all is kept the data is lost wherever it is: in the image's own folder then, where no other is written.
+    let nothing_kept = !workload.mounts.all.iter().any(Mount::is_kept);
+    let written = configuration
+        .get("dir")
+        .filter(|directive| !directive.is_open() && directive.value().starts_with('/'));
+    let folder = match written {
         Some(directive) => directive.value(),
-        // The image's own folder then, wherever that is: lost if nothing at all is kept.
-        None if !workload.mounts.all.iter().any(Mount::is_kept) => "/data".to_owned(),
+        None if nothing_kept => "/data".to_owned(),
         None => return Vec::new(),
     };
-    if !folder.starts_with('/') || !configuration.is_whole {
+    if !configuration.is_whole && !nothing_kept {
         return Vec::new();
     }
     let Some(mount) = workload.mounts.around(folder.trim_end_matches('/')) else {
-        let found = format!("the data folder {folder} is on no volume: it is lost with the container");
+        let found = match written {
+            Some(_) => format!("the data folder {folder} is on no volume: it is lost with the container"),
+            None => "no volume that is mounted outlives the pod, and so no data does".to_owned(),
+        };
         return vec![Flaw::at(&workload.container.at("volumeMounts"), found)];
     };
     let Some(volume) = &mount.volume else {
         return Vec::new();
     };
     let claim = volume.at("persistentVolumeClaim");
-    if volume.at("emptyDir").is_there() {
-        return vec![Flaw::at(
-            volume,
-            format!("the data folder {folder} is an emptyDir: it is lost with the pod"),
-        )];
+    for (kind, name) in [("emptyDir", "an emptyDir"), ("ephemeral", "an ephemeral volume")] {
+        if volume.at(kind).is_there() {
+            let found = format!("the data folder {folder} is {name}: it is lost with the pod");
+            return vec![Flaw::at(volume, found)];
+        }
     }
     if claim.is_there() && workload.replicas() > 1 && !mount.field.at("subPathExpr").is_there() {
         let found = format!(

@@ -1,5 +1,6 @@
 //! Rules about probes: what they ask, and what they make of the answer.
 
+use super::field::Field;
 use super::program::{Program, Text};
 use super::words::{REDIS_CLI, pattern};
 use super::workload::{Deployment, Workload};
@@ -74,20 +75,64 @@ fn missing(workload: &Workload<'_>, kind: &str) -> Option<Flaw> {
     (!probe.is_there()).then(|| Flaw::at(&probe, format!("{} has no {kind}", workload.container_name())))
 }
 
-/// A probe that looks at the port alone.
-fn of_the_port(workload: &Workload<'_>, kind: &str) -> Option<Flaw> {
-    let socket = workload.container.at(kind).at("tcpSocket");
-    let found = "tcpSocket: the port is open also while the server loads, and when it is frozen";
-    socket.is_there().then(|| Flaw::at(&socket, found))
+/// A probe that does not ask the server.
+fn asks_nothing(workload: &Workload<'_>, kind: &str) -> Option<Flaw> {
+    let probe = workload.container.at(kind);
+    let socket = probe.at("tcpSocket");
+    if socket.is_there() {
+        let found = "tcpSocket: the port is open also while the server loads, and when it is frozen";
+        return Some(Flaw::at(&socket, found));
+    }
+    for way in ["httpGet", "grpc"] {
+        // Another port may be that of a program beside the server, which asks it.
+        let field = probe.at(way);
+        if is_client_port(workload, &field.at("port")) {
+            return Some(Flaw::at(&field, format!("{way}: the server does not speak that")));
+        }
+    }
+    blind(&workload.program(kind))
+}
+
+fn is_client_port(workload: &Workload<'_>, port: &Field<'_>) -> bool {
+    let named = workload.container.at("ports").items();
+    let number = port.integer().or_else(|| {
+        let name = port.text()?;
+        let item = named.iter().find(|item| item.at("name").is(name))?;
+        item.at("containerPort").integer()
+    });
+    number.is_some_and(|number| workload.ports().is_some_and(|(client, _)| client == number))
+}
+
+/// A command of which every part is known to ask no server anything; what another program does is not known.
+fn blind(program: &Program<'_>) -> Option<Flaw> {
+    static BLIND: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "^([a-z/]*/)?((true|:|exit|echo|pgrep|pidof|ps)([ \t][^|;&(`<]*)?|(nc|ncat|netcat)[ \t]([^|;&(`<]*[ \t])?-[a-z]*z[^|;&(`<]*|(ba|da)?sh([ \t]+-[a-z]+)*)(\\|\\|[ \t]*exit([ \t]+[0-9]+)?)?$",
+        )
+    });
+    static ASKS: LazyLock<Regex> = LazyLock::new(|| pattern("(?i)-cli|ping|/dev/tcp"));
+    let commands = program.commands();
+    let (text, line, command) = commands.last()?;
+    let blind = program.in_sight
+        && !program.has(&ASKS)
+        && commands.iter().all(|(_, _, command)| BLIND.is_match(command.trim()));
+    let word = command.split_whitespace().next().unwrap_or_default();
+    blind.then(|| Flaw::in_text(text, *line, word, format!("{word}: the server is asked nothing")))
 }
 
 fn readiness<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    let found = missing(workload, "readinessProbe").or_else(|| of_the_port(workload, "readinessProbe"));
+    static LOADING: LazyLock<Regex> =
+        LazyLock::new(|| pattern("PONG.{0,6}\\|.{0,6}LOADING|LOADING.{0,6}\\|.{0,6}PONG"));
+    let found = missing(workload, "readinessProbe").or_else(|| asks_nothing(workload, "readinessProbe"));
+    let found = found.or_else(|| {
+        let loading = "readinessProbe takes LOADING for an answer of a server that is ready";
+        first(&workload.program("readinessProbe"), &LOADING, loading)
+    });
     found.into_iter().collect()
 }
 
 fn liveness<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
-    let found = missing(workload, "livenessProbe").or_else(|| of_the_port(workload, "livenessProbe"));
+    let found = missing(workload, "livenessProbe").or_else(|| asks_nothing(workload, "livenessProbe"));
     found.into_iter().collect()
 }
 
@@ -143,13 +188,38 @@ fn reply<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
             "\\|[ \t]*(grep|egrep|awk|sed|tr|head|tail|cut|tee|xargs|while)|\\[[ \t]|\\[\\[|case[ \t]|test[ \t]|grep[ \t]|<<<|(^|[ \t])-e([ \t]|$)|python|perl|=~|==",
         )
     });
+    // Where the client is called by a name of the script's own, what reads may stand anywhere.
+    static BY_NAME: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "\\(\\)|(^|[ \t;])(function|alias)[ \t]|python|perl|\\$[@*]|[A-Za-z_]=[\"']?[^ \t\"'$`(]*(redis|valkey|keydb|redict)-cli",
+        )
+    });
+    // Else it is what takes the client's own output: $(…), a pipe or a redirection after it; or the client's own -e.
+    static TAKES: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            "(?s)(\\$\\(|`|<\\()[^)`]*-cli|-cli([^|;&\n]|[0-9]>&[0-9])*(;?[ \t\n]*([})]|done)[^|;&\n]*)?\\|&?([^|]|$)|-cli([ \t][^|;&\n]*)?[ \t]-e([ \t\"']|$)",
+        )
+    });
+    static TO_FILE: LazyLock<Regex> = LazyLock::new(|| pattern("-cli[^|;\n]*?[^0-9&>]1?>>?[ \t]*([^ \t;&|]+)"));
+    // So may a script that calls the one with the client in it.
+    static CAPTURES: LazyLock<Regex> = LazyLock::new(|| pattern("\\$\\(|`|(^|[^|])\\|([^|]|$)"));
+    let takes = |command: &str| {
+        TAKES.is_match(command) || TO_FILE.captures(command).is_some_and(|found| &found[1] != "/dev/null")
+    };
     static ACCEPTS: LazyLock<Regex> = LazyLock::new(|| pattern("PONG.{0,6}\\|.{0,6}NOAUTH|NOAUTH.{0,6}\\|.{0,6}PONG"));
     let probes = probes(workload);
     let mut flaws = Vec::new();
     for (kind, program, text, line) in asking(&probes) {
-        let reads = program
-            .texts()
-            .any(|text| READS.is_match(text.text) || text.text == "-e");
+        let by_caller = program
+            .shell()
+            .iter()
+            .any(|other| !std::ptr::eq(other.text, text.text) && CAPTURES.is_match(other.text));
+        let reads = if by_caller || program.has(&BY_NAME) {
+            program.texts().any(|text| READS.is_match(text.text))
+        } else {
+            program.texts().any(|text| takes(text.text))
+                || program.commands().iter().any(|(_, _, command)| takes(command))
+        };
         if !reads {
             flaws.push(Flaw::in_text(
                 text,

@@ -153,7 +153,7 @@ fn is_c(word: &str) -> bool {
 /// The paths that a text calls as programs, and that are in none of the folders of programs.
 fn called<'a>(text: &Text<'a>) -> Vec<&'a str> {
     static CALLED: LazyLock<Regex> = LazyLock::new(|| {
-        pattern("(^[ \t]*|[;&|(`!][ \t]*|(sh|exec|source|then|do|[ \t]\\.)[ \t]+)(/[A-Za-z0-9_./-]+)")
+        pattern("(^[ \t]*|[;&|(`!][ \t]*|(sh|exec|source|then|do|(?:^|[ \t;&|(])\\.)[ \t]+)(/[A-Za-z0-9_./-]+)")
     });
     let in_line = |(_, line): (usize, &'a str)| {
         CALLED
@@ -179,6 +179,22 @@ fn paths<'a>(text: &Text<'a>) -> Vec<&'a str> {
         .collect()
 }
 
+/// The value of a container's environment variable, where it is written down.
+pub(super) fn variable<'a>(container: &Field<'a>, name: &str) -> Option<&'a str> {
+    let variables = container.at("env").items();
+    let found = variables.iter().find(|variable| variable.at("name").is(name))?;
+    found.at("value").text().filter(|value| !value.contains("$("))
+}
+
+/// The name in `$(NAME)`, `$NAME` or `${NAME}`, where a word is that and no more.
+pub(super) fn variable_name(word: &str) -> Option<&str> {
+    static VARIABLE: LazyLock<Regex> = LazyLock::new(|| {
+        pattern("^\\$(?:\\(([A-Za-z_][A-Za-z0-9_]*)\\)|\\{([A-Za-z_][A-Za-z0-9_]*)\\}|([A-Za-z_][A-Za-z0-9_]*))$")
+    });
+    let found = VARIABLE.captures(word)?;
+    (1..4).find_map(|group| found.get(group)).map(|name| name.as_str())
+}
+
 /// The volumes of a pod as one container sees them.
 #[derive(Clone, Debug)]
 pub struct Mounts<'a> {
@@ -202,7 +218,14 @@ pub struct Mount<'a> {
 impl Mount<'_> {
     /// Whether what is written there may outlive the pod.
     pub fn is_kept(&self) -> bool {
-        const FLEETING: [&str; 5] = ["emptyDir", "configMap", "secret", "downwardAPI", "projected"];
+        const FLEETING: [&str; 6] = [
+            "emptyDir",
+            "ephemeral",
+            "configMap",
+            "secret",
+            "downwardAPI",
+            "projected",
+        ];
         let volume = self.volume.as_ref();
         volume.is_none_or(|volume| !FLEETING.iter().any(|kind| volume.at(kind).is_there()))
     }
@@ -251,7 +274,8 @@ impl<'a> Mounts<'a> {
             let rest = path.strip_prefix(mount.path);
             mount.path == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        self.all.iter().filter(holds).max_by_key(|mount| mount.path.len())
+        let all = self.all.iter().filter(|_| path.starts_with('/'));
+        all.filter(holds).max_by_key(|mount| mount.path.len())
     }
 
     /// The files that ConfigMaps put into the container, each with its path.

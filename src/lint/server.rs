@@ -1,5 +1,6 @@
 //! Rules about the server's configuration: redis.conf in a ConfigMap, and the command's options.
 
+use super::configuration::Directive;
 use super::words::pattern;
 use super::workload::{Deployment, Workload};
 use super::{Flaw, Rule};
@@ -54,7 +55,7 @@ fn append_only<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
         return Vec::new();
     }
     match configuration.get("appendonly") {
-        Some(directive) if directive.value() == "no" => {
+        Some(directive) if directive.value().eq_ignore_ascii_case("no") => {
             vec![Flaw::in_text(
                 &directive.text,
                 directive.line,
@@ -90,11 +91,22 @@ fn log<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
 }
 
 fn protected_mode<'a>(_: &Deployment<'a>, workload: &Workload<'a>) -> Vec<Flaw> {
+    // A script may write one, too.
+    static ACCOUNT: LazyLock<Regex> = LazyLock::new(|| pattern("(?i)user[ \t]+default[ \t].*[>#]"));
     let configuration = &workload.configuration;
     let off = configuration
         .get("protected-mode")
-        .filter(|directive| directive.value() == "no");
-    let accounts = configuration.get("user").is_some() || workload.container.at("envFrom").is_there();
+        .filter(|directive| directive.value().eq_ignore_ascii_case("no"));
+    let users: Vec<&Directive<'_>> = configuration
+        .directives
+        .iter()
+        .filter(|directive| directive.name == "user")
+        .collect();
+    // `user default on nopass` lets everybody in.
+    let has = |user: &Directive<'_>, word: &str| user.values.iter().any(|value| value == word);
+    let open = users.iter().any(|user| has(user, "default") && has(user, "nopass"));
+    let accounts =
+        workload.container.at("envFrom").is_there() || workload.mentions(&ACCOUNT) || !users.is_empty() && !open;
     match off {
         Some(directive) if configuration.is_whole && !workload.has_password() && !accounts => {
             let found = "protected-mode no, and no password: whoever reaches the port may do anything";

@@ -1,4 +1,5 @@
 mod spoilt;
+mod verdicts;
 
 use super::*;
 use rstest::rstest;

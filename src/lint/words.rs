@@ -20,10 +20,20 @@ pub(super) static REDIS_CLI: LazyLock<Regex> =
 pub(super) static CREATE: LazyLock<Regex> =
     LazyLock::new(|| pattern("(redis|valkey|keydb|redict)-cli.*--cluster[ \t]+create([ \t]|$)"));
 
-/// Where a command forms a cluster, if it does. What stands within quotes is a message about it.
+/// Where a command forms a cluster, if it does. What stands within quotes is a message about it, but for the words of a shell's `-c`.
 pub(super) fn creates(command: &str) -> Option<usize> {
+    static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern("(^|[ \t])-[a-z]*c[ \t]+$"));
     let at = CREATE.find(command)?.start();
-    command[..at].matches('"').count().is_multiple_of(2).then_some(at)
+    // Quotes of the other kind within quotes are characters like any others.
+    let mut open: Option<(char, bool)> = None;
+    for (place, character) in command[..at].char_indices() {
+        match open {
+            Some((quote, _)) if quote == character => open = None,
+            None if ['"', '\''].contains(&character) => open = Some((character, SHELL.is_match(&command[..place]))),
+            _ => {}
+        }
+    }
+    open.is_none_or(|(_, is_shell)| is_shell).then_some(at)
 }
 
 /// Whether a text is a redis.conf.

@@ -2,7 +2,7 @@
 
 use super::configuration::Configuration;
 use super::field::{Field, Object, selects};
-use super::program::{Mounts, Program};
+use super::program::{Mounts, Program, variable, variable_name};
 use super::words::{CREATE, REDIS_SERVER, pattern};
 use regex::Regex;
 use std::sync::LazyLock;
@@ -69,35 +69,66 @@ impl<'a> Workload<'a> {
         format!("container {}", self.container.at("name").text().unwrap_or("?"))
     }
 
-    /// The port for clients: that for TLS, where there is no other.
-    pub fn client_port(&self) -> i64 {
-        match (self.port("port"), self.port("tls-port")) {
-            (Some(0), Some(tls)) => tls,
-            (plain, _) => plain.unwrap_or(6379),
-        }
+    /// The port for clients, that for TLS where there is no other, and the cluster bus's. `None` where what they are is not in
+    /// sight: another port than is usual may be set where nobody sees it.
+    pub fn ports(&self) -> Option<(i64, i64)> {
+        let declared = self.declared_ports();
+        let written = self.written_ports();
+        written
+            .filter(|(client, _)| self.configuration.is_whole || declared.contains(client))
+            .or_else(|| {
+                // Nobody declares two ports that are 10000 apart for something else.
+                let mut pairs = declared.iter().filter(|port| declared.contains(&(*port + 10000)));
+                let client = pairs.next().filter(|_| pairs.next().is_none())?;
+                Some((*client, client + 10000))
+            })
     }
 
-    fn port(&self, directive: &str) -> Option<i64> {
-        let number = self.configuration.number(directive)?;
-        i64::try_from(number).ok()
+    /// The ports that the container declares.
+    pub fn declared_ports(&self) -> Vec<i64> {
+        let ports = self.container.at("ports").items();
+        ports
+            .iter()
+            .filter_map(|port| port.at("containerPort").integer())
+            .collect()
+    }
+
+    /// The two ports as the configuration in sight has them; `None` where it leaves one of them to a variable of which it does not
+    /// say the value.
+    pub fn written_ports(&self) -> Option<(i64, i64)> {
+        let (plain, tls, bus) = (self.port("port")?, self.port("tls-port")?, self.port("cluster-port")?);
+        let client = match (plain, tls) {
+            (Some(0), Some(tls)) => tls,
+            (plain, _) => plain.unwrap_or(6379),
+        };
+        let base = match tls {
+            Some(tls) if self.bus_is_certified() => tls,
+            _ => client,
+        };
+        let bus = bus.filter(|port| *port != 0).unwrap_or(base + 10000);
+        Some((client, bus))
+    }
+
+    /// The port of a directive, if there is one; `None` where there is one, and its value is not in sight.
+    fn port(&self, directive: &str) -> Option<Option<i64>> {
+        let Some(directive) = self.configuration.get(directive) else {
+            return Some(None);
+        };
+        let value = directive.values.first()?;
+        let value = variable_name(value).map_or(Some(value.as_str()), |name| variable(&self.container, name));
+        value?.parse().ok().map(Some)
     }
 
     /// Whether members speak TLS to each other: then the bus asks whoever connects for a certificate (`tls-auth-clients` says
     /// nothing of the bus; Redis source, cluster.c, clusterAcceptHandler).
     pub fn bus_is_certified(&self) -> bool {
-        let directive = self.configuration.get("tls-cluster");
-        directive.is_some_and(|directive| directive.value() == "yes")
-    }
-
-    /// The cluster bus's port.
-    pub fn bus_port(&self) -> i64 {
-        let base = match self.port("tls-port") {
-            Some(tls) if self.bus_is_certified() => tls,
-            _ => self.client_port(),
-        };
-        self.port("cluster-port")
-            .filter(|port| *port != 0)
-            .unwrap_or(base + 10000)
+        match self.configuration.get("tls-cluster") {
+            Some(directive) => directive.value() == "yes",
+            // A variable that images of charts make this directive of.
+            None => {
+                variable(&self.container, "REDIS_TLS_ENABLED").is_some_and(|value| ["yes", "true"].contains(&value))
+            }
+        }
     }
 
     /// The environment variable of a name.
@@ -124,9 +155,17 @@ impl<'a> Workload<'a> {
 
     /// Whether clients need a password, as far as the manifest shows.
     pub fn has_password(&self) -> bool {
-        static PASSWORD: LazyLock<Regex> =
-            LazyLock::new(|| pattern("requirepass|masterauth|aclfile|PASSWORD|REDISCLI_AUTH|_PASS($|_)|_AUTH$"));
-        self.mentions(&PASSWORD)
+        static SETS: LazyLock<Regex> = LazyLock::new(|| pattern("requirepass|masterauth|aclfile"));
+        static EMPTY: LazyLock<Regex> = LazyLock::new(|| pattern("(requirepass|masterauth)[ \t]+(\"\"|'')[ \t]*$"));
+        let programs = [&self.start, &self.post_start, &self.pre_stop];
+        let texts = programs.iter().flat_map(|program| program.texts());
+        let mut lines = texts.chain(&self.configuration.files).flat_map(|text| text.lines());
+        let variables = self.container.at("env").items();
+        lines.any(|(_, line)| SETS.is_match(line) && !EMPTY.is_match(line))
+            || variables.iter().any(|variable| {
+                let name = variable.at("name").text().unwrap_or_default();
+                is_of_the_password(name) && !variable.at("value").is("")
+            })
     }
 
     /// Whether a chart made it: then names that it holds may come from its parameters.
@@ -141,6 +180,21 @@ impl<'a> Workload<'a> {
     pub fn program(&self, way: &str) -> Program<'a> {
         exec(&self.container.at(way), &self.mounts)
     }
+}
+
+/// Whether a variable of this name holds the servers' password: of another one's, a database's, nothing is known.
+fn is_of_the_password(name: &str) -> bool {
+    static PASSWORD: LazyLock<Regex> = LazyLock::new(|| pattern("PASSWORD|CLI_AUTH|_PASS($|_)|_AUTH$"));
+    let exact = ["PASSWORD", "REQUIREPASS", "MASTERAUTH"].contains(&name);
+    let of_a_server = is_of_a_server(name) && PASSWORD.is_match(name);
+    (exact || of_a_server) && !name.contains("ALLOW_EMPTY")
+}
+
+/// Whether a variable's name holds that of a server.
+fn is_of_a_server(name: &str) -> bool {
+    ["REDIS", "VALKEY", "KEYDB", "REDICT"]
+        .iter()
+        .any(|server| name.contains(server))
 }
 
 impl<'a> Deployment<'a> {
@@ -229,6 +283,17 @@ impl<'a> Deployment<'a> {
         hook.into_iter().chain(self.jobs_beside(workload).cloned()).collect()
     }
 
+    /// What runs in the pods of an object before the others do.
+    pub fn initial(&self, object: Object<'a>) -> Vec<Program<'a>> {
+        let Some((pod, _)) = pods(object) else {
+            return Vec::new();
+        };
+        let containers = pod.at("initContainers").items().into_iter();
+        containers
+            .map(|container| start(&container, &Mounts::new(&pod, &container, &self.objects)))
+            .collect()
+    }
+
     /// The programs of Jobs that form a cluster and may be in a workload's namespace.
     pub fn jobs_beside(&self, workload: &Workload<'a>) -> impl Iterator<Item = &Program<'a>> {
         let place = workload.object;
@@ -280,7 +345,7 @@ fn server<'a>(object: Object<'a>, objects: &[Object<'a>]) -> Option<Workload<'a>
                     object,
                     pod: pod.clone(),
                     metadata: metadata.clone(),
-                    configuration: Configuration::new(&start, &mounts),
+                    configuration: Configuration::new(&start, &mounts, &container),
                     post_start: exec(&container.at("lifecycle/postStart"), &mounts),
                     pre_stop: exec(&container.at("lifecycle/preStop"), &mounts),
                     start,
@@ -358,14 +423,14 @@ fn of_a_cluster(workload: &Workload<'_>) -> Option<String> {
         return (directive.value() == "yes").then(|| "cluster-enabled yes".to_owned());
     }
     let ports = workload.container.at("ports").items();
-    let bus = workload.bus_port();
+    let bus = workload.ports().map_or(16379, |(_, bus)| bus);
     if workload.mentions(&CLUSTER) {
         Some("its scripts speak of a cluster".to_owned())
     } else if ports.iter().any(|port| port.at("containerPort").integer() == Some(bus)) {
         Some(format!("the bus port {bus}"))
     } else if workload.container.at("env").items().iter().any(|variable| {
         let name = variable.at("name").text().unwrap_or_default();
-        name.contains("CLUSTER") && !name.ends_with("_DOMAIN")
+        name.contains("CLUSTER") && is_of_a_server(name) && !name.ends_with("_DOMAIN")
     }) {
         Some("variables of a cluster".to_owned())
     } else {

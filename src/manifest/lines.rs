@@ -1,6 +1,9 @@
 //! Where each field of a document stands in its source: what the values themselves do not know.
 
-use granit_parser::{Event, Parser, ScalarStyle};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle};
+
+/// How deep lists and mappings may lie in one another: what the reader of values takes at most.
+pub(super) const DEEPEST: usize = 128;
 
 /// The lines of the fields of one document. What was put together without a source has none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -111,6 +114,32 @@ impl Lines {
         }
         Some((line, Some(node)))
     }
+}
+
+/// Where a chunk of YAML goes deeper than [`DEEPEST`], line and column within it counted from one. The reader of values sees
+/// that only after it has read the whole, in a time that grows with the square of the depth.
+pub(super) fn too_deep(chunk: &str) -> Option<(usize, usize)> {
+    let mut depth = 0_usize;
+    for event in Parser::new_from_str(chunk) {
+        let (event, span) = match event {
+            Ok(event) => event,
+            // It looks ahead for what ends a key, up to a limit of its own, which is higher.
+            Err(error) if *error.kind() == ErrorKind::RecursionLimitExceeded => {
+                return Some((error.marker().line(), error.marker().col() + 1));
+            }
+            // What this one does not take, that one has the words for.
+            Err(_) => return None,
+        };
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Some((span.start.line(), span.start.col() + 1));
+        }
+    }
+    None
 }
 
 /// The events of a document, the next one last.

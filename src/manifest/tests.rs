@@ -87,6 +87,33 @@ fn errors_name_the_file_and_the_line(#[case] text: &str, #[case] expected: &str)
     assert!(!error.contains(" at line "), "{error}");
 }
 
+#[rstest]
+#[case::flow("[".repeat(200), "m.yaml:2:131: ")]
+#[case::far_too_deep("[".repeat(20_000), "m.yaml:2:")]
+#[case::flow_that_ends("[".repeat(20_000) + &"]".repeat(20_000), "m.yaml:2:")]
+#[case::mappings("{a: ".repeat(200), "m.yaml:2:")]
+#[case::block(format!("\n{}b", "- ".repeat(200)), "m.yaml:3:")]
+fn what_lies_too_deep_is_refused_at_its_place(#[case] deep: String, #[case] place: &str) {
+    let error = Manifest::parse("m.yaml", &format!("# first\na: {deep}\n"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.starts_with(place), "{error}");
+    assert!(
+        error.ends_with("lists and mappings lie deeper than 128 levels"),
+        "{error}"
+    );
+}
+
+#[rstest]
+#[case("[".repeat(127) + &"]".repeat(127))]
+// A text is no nesting, whatever is in it.
+#[case(format!("'{}'", "[".repeat(1000)))]
+#[case(format!("|\n  {}", "[".repeat(1000)))]
+fn what_is_not_too_deep_is_read(#[case] deep: String) {
+    let text = format!("apiVersion: v1\nkind: A\nmetadata: {{name: a}}\nspec: {deep}\n");
+    assert!(Manifest::parse("m.yaml", &text).is_ok());
+}
+
 #[test]
 fn lists_are_taken_apart_and_merge_keys_applied() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- &a {apiVersion: v1, kind: A, metadata: {name: a}}\n- {<<: *a, kind: B}\n";

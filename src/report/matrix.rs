@@ -1,7 +1,10 @@
 //! Many runs on one page: the cells of a matrix (server × deployment × target) side by side, by profile and by case.
 //!
 //! What is kept of a cell in its folder is the run itself ([`super::json::FILE`]) and a record of the process that made it
-//! ([`RECORD`]): the page is made from these two alone, and can be made again.
+//! ([`RECORD`]): the page is made from these two alone, and can be made again. What it needs of them is kept beside the page,
+//! too ([`kept`]).
+
+pub mod kept;
 
 use super::markdown::{escape, mark, shortened};
 use super::repeat::never_ran;
@@ -241,7 +244,8 @@ pub fn text(matrix: &Matrix) -> String {
     page
 }
 
-/// Writes the page, whole or not at all, and returns its path; its folder is made where it is missing.
+/// Writes the page and its cells as data, each whole or not at all, and returns the page's path; its folder is made where it is
+/// missing.
 ///
 /// # Errors
 /// When it cannot be written; the text names it.
@@ -249,6 +253,7 @@ pub fn write(matrix: &Matrix, path: &Path) -> anyhow::Result<PathBuf> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     }
+    super::write_whole(&kept::beside(path), &kept::render(matrix)?)?;
     super::write_whole(path, &markdown(matrix))
 }
 

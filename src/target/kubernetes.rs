@@ -349,6 +349,7 @@ impl Target for KubernetesTarget {
             Disposition::Apply => self.make(&site, progress).await?,
             Disposition::Attach => self.attach(&site).await?,
         };
+        site.find_service_port().await?;
         self.probe_network(&site).await;
         Ok(phases)
     }
@@ -451,12 +452,15 @@ impl Target for KubernetesTarget {
         if let Some(shared) = self.site.get()
             && made.is_none()
         {
-            outcome = outcome.and(shared.0.unapply(applied, &progress).await);
+            outcome = outcome.and(shared.0.unapply(applied.clone(), &progress).await);
             if shared.0.copies {
                 outcome = outcome.and(remove_run(&shared.0.client, &self.options.run_id, None).await);
             }
         }
         if let Some((client, namespace)) = made {
+            if let Some(shared) = self.site.get() {
+                outcome = outcome.and(shared.0.delete_beside_namespaces(applied).await);
+            }
             outcome = remove_run(&client, &self.options.run_id, Some(namespace))
                 .await
                 .and(outcome);

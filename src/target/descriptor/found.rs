@@ -170,17 +170,13 @@ impl Seen {
         Ok(common)
     }
 
-    /// Expects that the labels select no pod that runs no server.
+    /// Expects that the labels select no pod that runs no server, among those that stay.
     fn select_only(&self, servers: &[Server<'_>], labels: &BTreeMap<String, String>) -> Result<(), String> {
         let known: BTreeSet<String> = servers.iter().map(|server| server.pod.name_any()).collect();
-        let ended = |pod: &Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        };
         let others = self
             .pods
             .iter()
-            .filter(|pod| has(pod.labels(), labels) && !ended(pod) && !known.contains(&pod.name_any()));
+            .filter(|pod| has(pod.labels(), labels) && stays(pod) && !known.contains(&pod.name_any()));
         let others: BTreeSet<String> = others.map(ResourceExt::name_any).collect();
         if others.is_empty() {
             return Ok(());
@@ -411,11 +407,16 @@ fn bootstrap(text: &mut String, servers: &[Server<'_>]) {
     }
 }
 
-/// The container of a pod that runs a server, where one does.
-fn server(pod: &Pod) -> Option<Server<'_>> {
+/// Whether a pod is meant to stay: it is no Job's, has not ended, and is not about to.
+fn stays(pod: &Pod) -> bool {
     let of_a_job = pod.owner_references().iter().any(|owner| owner.kind == "Job");
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if of_a_job || pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
+    !of_a_job && pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The container of a pod that runs a server, where one does.
+fn server(pod: &Pod) -> Option<Server<'_>> {
+    if !stays(pod) {
         return None;
     }
     let spec: &PodSpec = pod.spec.as_ref()?;

@@ -189,6 +189,13 @@ impl Cluster {
                     progress.line(format!("  taking the kind cluster {} that runs", self.name));
                     return Ok(true);
                 }
+                Err(reason) if !self.made_by_a_run() && !self.unfinished().exists() => {
+                    return Err(TargetError::Surroundings(format!(
+                        "the kind cluster {} is of no use: {reason}; try again when the machine has less to do, remove it with \
+                         `redis-cluster-conformance down`, or have another beside it with RCC_CLUSTER_NAME",
+                        self.name
+                    )));
+                }
                 Err(reason) => {
                     // A cluster does not survive its nodes being stopped: addresses and certificates change.
                     progress.line(format!(

@@ -63,7 +63,9 @@ impl KubernetesTarget {
         let one_set = self.descriptor.stateful_set().is_some();
         if tended && may("delete", "pods").await {
             found.extend([Capability::Restart, Capability::NewAddress, Capability::ForceDelete]);
-            if may("create", "resourcequotas").await {
+            // A quota that could not be taken away again would keep the pods away for good.
+            let quotas = "resourcequotas";
+            if may("create", quotas).await && may("get", quotas).await && may("delete", quotas).await {
                 found.insert(Capability::KeepAway);
                 if ours && one_set && may("delete", "persistentvolumeclaims").await {
                     found.insert(Capability::LoseVolume);
@@ -81,12 +83,12 @@ impl KubernetesTarget {
             found.extend((tended && self.nodes.is_some()).then_some(Capability::LoseHost));
         }
         let _ = self.lone.set(lone);
-        if one_set && may("patch", "statefulsets").await {
+        if one_set && may("patch", "statefulsets.apps").await {
             found.extend([Capability::Scale, Capability::RollOut]);
             // What the run found there stays of the version that it has.
             found.extend((ours && self.options.upgrade_to.is_some()).then_some(Capability::Upgrade));
         }
-        if ours && self.manifest.is_some() && may("delete", "statefulsets").await {
+        if ours && self.manifest.is_some() && may("delete", "statefulsets.apps").await {
             found.insert(Capability::Reapply);
         }
         if allowed(&site.client, Some(&site.namespace), "create", "pods/exec").await {

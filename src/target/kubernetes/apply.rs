@@ -47,6 +47,8 @@ pub(super) struct Applied {
 pub(super) struct Made {
     objects: Vec<Applied>,
     pub(super) claims_before: BTreeSet<String>,
+    /// What the names of its StatefulSets' volume claims begin with.
+    stems: Vec<String>,
     /// Whether a command installed it, so that only that one knows its objects; true once they are being removed.
     pub(super) installed: bool,
 }
@@ -255,7 +257,11 @@ impl Site {
         let before = if fresh { BTreeSet::new() } else { self.claims().await? };
         lock(made).claims_before = before;
         for (document, object) in objects {
-            lock(made).objects.push(object.clone());
+            {
+                let mut made = lock(made);
+                made.objects.push(object.clone());
+                made.stems.extend(claim_stems(document));
+            }
             self.apply_one(document, &object, &manifest.file).await?;
         }
         Ok(())
@@ -413,6 +419,12 @@ impl Site {
         Ok(())
     }
 
+    /// Deletes what was applied and is in no namespace: it goes with none.
+    pub(super) async fn delete_beside_namespaces(&self, mut made: Made) -> Result<(), TargetError> {
+        made.objects.retain(|object| !object.namespaced);
+        self.delete_applied(&made).await
+    }
+
     /// Removes what was applied, and the claims that came with it, from a namespace that was there before.
     pub(super) async fn unapply(&self, made: Made, progress: &Progress) -> Result<(), TargetError> {
         self.delete_applied(&made).await?;
@@ -453,14 +465,22 @@ impl Site {
             return Ok(pods.iter().map(|pod| format!("pod {}", pod.name_any())).collect());
         }
         let workloads = self.descriptor.workloads();
-        let sets: Vec<String> = workloads
+        let sets: Vec<&str> = workloads
             .iter()
-            .filter_map(|workload| Some(format!("-{}-", workload.strip_prefix("StatefulSet/")?)))
+            .filter_map(|workload| workload.strip_prefix("StatefulSet/"))
             .collect();
         let api = self.api::<PersistentVolumeClaim>();
         let mut left = Vec::new();
         for claim in self.claims().await?.difference(&made.claims_before) {
-            if sets.iter().any(|set| claim.contains(set)) {
+            // Whose templates a command has installed is not known: there the StatefulSet's name must do.
+            let is_own = match made.installed {
+                true => sets.iter().any(|set| is_claim_of(claim, &format!("-{set}-"))),
+                false => made
+                    .stems
+                    .iter()
+                    .any(|stem| claim.starts_with(stem) && is_claim_of(claim, stem)),
+            };
+            if is_own {
                 delete(&api, claim, &format!("removing volume claim {claim}")).await?;
                 left.push(format!("volume claim {claim}"));
             }
@@ -508,13 +528,51 @@ fn unknown_kind(document: &Document, file: &str) -> TargetError {
     ))
 }
 
+/// What the names of a StatefulSet's volume claims begin with: `template-set-`, before the pod's number.
+fn claim_stems(document: &Document) -> Vec<String> {
+    if document.kind() != "StatefulSet" {
+        return Vec::new();
+    }
+    let templates = document.value["spec"]["volumeClaimTemplates"].as_array();
+    let names = templates
+        .into_iter()
+        .flatten()
+        .filter_map(|template| template["metadata"]["name"].as_str());
+    names.map(|name| format!("{name}-{}-", document.name())).collect()
+}
+
+/// Whether a claim's name ends with the stem and a number.
+fn is_claim_of(claim: &str, stem: &str) -> bool {
+    let number = claim.rsplit_once(stem).map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
 pub(super) fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::fit;
+    use super::{claim_stems, fit, is_claim_of};
+    use crate::manifest::Manifest;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("data-redis-0", true)]
+    #[case("data-redis-12", true)]
+    #[case("data-other-redis-0", false)]
+    #[case("data-redis-other-0", false)]
+    #[case("data-redis-", false)]
+    fn the_claims_of_a_stateful_set_are_told_by_its_templates(#[case] claim: &str, #[case] own: bool) {
+        let text = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: redis}\n\
+                    spec: {volumeClaimTemplates: [{metadata: {name: data}}]}\n";
+        let manifest = Manifest::parse("m.yaml", text).unwrap();
+        let stems = claim_stems(&manifest.documents[0]);
+        let is_own = stems
+            .iter()
+            .any(|stem| claim.starts_with(stem) && is_claim_of(claim, stem));
+        assert_eq!(is_own, own);
+    }
 
     #[test]
     fn names_are_made_fit_for_kubernetes() {

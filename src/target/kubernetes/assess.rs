@@ -2,7 +2,7 @@
 //! cannot come up is told so within seconds.
 
 use super::site::is_a_server_s;
-use super::summaries::{condition, containers, joined, trouble};
+use super::summaries::{claims_of, condition, containers, happened, joined, trouble};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ fn name(pod: &Pod) -> &str {
 }
 
 fn waiting(expected: usize, ready: usize, pods: &[&Pod]) -> String {
-    let next = pods.iter().find(|pod| !is_ready(pod));
+    let next = pods.iter().find(|pod| is_a_server_s(pod) && !is_ready(pod));
     let state = match next {
         None => "the next is not made yet".to_owned(),
         Some(pod) => {
@@ -95,11 +95,14 @@ fn causes(pods: &[&Pod], events: &[&Event]) -> Vec<Cause> {
         for container in containers(pod) {
             causes.extend(image(pod, container, events));
             causes.extend(configuration(pod, container));
-            causes.extend(hook(pod, container, events));
-            causes.extend(crash(pod, container));
+            // A Job may fail until the servers answer, and is started again for that.
+            if is_a_server_s(pod) {
+                causes.extend(hook(pod, container, events));
+                causes.extend(crash(pod, container));
+            }
         }
     }
-    causes.extend(events.iter().filter_map(|event| volume(event)));
+    causes.extend(events.iter().filter_map(|event| volume(event, pods)));
     causes.extend(pods.iter().filter_map(|pod| unschedulable(pod)));
     causes.extend(events.iter().filter_map(|event| surroundings(event, pods)));
     causes
@@ -115,7 +118,7 @@ fn image(pod: &Pod, container: &ContainerStatus, events: &[&Event]) -> Option<Ca
     }
     let told = events
         .iter()
-        .filter(|event| about(event, "Pod", name(pod)) && event.reason.as_deref() == Some("Failed"))
+        .filter(|event| about(event, pod) && event.reason.as_deref() == Some("Failed"))
         .filter_map(|event| event.message.as_deref())
         .find(|message| message.starts_with("Failed to pull image"));
     let message = told.or(waiting.message.as_deref()).unwrap_or_default();
@@ -157,7 +160,7 @@ fn configuration(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
 fn hook(pod: &Pod, container: &ContainerStatus, events: &[&Event]) -> Option<Cause> {
     let event = events
         .iter()
-        .rfind(|event| about(event, "Pod", name(pod)) && event.reason.as_deref() == Some("FailedPostStartHook"))?;
+        .rfind(|event| about(event, pod) && event.reason.as_deref() == Some("FailedPostStartHook"))?;
     let restarts = container.restart_count.max(event.count.unwrap_or(1) - 1);
     Some(Cause {
         key: format!("hook {}", name(pod)),
@@ -174,8 +177,12 @@ fn hook(pod: &Pod, container: &ContainerStatus, events: &[&Event]) -> Option<Cau
 /// A cause that is known, and does not count yet.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// The container ends again and again. One that runs again may be well now.
 fn crash(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
-    if container.restart_count < 2 {
+    let state = container.state.as_ref()?;
+    let waiting = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+    let goes_on = waiting == Some("CrashLoopBackOff") || state.terminated.is_some();
+    if container.restart_count < 2 || !goes_on {
         return None;
     }
     let last = container
@@ -203,8 +210,8 @@ fn crash(pod: &Pod, container: &ContainerStatus) -> Option<Cause> {
     })
 }
 
-/// A volume claim that nothing will fill.
-fn volume(event: &Event) -> Option<Cause> {
+/// A volume claim that nothing will fill, and that a server has waited for since before the event.
+fn volume(event: &Event, pods: &[&Pod]) -> Option<Cause> {
     let object = &event.involved_object;
     let reason = event.reason.as_deref()?;
     if object.kind.as_deref() != Some("PersistentVolumeClaim")
@@ -213,6 +220,16 @@ fn volume(event: &Event) -> Option<Cause> {
         return None;
     }
     let claim = object.name.as_deref().unwrap_or("?");
+    // Such events stay after the trouble has gone, and outlive a run.
+    let waits = |pod: &&Pod| {
+        let is_placed = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let is_later = happened(event).zip(made).is_none_or(|(at, made)| at >= made);
+        is_a_server_s(pod) && !is_placed && is_later && claims_of(pod).iter().any(|own| own == claim)
+    };
+    if !pods.iter().any(waits) {
+        return None;
+    }
     let message = event.message.as_deref().unwrap_or_default();
     Some(Cause {
         key: format!("volume {claim}"),
@@ -266,9 +283,9 @@ fn surroundings(event: &Event, pods: &[&Pod]) -> Option<Cause> {
         _ => return None,
     };
     // Such events stay after the trouble has gone: only a pod that has still not started is in it.
-    let in_trouble = |pod: &&&Pod| containers(pod).iter().all(|container| container.container_id.is_none());
+    let in_trouble = |pod: &Pod| containers(pod).iter().all(|container| container.container_id.is_none());
     let concerned = match kind {
-        "Pod" => pods.iter().filter(|pod| name(pod) == named).any(|pod| in_trouble(&pod)),
+        "Pod" => pods.iter().any(|pod| about(event, pod) && in_trouble(pod)),
         _ => !pods
             .iter()
             .any(|pod| pod.status.is_some() && containers(pod).iter().any(|c| !c.ready)),
@@ -286,8 +303,11 @@ fn surroundings(event: &Event, pods: &[&Pod]) -> Option<Cause> {
     })
 }
 
-fn about(event: &Event, kind: &str, name: &str) -> bool {
-    event.involved_object.kind.as_deref() == Some(kind) && event.involved_object.name.as_deref() == Some(name)
+/// Whether an event is about this pod, and about none that had its name before: events outlive their pods, and a run.
+fn about(event: &Event, pod: &Pod) -> bool {
+    let object = &event.involved_object;
+    let is_a_pod_s = object.kind.as_deref() == Some("Pod");
+    is_a_pod_s && object.name == pod.metadata.name && object.uid == pod.metadata.uid
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::client::failed;
 use super::companion;
 use super::copy::AlteredCopy;
-use super::site::{Site, Workload, bounded, is_a_server_s, timed_out};
+use super::site::{PATIENCE, Site, Workload, bounded, is_a_server_s, timed_out};
 use super::summaries::{claim_summary, containers, event_summary, summary};
 use crate::cluster::node::Member;
 use crate::target::{
@@ -11,8 +11,9 @@ use crate::target::{
     Scaling, TargetError, Variant,
 };
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, PersistentVolumeClaim, Pod as RawPod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, PersistentVolumeClaim, Pod as RawPod, Service, ServicePort};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::{EvictParams, ListParams, Patch, PatchParams, PostParams};
 use serde::Serialize;
@@ -23,8 +24,12 @@ use std::time::Duration;
 /// What is asked of the container's first process, in whichever shell there is. It must handle the signal: the kernel
 /// drops it for a first process that does not. The signal is sent again every second: Redis drops one that comes while it
 /// writes its first append-only file after a synchronisation ("Writing initial AOF, can't exit"). The shell dies with the
-/// container, so the next one is never meant.
-const STOP: [&str; 3] = ["sh", "-c", "while kill 1; do sleep 1; done"];
+/// container, so the next one is never meant; and it ends by itself, for nobody else stops it where the container goes on.
+const STOP: [&str; 3] = [
+    "sh",
+    "-c",
+    "for round in 1 2 3 4 5 6 7 8 9 10; do kill 1 || exit; sleep 1; done",
+];
 
 /// A site that is shared: listeners and copies need it beyond one call.
 #[derive(Clone)]
@@ -89,9 +94,10 @@ impl Deployment for SharedSite {
         let before = self.0.raw_pod(pod).await?;
         let old = status(&before, container).map_or(0, |status| status.restart_count);
         let what = format!("starting the container {container} of pod {pod} again");
+        let stopped = std::sync::OnceLock::new();
         let stopping = async {
-            // The command dies with the container that it stops, so how it ended says nothing.
-            let stopped = self.0.run_in(pod, container, &STOP, limit).await;
+            // The command dies with the container that it stops, so how it ended says nothing while that may still be.
+            let _ = stopped.set(self.0.run_in(pod, container, &STOP, limit).await);
             tracing::debug!(?stopped, "kill in the container");
             std::future::pending::<()>().await;
         };
@@ -112,7 +118,7 @@ impl Deployment for SharedSite {
         };
         match tokio::time::timeout(limit, restarted).await {
             Ok(done) => done,
-            Err(_) => Err(timed_out(&what, limit)),
+            Err(_) => Err(not_restarted(&what, limit, stopped.get())),
         }
     }
 
@@ -127,7 +133,8 @@ impl Deployment for SharedSite {
     fn client_service(&self) -> Option<(String, u16)> {
         let descriptor = &self.0.descriptor;
         let service = descriptor.services.client.clone()?;
-        Some((service, descriptor.client_port))
+        let port = self.0.service_port.get().copied();
+        Some((service, port.unwrap_or(descriptor.client_port)))
     }
 
     async fn behind(&self, service: &str) -> Result<Vec<String>, TargetError> {
@@ -225,12 +232,13 @@ impl Deployment for SharedSite {
             ..EvictParams::default()
         };
         let what = format!("asking whether pod {pod} might be evicted");
-        match self.0.api::<RawPod>().evict(pod, &how).await {
-            Ok(_) => Ok(Ok(())),
-            Err(kube::Error::Api(status)) if status.code == 429 => Ok(Err(status.message.clone())),
-            // Several budgets over one pod.
-            Err(kube::Error::Api(status)) if status.code == 500 => Ok(Err(status.message.clone())),
-            Err(error) => Err(failed(&what, &error)),
+        let api = self.0.api::<RawPod>();
+        match tokio::time::timeout(PATIENCE, api.evict(pod, &how)).await {
+            Ok(Ok(_)) => Ok(Ok(())),
+            // 500: several budgets over one pod.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 429 | 500) => Ok(Err(status.message.clone())),
+            Ok(Err(error)) => Err(failed(&what, &error)),
+            Err(_) => Err(timed_out(&what, PATIENCE)),
         }
     }
 
@@ -296,14 +304,122 @@ fn is_refusal(code: u16, message: &str) -> bool {
     }
 }
 
+/// The error for a container that is not there again in time, with what went wrong with the command that was to stop it.
+fn not_restarted(what: &str, limit: Duration, stopped: Option<&Result<Execution, TargetError>>) -> TargetError {
+    let late = timed_out(what, limit);
+    let reason = match stopped {
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(done)) if done.status != 0 => {
+            format!("the command ended with status {}: {}", done.status, done.stderr.trim())
+        }
+        Some(Ok(_)) | None => return late,
+    };
+    TargetError::Surroundings(format!("{late}; stopping it first: {reason}"))
+}
+
+impl Site {
+    /// Asks which port clients are to use of the Service that is theirs: it need not have the container's number.
+    pub(super) async fn find_service_port(&self) -> Result<(), TargetError> {
+        let Some(name) = &self.descriptor.services.client else {
+            return Ok(());
+        };
+        let what = format!("looking at Service {name}");
+        let service = match bounded(&what, self.api::<Service>().get_opt(name)).await {
+            Ok(service) => service,
+            // Who may not look at it is told of no other port.
+            Err(TargetError::NotAllowed(_)) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(service) = service {
+            let pods = self.raw_pods().await?;
+            let port = service_port(&service, pods.first(), self.descriptor.client_port);
+            let _ = self.service_port.set(port.unwrap_or(self.descriptor.client_port));
+        }
+        Ok(())
+    }
+}
+
+/// The port of a Service that leads to a port of the pods; none where no port does, or where it is headless: its names are
+/// those of the pods.
+fn service_port(service: &Service, pod: Option<&RawPod>, wanted: u16) -> Option<u16> {
+    let spec = service.spec.as_ref()?;
+    if spec.cluster_ip.as_deref() == Some("None") {
+        return None;
+    }
+    let containers = pod.and_then(|pod| pod.spec.as_ref()).into_iter();
+    let ports = containers.flat_map(|spec| spec.containers.iter().flat_map(|one| one.ports.iter().flatten()));
+    let named: Vec<(&str, i32)> = ports
+        .filter_map(|port| Some((port.name.as_deref()?, port.container_port)))
+        .collect();
+    let leads = |port: &&ServicePort| match &port.target_port {
+        Some(IntOrString::Int(number)) => *number == i32::from(wanted),
+        Some(IntOrString::String(name)) => named.contains(&(name.as_str(), i32::from(wanted))),
+        None => port.port == i32::from(wanted),
+    };
+    let found = spec.ports.iter().flatten().find(leads)?;
+    u16::try_from(found.port).ok()
+}
+
 fn status<'a>(pod: &'a RawPod, container: &str) -> Option<&'a k8s_openapi::api::core::v1::ContainerStatus> {
     containers(pod).iter().find(|status| status.name == container)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_refusal;
+    use super::{Execution, RawPod, Service, TargetError, is_refusal, not_restarted, service_port};
     use rstest::rstest;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    #[rstest]
+    #[case::same(json!([{"port": 7000, "targetPort": 7000}]), Some(7000))]
+    #[case::another(json!([{"port": 6379, "targetPort": 7000}]), Some(6379))]
+    #[case::by_its_name(json!([{"port": 6379, "targetPort": "client"}]), Some(6379))]
+    #[case::not_said(json!([{"port": 7000}]), Some(7000))]
+    #[case::second(json!([{"port": 9121, "targetPort": "metrics"}, {"port": 80, "targetPort": "client"}]), Some(80))]
+    #[case::elsewhere(json!([{"port": 7000, "targetPort": "metrics"}]), None)]
+    #[case::nobody_s_name(json!([{"port": 7000, "targetPort": "redis"}]), None)]
+    #[case::not_said_and_elsewhere(json!([{"port": 6379}]), None)]
+    #[case::no_port(json!([]), None)]
+    fn the_service_s_own_port_leads_to_the_container_s(#[case] ports: Value, #[case] expected: Option<u16>) {
+        let pod = json!({"spec": {"containers": [
+            {"name": "exporter", "ports": [{"name": "metrics", "containerPort": 9121}]},
+            {"name": "redis", "ports": [{"name": "client", "containerPort": 7000}]},
+        ]}});
+        let pod: RawPod = serde_json::from_value(pod).unwrap();
+        let of = |spec: Value| -> Service { serde_json::from_value(json!({"spec": spec})).unwrap() };
+        let service = of(json!({"clusterIP": "10.0.0.1", "ports": ports}));
+        assert_eq!(service_port(&service, Some(&pod), 7000), expected);
+        let headless = of(json!({"clusterIP": "None", "ports": ports}));
+        assert_eq!(service_port(&headless, Some(&pod), 7000), None);
+    }
+
+    fn ended(status: i32, stderr: &str) -> Result<Execution, TargetError> {
+        let (stdout, stderr) = (String::new(), stderr.to_owned());
+        Ok(Execution { stdout, stderr, status })
+    }
+
+    #[rstest]
+    #[case::goes_on(None, "")]
+    #[case::signals_sent(Some(ended(0, "")), "")]
+    #[case::not_permitted(
+        Some(ended(1, "kill: not permitted\n")),
+        "; stopping it first: the command ended with status 1: kill: not permitted"
+    )]
+    #[case::no_shell(
+        Some(Err(TargetError::Surroundings("running sh in pod r-0: no such file".into()))),
+        "; stopping it first: running sh in pod r-0: no such file"
+    )]
+    fn why_a_container_was_not_stopped_is_told(
+        #[case] stopped: Option<Result<Execution, TargetError>>,
+        #[case] told: &str,
+    ) {
+        let error = not_restarted("starting it again", Duration::from_secs(9), stopped.as_ref());
+        assert_eq!(
+            error.to_string(),
+            format!("starting it again: not done within 9 s{told}")
+        );
+    }
 
     #[rstest]
     #[case::immutable(422, "data: Forbidden: field is immutable when `immutable` is set", true)]

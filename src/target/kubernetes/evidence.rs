@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
@@ -136,15 +137,50 @@ impl Site {
     }
 }
 
-/// Objects as YAML, without the fields that say who wrote which.
+/// Takes out what environments say of secrets: other programs' are nobody's evidence.
+fn hide_secrets(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
+        Value::Object(fields) => {
+            let is_secret = fields.get("name").and_then(Value::as_str).is_some_and(names_a_secret);
+            if let Some(value) = fields.get_mut("value").filter(|value| is_secret && value.is_string()) {
+                *value = Value::from("(not shown)");
+            }
+            fields.values_mut().for_each(hide_secrets);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Whether a variable of that name may hold a secret.
+fn names_a_secret(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let words = [
+        "pass",
+        "secret",
+        "token",
+        "key",
+        "auth",
+        "credential",
+        "private",
+        "cert",
+    ];
+    words.iter().any(|word| name.contains(word)) || name.ends_with("pwd")
+}
+
+/// Objects as YAML, without the fields that say who wrote which, the copy that `kubectl apply` keeps, and secrets.
 fn yaml<K: Serialize>(objects: &[K]) -> Result<String, TargetError> {
     let unwritable = |error: String| TargetError::Surroundings(format!("objects cannot be written: {error}"));
     let mut value = serde_json::to_value(objects).map_err(|error| unwritable(error.to_string()))?;
     for object in value.as_array_mut().into_iter().flatten() {
         if let Some(metadata) = object.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
             metadata.remove("managedFields");
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            }
         }
     }
+    hide_secrets(&mut value);
     serde_yaml::to_string(&value).map_err(|error| unwritable(error.to_string()))
 }
 
@@ -162,7 +198,30 @@ fn files(conf: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::files;
+    use super::{files, yaml};
+    use serde_json::json;
+
+    #[test]
+    fn secrets_of_other_programs_are_not_shown() {
+        let environment = json!([
+            {"name": "POSTGRES_PASSWORD", "value": "hidden-1"},
+            {"name": "AWS_SECRET_ACCESS_KEY", "value": "hidden-2"},
+            {"name": "LEVEL", "value": "shown-1"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "shown-2", "key": "shown-3"}}},
+        ]);
+        let pod = json!({
+            "metadata": {
+                "name": "p",
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "hidden-3", "note": "shown-4"},
+            },
+            "spec": {"containers": [{"name": "auth-key", "image": "shown-5", "env": environment}]},
+        });
+        let text = yaml(&[pod]).unwrap();
+        assert!(!text.contains("hidden"), "{text}");
+        for number in 1..=5 {
+            assert!(text.contains(&format!("shown-{number}")), "{text}");
+        }
+    }
 
     #[test]
     fn the_servers_files_are_where_redis_conf_says() {

@@ -381,11 +381,11 @@ async fn nudge(site: &Site) -> Result<(), TargetError> {
             match workload.split_once('/') {
                 Some(("Deployment", name)) => {
                     let api = site.api::<Deployment>();
-                    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)?;
+                    unless_refused(bounded(&what, api.patch(name, &how, &patch)).await.map(drop))?;
                 }
                 Some((_, name)) => {
                     let api = site.api::<StatefulSet>();
-                    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)?;
+                    unless_refused(bounded(&what, api.patch(name, &how, &patch)).await.map(drop))?;
                 }
                 None => {}
             }
@@ -394,20 +394,26 @@ async fn nudge(site: &Site) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Whether the context's user may do something; `pods/exec` names a subresource.
+/// A controller makes the pods by itself too, only later: whoever may not have it look at once waits for that.
+fn unless_refused(asked: Result<(), TargetError>) -> Result<(), TargetError> {
+    match asked {
+        Err(TargetError::NotAllowed(reason)) => {
+            tracing::debug!(reason, "a controller is not asked to look again");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Whether the context's user may do something to what is named as `kubectl auth can-i` takes it: `pods/exec` is a subresource,
+/// and what is of an API group has it behind a dot, as `statefulsets.apps`.
 pub(super) async fn allowed(client: &Client, namespace: Option<&str>, verb: &str, resource: &str) -> bool {
-    let (resource, subresource) = match resource.split_once('/') {
-        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-        None => (resource, None),
-    };
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
                 namespace: namespace.map(str::to_owned),
                 verb: Some(verb.to_owned()),
-                resource: Some(resource.to_owned()),
-                subresource,
-                ..Default::default()
+                ..attributes(resource)
             }),
             ..Default::default()
         },
@@ -418,5 +424,49 @@ pub(super) async fn allowed(client: &Client, namespace: Option<&str>, verb: &str
     match tokio::time::timeout(Duration::from_secs(10), api.create(&how, &review)).await {
         Ok(Ok(answer)) => answer.status.is_some_and(|status| status.allowed),
         Ok(Err(_)) | Err(_) => false,
+    }
+}
+
+/// The group of the API, the resource and the subresource that a name means.
+fn attributes(name: &str) -> ResourceAttributes {
+    let (name, subresource) = match name.split_once('/') {
+        Some((name, subresource)) => (name, Some(subresource.to_owned())),
+        None => (name, None),
+    };
+    let (resource, group) = name.split_once('.').unwrap_or((name, ""));
+    ResourceAttributes {
+        group: Some(group.to_owned()),
+        resource: Some(resource.to_owned()),
+        subresource,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TargetError, attributes, unless_refused};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::core("pods", ("", "pods", None))]
+    #[case::its_part("pods/exec", ("", "pods", Some("exec")))]
+    #[case::of_a_group("statefulsets.apps", ("apps", "statefulsets", None))]
+    #[case::its_part_of_a_group("deployments.apps/scale", ("apps", "deployments", Some("scale")))]
+    #[case::of_a_long_group("networkpolicies.networking.k8s.io", ("networking.k8s.io", "networkpolicies", None))]
+    fn rights_are_asked_for_in_their_group(#[case] name: &str, #[case] expected: (&str, &str, Option<&str>)) {
+        let found = attributes(name);
+        let (group, resource) = (found.group.unwrap(), found.resource.unwrap());
+        assert_eq!(
+            (group.as_str(), resource.as_str(), found.subresource.as_deref()),
+            expected
+        );
+    }
+
+    #[rstest]
+    #[case::done(Ok(()), true)]
+    #[case::refused(Err(TargetError::NotAllowed("no".into())), true)]
+    #[case::broken(Err(TargetError::Surroundings("no answer".into())), false)]
+    fn a_controller_that_may_not_be_asked_is_no_error(#[case] asked: Result<(), TargetError>, #[case] fine: bool) {
+        assert_eq!(unless_refused(asked).is_ok(), fine);
     }
 }

@@ -40,13 +40,18 @@ pub(super) struct Site {
     pub(super) inside: bool,
     /// The image to which the servers are upgraded in the run, where the user names one.
     pub(super) upgrade_to: Option<String>,
+    /// The port of the clients' Service, once it was found.
+    pub(super) service_port: OnceLock<u16>,
     /// How TLS is spoken to the servers, once that was asked for.
     pub(super) secured: tokio::sync::OnceCell<crate::target::tls::Tls>,
     pub(super) companions: super::companion::Companions,
-    addresses: Mutex<Option<(Instant, Vec<Member>)>>,
+    addresses: Mutex<Option<(Instant, Vec<Located>)>>,
     /// The pods as they were when the API was made to answer nobody; none while it answers.
     remembered: Mutex<Option<Vec<core::Pod>>>,
 }
+
+/// A server, with all addresses of its pod: in a cluster of two families it has one of each.
+type Located = (Member, Vec<String>);
 
 /// What makes pods, as the API has it.
 pub(super) struct Workload {
@@ -99,6 +104,7 @@ impl Site {
             copies: false,
             inside: false,
             upgrade_to: None,
+            service_port: OnceLock::new(),
             secured: tokio::sync::OnceCell::new(),
             companions: super::companion::Companions::default(),
             addresses: Mutex::default(),
@@ -211,11 +217,19 @@ impl Site {
 
     /// The servers: pods that run and are not being deleted.
     pub(super) async fn members(&self) -> Result<Vec<Member>, TargetError> {
+        let located = self.located().await?;
+        Ok(located.into_iter().map(|(member, _)| member).collect())
+    }
+
+    async fn located(&self) -> Result<Vec<Located>, TargetError> {
         let pods = self.raw_pods().await?;
         let port = self.descriptor.client_port;
-        let members: Vec<Member> = pods.iter().filter_map(|pod| member(pod, port)).collect();
-        *self.addresses() = Some((Instant::now(), members.clone()));
-        Ok(members)
+        let located: Vec<Located> = pods
+            .iter()
+            .filter_map(|pod| Some((member(pod, port)?, addresses_of(pod))))
+            .collect();
+        *self.addresses() = Some((Instant::now(), located.clone()));
+        Ok(located)
     }
 
     /// The pod that has an address at present.
@@ -224,10 +238,10 @@ impl Site {
             .addresses()
             .as_ref()
             .filter(|(at, _)| at.elapsed() < ADDRESSES_HOLD)
-            .and_then(|(_, members)| find(members, address));
+            .and_then(|(_, located)| find(located, address));
         match recent {
             Some(name) => Ok(Some(name)),
-            None => Ok(find(&self.members().await?, address)),
+            None => Ok(find(&self.located().await?, address)),
         }
     }
 
@@ -236,7 +250,7 @@ impl Site {
         *self.addresses() = None;
     }
 
-    fn addresses(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Vec<Member>)>> {
+    fn addresses(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Vec<Located>)>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -374,12 +388,14 @@ impl Site {
 
 /// The pod at an address. A host name is that of the pod of which the name is its first label, as a headless Service gives
 /// it: `<pod>.<Service>.<namespace>.svc`.
-fn find(members: &[Member], address: &Address) -> Option<String> {
+fn find(located: &[Located], address: &Address) -> Option<String> {
     let host = address.host.as_str();
     let label = host.split('.').next().filter(|_| host.parse::<IpAddr>().is_err());
-    let at = members.iter().find(|member| member.address.host == host);
-    let found = at.or_else(|| members.iter().find(|member| Some(member.name.as_str()) == label));
-    found.map(|member| member.name.clone())
+    let at = located
+        .iter()
+        .find(|(member, others)| member.address.host == host || others.iter().any(|other| other == host));
+    let found = at.or_else(|| located.iter().find(|(member, _)| Some(member.name.as_str()) == label));
+    found.map(|(member, _)| member.name.clone())
 }
 
 /// Whether a pod may be a server's. One that is being deleted still is its server's until it is gone, whatever its phase: the
@@ -401,6 +417,13 @@ fn member(pod: &core::Pod, port: u16) -> Option<Member> {
         name: pod.metadata.name.clone()?,
         address: Address::new(status.pod_ip.clone().filter(|ip| !ip.is_empty())?, port),
     })
+}
+
+/// Every address of a pod.
+fn addresses_of(pod: &core::Pod) -> Vec<String> {
+    let status = pod.status.as_ref();
+    let addresses = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
+    addresses.map(|address| address.ip.clone()).collect()
 }
 
 /// A question to the API, bounded; boxed, for the client's own futures are large.
@@ -427,11 +450,14 @@ pub(super) fn unusable(error: DescriptorError) -> TargetError {
 
 #[cfg(test)]
 mod found_tests {
-    use super::{Address, Member, find};
+    use super::{Address, addresses_of, find, member};
+    use k8s_openapi::api::core::v1::Pod;
     use rstest::rstest;
+    use serde_json::json;
 
     #[rstest]
     #[case::its_address("10.0.0.1", Some("redis-0"))]
+    #[case::its_other_address("fd00::2", Some("redis-1"))]
     #[case::its_name("redis-1.redis.cache.svc.cluster.local", Some("redis-1"))]
     #[case::its_short_name("redis-1.redis", Some("redis-1"))]
     #[case::its_name_alone("redis-1", Some("redis-1"))]
@@ -441,16 +467,18 @@ mod found_tests {
     #[case::the_beginning_of_a_name("redis.redis-1", None)]
     #[case::no_host("", None)]
     fn a_pod_is_found_by_its_address_or_its_name(#[case] host: &str, #[case] found: Option<&str>) {
-        let member = |name: &str, host: &str| Member {
-            name: name.into(),
-            address: Address::new(host, 6379),
+        let located = |name: &str, hosts: &[&str]| {
+            let pod = json!({"metadata": {"name": name}, "status": {"phase": "Running", "podIP": hosts[0],
+                "podIPs": hosts.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>()}});
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            (member(&pod, 6379).unwrap(), addresses_of(&pod))
         };
-        let members = [
-            member("redis-0", "10.0.0.1"),
-            member("redis-1", "10.0.0.2"),
-            member("10", "10.0.0.4"),
+        let located = [
+            located("redis-0", &["10.0.0.1"]),
+            located("redis-1", &["10.0.0.2", "fd00::2"]),
+            located("10", &["10.0.0.4"]),
         ];
-        assert_eq!(find(&members, &Address::new(host, 6379)).as_deref(), found);
+        assert_eq!(find(&located, &Address::new(host, 6379)).as_deref(), found);
     }
 }
 

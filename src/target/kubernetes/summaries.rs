@@ -57,7 +57,7 @@ pub(super) fn summary(pod: &core::Pod) -> Pod {
 }
 
 /// The names of the volume claims that a pod mounts.
-fn claims_of(pod: &core::Pod) -> Vec<String> {
+pub(super) fn claims_of(pod: &core::Pod) -> Vec<String> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
     let claims = volumes.into_iter().flatten();
     claims

@@ -343,7 +343,7 @@ async fn all_end(site: &Site, pods: &[Pod]) -> Result<(), TargetError> {
 }
 
 async fn set_replicas(site: &Site, replicas: i32, before: Option<i32>) -> Result<(), TargetError> {
-    let before = before.map(|before| before.to_string());
+    let before = before.map(|before| format!("{before} {replicas}"));
     let change = serde_json::json!({
         "metadata": {"annotations": {REPLICAS: before}},
         "spec": {"replicas": replicas},
@@ -362,13 +362,20 @@ pub(super) async fn scale_back(site: &Site) -> Result<(), TargetError> {
         return Ok(());
     }
     let workload = site.stateful_set().await?;
-    match workload
-        .annotations()
-        .get(REPLICAS)
-        .and_then(|before| before.parse().ok())
-    {
-        Some(before) => set_replicas(site, before, None).await,
+    let now = workload.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    match workload.annotations().get(REPLICAS) {
+        Some(noted) => set_replicas(site, scaled_back(noted, now), None).await,
         None => Ok(()),
+    }
+}
+
+/// How many pods there are to be, by what is noted (how many there were, and how many were asked for) and how many are asked for
+/// now. Whoever has asked for others since is to have them.
+fn scaled_back(noted: &str, now: i32) -> i32 {
+    let numbers: Vec<i32> = noted.split(' ').filter_map(|number| number.parse().ok()).collect();
+    match numbers[..] {
+        [before, asked] if asked == now => before,
+        _ => now,
     }
 }
 
@@ -413,7 +420,17 @@ async fn not_back(site: &Site, since: jiff::Timestamp) -> Result<Option<String>,
 
 #[cfg(test)]
 mod tests {
-    use super::ordinal;
+    use super::{ordinal, scaled_back};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::as_it_was_left("6 0", 0, 6)]
+    #[case::scaled_by_somebody_since("6 0", 9, 9)]
+    #[case::back_already("6 0", 6, 6)]
+    #[case::nonsense("six", 3, 3)]
+    fn whoever_scales_after_a_killed_run_keeps_the_number(#[case] noted: &str, #[case] now: i32, #[case] wanted: i32) {
+        assert_eq!(scaled_back(noted, now), wanted);
+    }
 
     #[test]
     fn the_last_pod_is_that_of_the_highest_number() {

@@ -1,6 +1,6 @@
 //! TLS of servers, as far as their pods show it: that they speak it, and in which Secret or ConfigMap the certificates are.
 
-use super::{Server, quoted};
+use super::{Server, port, quoted};
 use k8s_openapi::api::core::v1::{Container, KeyToPath, Volume};
 
 /// What a container's settings say, by whichever way a setting may be made there.
@@ -12,9 +12,8 @@ pub(super) struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// The value of a directive: of the server's arguments, of its redis.conf, or of an environment variable that is named
-    /// like it, as images have them (`REDIS_TLS_CA_FILE`).
-    fn value(&self, directive: &str, variable: &str) -> Option<String> {
+    /// The value of a directive: of the server's arguments, or of its redis.conf.
+    fn said(&self, directive: &str) -> Option<&str> {
         let words = self.container.command.iter().flatten();
         let words = words.chain(self.container.args.iter().flatten());
         let words: Vec<&str> = words.flat_map(|word| word.split_whitespace()).collect();
@@ -27,23 +26,29 @@ impl Settings<'_> {
             let own = lines.filter(|(name, _)| name.eq_ignore_ascii_case(directive));
             own.map(|(_, value)| value.trim()).next_back()
         });
+        Some(of_arguments.or(of_conf)?.trim_matches(['"', '\'']))
+    }
+
+    /// The value of a directive, also where an environment variable that is named like it says it, as images have them
+    /// (`REDIS_TLS_CA_FILE`).
+    fn value(&self, directive: &str, variable: &str) -> Option<String> {
         let of_environment = || {
             let mut variables = self.container.env.iter().flatten();
             let own = variables.find(|own| own.name.ends_with(variable))?;
-            own.value.as_deref()
+            Some(own.value.as_deref()?.trim_matches(['"', '\'']))
         };
-        let found = of_arguments.or(of_conf).or_else(of_environment)?;
-        Some(found.trim_matches(['"', '\'']).to_owned())
+        Some(self.said(directive).or_else(of_environment)?.to_owned())
     }
 
-    /// Whether the servers speak TLS to their clients.
+    /// Whether the servers speak TLS on their port for clients: they may have one with TLS beside it.
     fn speak(&self) -> bool {
-        let port = self.value("tls-port", "TLS_PORT_NUMBER").filter(|port| port != "0");
-        let enabled = self.value("tls", "TLS_ENABLED");
-        match enabled.as_deref() {
-            Some(said) => ["yes", "true", "1"].contains(&said),
-            None => port.is_some(),
-        }
+        let tls_port = self.value("tls-port", "TLS_PORT_NUMBER").filter(|port| port != "0");
+        let is_off = match self.value("tls", "TLS_ENABLED") {
+            Some(said) => !["yes", "true", "1"].contains(&said.as_str()),
+            None => tls_port.is_none(),
+        };
+        let here = || tls_port.is_none_or(|tls_port| tls_port == port(self.container).to_string());
+        !is_off && (here() || self.said("port") == Some("0"))
     }
 }
 

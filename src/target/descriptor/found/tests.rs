@@ -193,6 +193,16 @@ fn certificates_that_are_in_no_volume_are_left_to_the_reader() {
 #[rstest]
 #[case::of_arguments(json!({"args": ["--tls-port 6379 --port 0 --tls-ca-cert-file /certs/ca.crt"]}), true)]
 #[case::switched_off(json!({"args": ["--tls-port 0"]}), false)]
+#[case::beside(json!({"args": ["--port 6379 --tls-port 6380"]}), false)]
+#[case::alone(json!({"args": ["--port 0 --tls-port 6380"]}), true)]
+#[case::beside_by_environment(
+    json!({"env": [{"name": "TLS_ENABLED", "value": "yes"}, {"name": "TLS_PORT_NUMBER", "value": "6380"}]}),
+    false
+)]
+#[case::here_by_environment(
+    json!({"env": [{"name": "TLS_ENABLED", "value": "yes"}, {"name": "TLS_PORT_NUMBER", "value": "6379"}]}),
+    true
+)]
 #[case::said_no(json!({"env": [{"name": "TLS_ENABLED", "value": "no"}]}), false)]
 #[case::nothing(json!({}), false)]
 fn that_servers_speak_tls_is_seen(#[case] settings: Value, #[case] speak: bool) {
@@ -327,6 +337,22 @@ fn several_sets_and_a_password_in_the_configuration() {
         .describe(&[("role".to_owned(), "leader".to_owned())].into())
         .unwrap();
     assert!(leaders.contains("workload: leader\n"), "{leaders}");
+}
+
+#[rstest]
+#[case::of_a_running_job(pod("join-1", json!({"app": "shop"}), ("Job", "join"), server_spec()), true)]
+#[case::leaves(leaving(pod("shop-11", json!({"app": "shop"}), ("StatefulSet", "shop"), server_spec())), true)]
+#[case::another(pod("web", json!({"app": "shop"}), ("ReplicaSet", "web"), json!({"containers": []})), false)]
+fn pods_that_do_not_stay_are_left_out(#[case] other: Pod, #[case] left_out: bool) {
+    let mut seen = one_set();
+    let alone = seen.describe(&BTreeMap::new());
+    seen.pods.push(other);
+    assert_eq!(seen.describe(&BTreeMap::new()) == alone, left_out);
+}
+
+fn leaving(mut pod: Pod) -> Pod {
+    pod.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-27T12:00:00Z")).unwrap();
+    pod
 }
 
 fn seen(pods: Vec<Pod>) -> Seen {

@@ -112,10 +112,112 @@ fn a_volume_that_nothing_fills_comes_before_the_pod_that_waits_for_it() {
         "storageclass.storage.k8s.io \"x\" not found",
         3,
     )];
+    let waits = with(pod("r-0", status), &[("/spec", claims(&["data-r-0"]))]);
     assert_eq!(
-        doom(after(&[pod("r-0", status)], &events, 60)),
+        doom(after(&[waits], &events, 60)),
         "volume claim data-r-0 stays Pending: ProvisioningFailed: storageclass.storage.k8s.io \"x\" not found"
     );
+}
+
+/// A pod with more in it, each at its place.
+fn with(pod: Pod, more: &[(&str, Value)]) -> Pod {
+    let mut whole = serde_json::to_value(pod).unwrap();
+    for (place, value) in more {
+        let (outer, name) = place.rsplit_once('/').unwrap();
+        whole.pointer_mut(outer).unwrap()[name] = value.clone();
+    }
+    serde_json::from_value(whole).unwrap()
+}
+
+fn claims(names: &[&str]) -> Value {
+    let volumes = names
+        .iter()
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    json!({"containers": [], "volumes": volumes.collect::<Vec<_>>()})
+}
+
+fn of_a_job() -> (&'static str, Value) {
+    let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "join", "uid": "j"});
+    ("/metadata/ownerReferences", json!([owner]))
+}
+
+#[rstest]
+#[case::waits(&[], "2026-11-27T12:00:00Z", true)]
+#[case::told_before_the_pod_was_made(&[], "2026-11-27T11:59:59Z", false)]
+#[case::placed(&[("/spec/nodeName", json!("node-1"))], "2026-11-27T12:00:09Z", false)]
+#[case::waits_for_another(&[("/spec", claims(&["data-r-1"]))], "2026-11-27T12:00:09Z", false)]
+#[case::waits_for_several(&[("/spec", claims(&["logs", "data-r-0"]))], "2026-11-27T12:00:09Z", true)]
+#[case::of_a_job(&[of_a_job()], "2026-11-27T12:00:09Z", false)]
+fn a_claim_counts_while_a_server_waits_for_it(
+    #[case] more: &[(&str, Value)],
+    #[case] last: &str,
+    #[case] is_doomed: bool,
+) {
+    let mut events = [event(
+        "PersistentVolumeClaim",
+        "data-r-0",
+        "ProvisioningFailed",
+        "no class",
+        1,
+    )];
+    events[0].last_timestamp = serde_json::from_value(json!(last)).unwrap();
+    let own = [
+        ("/metadata/creationTimestamp", json!("2026-11-27T12:00:00Z")),
+        ("/spec", claims(&["data-r-0"])),
+    ];
+    let waits = with(with(pod("r-0", json!({"phase": "Pending"})), &own), more);
+    let found = after(&[waits], &events, 60);
+    assert_eq!(matches!(found, Assessment::Doomed(_)), is_doomed, "{found:?}");
+}
+
+#[rstest]
+#[case::of_this_pod(Some("now"), true)]
+#[case::of_one_before(Some("before"), false)]
+#[case::of_nobody_knows_which(None, false)]
+fn events_of_another_pod_of_the_same_name_do_not_count(
+    #[case] uid: Option<&str>,
+    #[case] is_doomed: bool,
+    #[values("FailedPostStartHook", "FailedMount", "FailedCreatePodSandBox")] reason: &str,
+) {
+    let status = container(json!({"waiting": {"reason": "ContainerCreating"}}), 0);
+    let made = with(pod("r-0", status), &[("/metadata/uid", json!("now"))]);
+    let mut events = [event("Pod", "r-0", reason, "it failed", 9)];
+    events[0].involved_object.uid = uid.map(str::to_owned);
+    let found = after(&[made], &events, 60);
+    assert_eq!(matches!(found, Assessment::Doomed(_)), is_doomed, "{found:?}");
+}
+
+#[rstest]
+#[case::backs_off(json!({"waiting": {"reason": "CrashLoopBackOff"}}), 2, true)]
+#[case::ended(json!({"terminated": {"exitCode": 1}}), 2, true)]
+#[case::runs(json!({"running": {}}), 2, false)]
+#[case::is_made(json!({"waiting": {"reason": "ContainerCreating"}}), 2, false)]
+#[case::once(json!({"terminated": {"exitCode": 1}}), 1, false)]
+fn a_crash_counts_while_it_goes_on_and_only_a_server_s(
+    #[case] state: Value,
+    #[case] restarts: i32,
+    #[case] is_doomed: bool,
+) {
+    let crashed = pod("r-0", container(state, restarts));
+    let joins = with(crashed.clone(), &[of_a_job()]);
+    for (crashed, is_doomed) in [(crashed, is_doomed), (joins, false)] {
+        let found = after(&[crashed], &[], 60);
+        assert_eq!(matches!(found, Assessment::Doomed(_)), is_doomed, "{found:?}");
+    }
+}
+
+#[test]
+fn a_job_s_pod_is_not_what_is_waited_for_but_counts_where_it_cannot_start() {
+    let done = with(pod("join", json!({"phase": "Succeeded"})), &[of_a_job()]);
+    let next = pod("r-0", json!({"phase": "Pending"}));
+    let found = after(&[done, next], &[], 60);
+    assert_eq!(
+        found,
+        Assessment::Waiting("0 of 6 pods Ready; r-0 is Pending".to_owned())
+    );
+    let bad = container(json!({"waiting": {"reason": "CreateContainerConfigError"}}), 0);
+    let joins = with(pod("join", bad), &[of_a_job()]);
+    assert_eq!(doom(after(&[joins], &[], 60)), "pod join: CreateContainerConfigError");
 }
 
 #[test]

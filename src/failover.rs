@@ -168,6 +168,9 @@ pub async fn pick_shard(cx: &Context, view: &ClusterView) -> Result<Shard, Stop>
         .into_iter()
         .min_by_key(|shard| cx.no_vote_for(&shard.ids()));
     let Some(shard) = soonest else {
+        if cx.shape().replicas_per_master == 0 {
+            return Err(Stop::Unsupported("the deployment has no replicas".into()));
+        }
         return Err(Mismatch::new("a master that owns slots and has a connected replica", "none").into());
     };
     until_votes(cx, &shard.master, &shard.ids()).await;

@@ -354,8 +354,12 @@ fn outcome(tally: &Tally) -> String {
 
 /// Every case of every cell, each once, in the catalogue's order: that of the cells, which agree in it.
 fn cases(matrix: &Matrix) -> Vec<&CaseResult> {
+    cases_of(matrix.cells.iter().filter_map(Cell::judged))
+}
+
+fn cases_of<'a>(runs: impl Iterator<Item = &'a Run>) -> Vec<&'a CaseResult> {
     let mut all: Vec<&CaseResult> = Vec::new();
-    for run in matrix.cells.iter().filter_map(Cell::judged) {
+    for run in runs {
         let mut next = 0;
         for case in &run.cases {
             match all.iter().position(|known| known.id == case.id) {

@@ -1,7 +1,7 @@
 //! The cells of a page as data, in a file beside it: what the page needs of them and no more, so that a page can be made cell
 //! by cell, on one machine today and on another tomorrow.
 
-use super::{Cell, Matrix, Record, cases};
+use super::{Cell, Matrix, Record, cases_of};
 use crate::case::{Impact, Level, Profile, Seed};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
@@ -223,7 +223,8 @@ impl KeptRun {
 /// # Errors
 /// When a field cannot be written as JSON.
 pub fn render(matrix: &Matrix) -> anyhow::Result<String> {
-    let heads = cases(matrix).into_iter().map(|case| Head {
+    let runs = matrix.cells.iter().filter_map(|cell| cell.run.as_ref());
+    let heads = cases_of(runs).into_iter().map(|case| Head {
         id: case.id.clone(),
         title: case.title.clone(),
         requirement: case.requirement.clone(),

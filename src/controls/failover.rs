@@ -69,6 +69,8 @@ pub(super) static CONTROLS: &[Control] = &[
     Control {
         name: "impatient-operator",
         what: "somebody makes a replica take over as soon as its master's process dies",
+        // The master must be back within it, on a busy machine too.
+        conf: &[(None, "cluster-node-timeout 3000")],
         wrong: Wrong::Faults(impatient_operator),
         ..GOOD
     },

@@ -458,12 +458,13 @@ impl Target for KubernetesTarget {
             }
         }
         if let Some((client, namespace)) = made {
-            if let Some(shared) = self.site.get() {
-                outcome = outcome.and(shared.0.delete_beside_namespaces(applied).await);
-            }
             outcome = remove_run(&client, &self.options.run_id, Some(namespace))
                 .await
                 .and(outcome);
+            // Last: volumes may need their class, and what removes objects its rights, until they are gone.
+            if let Some(shared) = self.site.get() {
+                outcome = outcome.and(shared.0.delete_beside_namespaces(applied).await);
+            }
         }
         outcome
     }

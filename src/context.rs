@@ -40,7 +40,7 @@ pub struct Shared {
     /// Where progress is told.
     pub progress: Progress,
     /// The failover that several cases look at: done once, by the first that asks.
-    pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, String>>,
+    pub failover: tokio::sync::OnceCell<Result<Arc<crate::failover::Failover>, crate::moving::Unobserved>>,
     /// The change of one node's address that several cases look at: done once, by the first that asks.
     pub moved: tokio::sync::OnceCell<Result<Arc<crate::moving::Step>, crate::moving::Unobserved>>,
     /// The change of every node's address in turn: done once, by the first that asks.
@@ -50,7 +50,7 @@ pub struct Shared {
     /// The partition of the bus alone: done once, by the first that asks.
     pub bus_partition: crate::partition::Observed,
     /// The absence of a replica that several cases look at: done once, by the first that asks.
-    pub absence: tokio::sync::OnceCell<Result<Result<Arc<crate::failover::Absence>, Mismatch>, String>>,
+    pub absence: tokio::sync::OnceCell<Result<Arc<crate::failover::Absence>, crate::moving::Unobserved>>,
     /// The outage of a whole shard that several cases look at: done once, by the first that asks.
     pub outage: tokio::sync::OnceCell<Result<Arc<crate::outage::Outage>, crate::moving::Unobserved>>,
     /// The crash of a master that several cases look at: done once, by the first that asks.

@@ -324,11 +324,14 @@ pub async fn write_all(cx: &Context, view: &ClusterView, slots: &[u16]) -> Resul
 /// Waits until a server has given all that it has acknowledged to its append-only file, where it has one: while a flush
 /// to disk is under way, `appendfsync everysec` puts writing off for up to 2 s.
 pub async fn flushed(cx: &Context, member: &Member) -> Outcome {
-    let mut connection = cx.connect(&member.address).await?;
+    let mut connection = None;
     let what = "the append-only file holds what was acknowledged";
     // Twice the 2 s, for a busy disk.
     eventually(cx, what, cx.timing().catch_up() * 2, async || {
-        let info = connection.ask_text(&["INFO", "persistence"]).await?;
+        let reply = cx.ask_kept(member, &mut connection, &["INFO", "persistence"]).await?;
+        let Some(info) = reply.text() else {
+            return Ok(Look::NotYet(format!("{member}: INFO persistence -> {reply}")));
+        };
         let waiting = info
             .lines()
             .find_map(|line| line.trim_end().strip_prefix("aof_buffer_length:"));

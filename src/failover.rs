@@ -100,19 +100,8 @@ pub async fn observe(cx: &Context) -> Result<Arc<Failover>, Stop> {
     let shared = cx.shared().clone();
     let observed = shared
         .failover
-        .get_or_init(|| async {
-            match make_happen(cx).await {
-                Ok(failover) => Ok(Arc::new(failover)),
-                Err(Stop::Mismatch(mismatch)) => Err(mismatch.to_string()),
-                Err(Stop::Error(error)) => Err(format!("{error:#}")),
-                Err(Stop::Unsupported(reason)) => Err(reason),
-            }
-        })
-        .await;
-    match observed {
-        Ok(failover) => Ok(failover.clone()),
-        Err(reason) => Err(anyhow::anyhow!("the failover could not be observed: {reason}").into()),
-    }
+        .get_or_init(|| async { Ok(Arc::new(make_happen(cx).await?)) });
+    Ok(observed.await.clone()?)
 }
 
 /// A mismatch or its absence, out of a stop; anything else stops.
@@ -220,10 +209,8 @@ fn shards(view: &ClusterView) -> Vec<Shard> {
         let Some((line, slot)) = master.myself().and_then(|line| Some((line, owned(&line.id)?))) else {
             continue;
         };
-        let connected = view
-            .replicas_of(&line.id)
-            .filter(|replica| matches!(&replica.role, Role::Replica { link, .. } if link == "connected"));
-        let replicas: Vec<(Member, NodeId)> = connected
+        let linked = view.replicas_of(&line.id).filter(|replica| replica.linked());
+        let replicas: Vec<(Member, NodeId)> = linked
             .filter_map(|replica| Some((replica.member.clone(), replica.myself()?.id.clone())))
             .collect();
         let Some((replica, replica_id)) = replicas.first().cloned() else {
@@ -514,7 +501,7 @@ async fn returned(cx: &Context, shard: &Shard, successor: &str, since: Instant) 
         .map(|line| (line.id, line.master.unwrap_or_default()))
         .unwrap_or_default();
     Ok(match &node.role {
-        Role::Replica { link, .. } if link == "connected" && id == shard.master_id && master == successor => {
+        Role::Replica { .. } if node.linked() && id == shard.master_id && master == successor => {
             cx.note_time(format!("{} is a synchronised replica", shard.master.name));
             Look::Reached(since.elapsed())
         }

@@ -46,11 +46,10 @@ async fn save(cx: &Context, member: &Member) -> Outcome {
     if !has("save", "").await? || has("appendonly", "no").await? {
         return Ok(());
     }
-    let mut connection = cx.connect(&member.address).await?;
     // While another save runs, or a replica is synchronised, it is refused.
     let what = format!("{member} saves its data before it is killed");
     eventually(cx, &what, cx.timing().sync(), async || {
-        let reply = connection.call(&["SAVE"]).await?;
+        let reply = cx.connect(&member.address).await?.call(&["SAVE"]).await?;
         Ok(match reply.is_ok() {
             true => Look::Reached(()),
             false => Look::NotYet(format!("SAVE -> {reply}")),

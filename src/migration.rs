@@ -5,7 +5,7 @@
 //! A node that refuses a step is a mismatch; one that cannot be asked is an error. Both name node, slot and step.
 
 use crate::check::{Look, eventually};
-use crate::cluster::connection::{Address, Connection};
+use crate::cluster::connection::{Address, Connection, LinkError};
 use crate::cluster::node::{Endpoint, Member, NodeId, NodeLine, NodeView};
 use crate::cluster::resp::Reply;
 use crate::cluster::view::ClusterView;
@@ -61,13 +61,14 @@ impl Master {
         let (member, connection) = (&self.member, &mut self.connection);
         let what = format!("{words} on {member}");
         let reply = eventually(cx, &what, cx.timing().sync(), async || {
-            let reply = connection.call(&command).await?;
-            Ok(match reply.error_prefix() {
-                Some("NOREPLICAS") => Look::NotYet(reply.to_string()),
-                _ => Look::Reached(reply),
+            let reply = connection.call(&command).await;
+            Ok(match &reply {
+                Ok(reply) if reply.error_prefix() == Some("NOREPLICAS") => Look::NotYet(reply.to_string()),
+                // What comes of a connection that failed would be taken for the answer to something else.
+                Ok(_) | Err(_) => Look::Reached(reply),
             })
         })
-        .await?;
+        .await??;
         if reply.is_ok() {
             return Ok(());
         }
@@ -306,28 +307,58 @@ async fn drain(cx: &Context, from: &mut Master, to: &Master, slot: u16) -> Resul
     }
 }
 
-/// At most `wanted` slots of a master that hold no key, in ascending order: what is moved there and back must be the
-/// suite's own.
+/// How many databases a server has: in a cluster one, unless Valkey 9 is told otherwise.
+async fn databases(connection: &mut Connection) -> Result<u32, LinkError> {
+    let setting = connection.setting("cluster-databases").await?;
+    Ok(setting.and_then(|count| count.parse().ok()).unwrap_or(1))
+}
+
+/// What a node counts of the keys of each of these slots, in each of so many databases: `CLUSTER COUNTKEYSINSLOT` counts those
+/// of the selected one alone. The first database is the last that is selected.
+async fn counted(connection: &mut Connection, slots: &[u16], databases: u32) -> Result<Vec<Vec<Reply>>, LinkError> {
+    let questions: Vec<Vec<String>> = slots
+        .iter()
+        .map(|slot| vec!["CLUSTER".into(), "COUNTKEYSINSLOT".into(), slot.to_string()])
+        .collect();
+    let mut counts = vec![Vec::new(); slots.len()];
+    for database in (0..databases).rev() {
+        // With one there is nothing to select.
+        if databases > 1 {
+            connection.ask(&["SELECT", &database.to_string()]).await?;
+        }
+        for (of_slot, count) in counts.iter_mut().zip(connection.pipeline(&questions).await?) {
+            of_slot.push(count);
+        }
+    }
+    Ok(counts)
+}
+
+/// Whether a slot holds no key, by what its node counts in each database; one reply that is no count leaves that open.
+fn is_empty(counts: &[Reply]) -> Result<bool, &Reply> {
+    match counts.iter().find(|count| count.integer().is_none()) {
+        Some(uncounted) => Err(uncounted),
+        None => Ok(counts.iter().all(|count| count.integer() == Some(0))),
+    }
+}
+
+/// At most `wanted` slots of a master that hold no key in any database, in ascending order: what is moved there and back must be
+/// the suite's own.
 ///
 /// # Errors
 /// An unsupported stop when no slot is empty; an error when the master does not count.
 pub async fn empty_slots(cx: &Context, node: &NodeView, wanted: usize) -> Result<Vec<u16>, Stop> {
     let mut connection = cx.connect(&node.member.address).await?;
+    let databases = databases(&mut connection).await?;
     let slots = node.own_slots();
     let (mut empty, mut uncounted) = (Vec::new(), None);
     // Not at an end of the range, where other cases look.
     let (before, after) = slots.split_at(slots.len() / 4);
     for chunk in [after, before].iter().flat_map(|part| part.chunks(QUESTIONS_AT_ONCE)) {
-        let questions: Vec<Vec<String>> = chunk
-            .iter()
-            .map(|slot| vec!["CLUSTER".into(), "COUNTKEYSINSLOT".into(), slot.to_string()])
-            .collect();
-        let counts = connection.pipeline(&questions).await?;
-        for (slot, count) in chunk.iter().zip(counts) {
-            match count.integer() {
-                Some(0) => empty.push(*slot),
-                Some(_) => {}
-                None => {
+        for (slot, counts) in chunk.iter().zip(counted(&mut connection, chunk, databases).await?) {
+            match is_empty(&counts) {
+                Ok(true) => empty.push(*slot),
+                Ok(false) => {}
+                Err(count) => {
                     uncounted.get_or_insert_with(|| format!("{}: keys of slot {slot} -> {count}", node.member));
                 }
             }
@@ -477,4 +508,22 @@ async fn close(cx: &Context, view: &ClusterView, slot: u16, owner: &str) -> Resu
         owner.set_slot(cx, slot, &["STABLE"]).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::one_database(&[Reply::Integer(0)], Ok(true))]
+    #[case::a_key(&[Reply::Integer(1)], Ok(false))]
+    #[case::several_databases(&[Reply::Integer(0), Reply::Integer(0)], Ok(true))]
+    #[case::a_key_in_another_database(&[Reply::Integer(1), Reply::Integer(0)], Ok(false))]
+    #[case::not_counted(&[Reply::Nil], Err("nil"))]
+    #[case::not_counted_in_one_of_them(&[Reply::Integer(1), Reply::Nil], Err("nil"))]
+    fn a_slot_is_empty_where_no_database_has_a_key(#[case] counts: &[Reply], #[case] empty: Result<bool, &str>) {
+        let found = is_empty(counts).map_err(ToString::to_string);
+        assert_eq!(found, empty.map_err(str::to_owned));
+    }
 }

@@ -14,7 +14,8 @@ use crate::cluster::connection::LinkError;
 use crate::cluster::node::{Member, NodeId, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Shared, Traffic, Way, with_cleanup};
-use crate::failover::{Shard, kept, pick_shard};
+use crate::failover::{Shard, election_lost, highest_epoch, kept, pick_shard};
+use crate::moving::Unobserved;
 use crate::verdict::{Mismatch, Stop};
 use futures::FutureExt;
 use futures::future::join_all;
@@ -40,6 +41,8 @@ pub struct Partition {
     pub healing: Instant,
     /// How long it took from the cut until the successor took writes, and every other master of its side took them again.
     pub recovery: Result<Duration, Mismatch>,
+    /// Whether an election was lost before that.
+    pub election_lost: bool,
     /// How long it took from the heal until the master that was alone was a replica of its successor.
     pub demotion: Result<Duration, Mismatch>,
     /// The client of the master that was alone. It writes to the same key as the successor's client.
@@ -58,8 +61,8 @@ pub struct Partition {
     pub lost_elsewhere: Result<Vec<String>, Mismatch>,
 }
 
-/// A partition of a run, once it was made to happen: by the cases that ask, a mismatch before any fault, or an error.
-pub type Observed = tokio::sync::OnceCell<Result<Result<Arc<Partition>, Mismatch>, String>>;
+/// A partition of a run, once it was made to happen by the cases that ask; or why it could not be.
+pub type Observed = tokio::sync::OnceCell<Result<Arc<Partition>, Unobserved>>;
 
 impl Partition {
     /// The last write that the master took while it was alone.
@@ -87,8 +90,8 @@ impl Partition {
 /// The observed partition of this run, with everything between the sides dropped.
 ///
 /// # Errors
-/// The same for every case that asks: a mismatch where the cluster did not serve before the cut already; an error when it
-/// could not be observed.
+/// The same for every case that asks: a mismatch where the cluster did not serve before the cut already; else why it could
+/// not be observed.
 pub async fn observe(cx: &Context) -> Result<Arc<Partition>, Stop> {
     once(cx, |shared| &shared.partition, Traffic::All).await
 }
@@ -107,21 +110,15 @@ async fn once(cx: &Context, cell: fn(&Shared) -> &Observed, traffic: Traffic) ->
         Traffic::Clients | Traffic::All => "the partition",
     });
     let shared = cx.shared().clone();
-    let observed = cell(&shared)
-        .get_or_init(|| async {
-            match make_happen(cx, traffic).await {
-                Ok(partition) => Ok(Ok(Arc::new(partition))),
-                Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
-                Err(Stop::Error(error)) => Err(format!("{error:#}")),
-                Err(Stop::Unsupported(reason)) => Err(reason),
-            }
-        })
-        .await;
-    match observed {
-        Ok(Ok(partition)) => Ok(partition.clone()),
-        Ok(Err(mismatch)) => Err(mismatch.clone().into()),
-        Err(reason) => Err(anyhow::anyhow!("the partition could not be observed: {reason}").into()),
-    }
+    let observed = cell(&shared).get_or_init(|| async { Ok(Arc::new(make_happen(cx, traffic).await?)) });
+    Ok(observed.await.clone()?)
+}
+
+/// The limit for the majority to take writes again after the cut, and the one with a lost election.
+pub fn recovery_bounds(cx: &Context) -> (Duration, Duration) {
+    let timing = cx.timing();
+    let retry = timing.failover_retry().saturating_sub(timing.failover_hard());
+    (timing.majority(), timing.majority() + retry)
 }
 
 /// The clients at work.
@@ -221,6 +218,7 @@ async fn make_happen(cx: &Context, traffic: Traffic) -> Result<Partition, Stop> 
         cut: seen.cut,
         healing: seen.healing,
         recovery: seen.recovery,
+        election_lost: seen.election_lost,
         demotion: seen.demotion,
         minority: clients.minority.into_client(),
         majority: successor.into_iter().chain(others).collect(),
@@ -239,6 +237,7 @@ struct Seen {
     cut: Instant,
     healing: Instant,
     recovery: Result<Duration, Mismatch>,
+    election_lost: bool,
     demotion: Result<Duration, Mismatch>,
 }
 
@@ -261,25 +260,27 @@ async fn cut_and_heal(
             .cut(&[alone(view, std::slice::from_ref(&shard.master), traffic, Way::Both)])
             .await?;
         let what = format!("a replica of {} and every other master take writes", shard.master.name);
-        let recovery = eventually(cx, &what, timing.majority(), async || {
+        let (_, patience) = recovery_bounds(cx);
+        let recovery = eventually(cx, &what, patience, async || {
             Ok(match clients.waiting_since(cut).as_slice() {
                 [] => Look::Reached(cut.elapsed()),
                 waiting => Look::NotYet(waiting.join("\n")),
             })
         });
         let recovery = kept(recovery.await)?;
+        let election_lost = election_lost(highest_epoch(view), highest_epoch(&cx.look().await?));
         let promoted = clients.promoted(cut).and_then(|at| shard.replicas.get(at));
         // Longer than the master may go on, and than it may outlast its replacement.
         let least = (timing.minority() + BEFORE).saturating_sub(cut.elapsed());
         hold(cx, "both sides settle", least.max(timing.overlap() + BEFORE)).await;
-        Ok((cut, recovery, promoted))
+        Ok((cut, recovery, election_lost, promoted))
     };
     let mut healing = Instant::now();
     let mend = async {
         healing = Instant::now();
         cx.undo_faults().await
     };
-    let (cut, recovery, promoted) = with_cleanup(parted, mend).await?;
+    let (cut, recovery, election_lost, promoted) = with_cleanup(parted, mend).await?;
     let healed = Instant::now();
     let none = || (shard.replica.clone(), shard.replica_id.clone());
     let successor = promoted.cloned().unwrap_or_else(none);
@@ -302,6 +303,7 @@ async fn cut_and_heal(
         cut,
         healing,
         recovery,
+        election_lost,
         demotion,
     })
 }
@@ -439,14 +441,16 @@ pub async fn until_replicated(cx: &Context, shard: &Shard, bound: Duration) -> R
     Ok(at)
 }
 
-/// Cuts a shard's master off for a while, and mends the links. A master that takes no write meanwhile, since it misses its
+/// Cuts a shard's master off for a while, and mends the links; how long that took, from before the first was cut until the
+/// last was mended: a busy machine takes its time for both. A master that takes no write meanwhile, since it misses its
 /// replicas or has been replaced, has none that a replica could have.
 ///
 /// # Errors
 /// An error when the master's replica has a write all the same: what follows would then say nothing.
-pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Duration) -> Result<(), Stop> {
+pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Duration) -> Result<Duration, Stop> {
     let key = cx.key_in(shard.slot, "cut off");
     let mut connection = cx.connect(&shard.master.address).await?;
+    let cutting = Instant::now();
     let parted = async {
         cx.cut(cuts).await?;
         let witness = async {
@@ -467,7 +471,8 @@ pub async fn cut_off_for(cx: &Context, cuts: &[Cut], shard: &Shard, length: Dura
             Some(_) | None => Ok(()),
         }
     };
-    with_cleanup(parted, cx.undo_faults()).await
+    with_cleanup(parted, cx.undo_faults()).await?;
+    Ok(cutting.elapsed())
 }
 
 /// What keeps the nodes from serving every slot, each with one owner: silence, another state than `ok`, a node that is

@@ -119,20 +119,23 @@ pub struct Chosen {
     pub promote: Vec<String>,
 }
 
-/// Chooses the host to drain: it holds two masters, or can once a replica on it has become one, where any host can. Gives
-/// none where no host holds a master.
-pub fn to_drain(shards: &[Placed]) -> Option<Chosen> {
-    let choices = masters_by_host(shards).into_iter().map(|(host, masters)| {
-        let elsewhere = shards.iter().filter(|shard| shard.master.host != host);
-        let here = elsewhere.filter_map(|shard| shard.replicas.iter().find(|place| place.host == host));
-        Chosen {
-            host: host.to_owned(),
-            promote: here
-                .take(2_usize.saturating_sub(masters.len()))
-                .map(|place| place.server.clone())
-                .collect(),
-        }
-    });
+/// Chooses the host to drain, of those that can be given pods (one that somebody has cordoned is that person's): it holds two
+/// masters, or can once a replica on it has become one, where any host can. Gives none where no such host holds a master.
+pub fn to_drain(shards: &[Placed], free: &BTreeSet<String>) -> Option<Chosen> {
+    let with_masters = masters_by_host(shards).into_iter();
+    let choices = with_masters
+        .filter(|(host, _)| free.contains(*host))
+        .map(|(host, masters)| {
+            let elsewhere = shards.iter().filter(|shard| shard.master.host != host);
+            let here = elsewhere.filter_map(|shard| shard.replicas.iter().find(|place| place.host == host));
+            Chosen {
+                host: host.to_owned(),
+                promote: here
+                    .take(2_usize.saturating_sub(masters.len()))
+                    .map(|place| place.server.clone())
+                    .collect(),
+            }
+        });
     // Of those with as many masters in the end, the one that needs the fewest promotions.
     let masters = |host: &str| shards.iter().filter(|shard| shard.master.host == host).count();
     choices.min_by_key(|chosen| {
@@ -243,21 +246,29 @@ mod tests {
     }
 
     #[rstest]
-    #[case::one_each(&["ab", "bc", "ca"], "a", &["r2"])]
-    #[case::two_already(&["ab", "bc", "ba"], "b", &[])]
-    #[case::more_than_two(&["ab", "ab", "ab"], "a", &[])]
-    #[case::no_replica_of_another_shard(&["aa", "bb", "cc"], "a", &[])]
-    #[case::only_there(&["aa", "bc", "db"], "b", &["r2"])]
+    #[case::one_each(&["ab", "bc", "ca"], "abc", "a", &["r2"])]
+    #[case::two_already(&["ab", "bc", "ba"], "abc", "b", &[])]
+    #[case::more_than_two(&["ab", "ab", "ab"], "abc", "a", &[])]
+    #[case::no_replica_of_another_shard(&["aa", "bb", "cc"], "abc", "a", &[])]
+    #[case::only_there(&["aa", "bc", "db"], "abcd", "b", &["r2"])]
+    #[case::cordoned_by_somebody(&["ab", "bc", "ca"], "bc", "b", &["r0"])]
     fn the_host_to_drain_has_two_masters_where_it_can_be(
         #[case] hosts: &[&str],
+        #[case] free: &str,
         #[case] host: &str,
         #[case] promote: &[&str],
     ) {
-        let chosen = to_drain(&shards(hosts)).unwrap();
+        let free = free.chars().map(String::from).collect();
+        let chosen = to_drain(&shards(hosts), &free).unwrap();
         assert_eq!(
             (chosen.host.as_str(), chosen.promote),
             (host, promote.iter().map(|it| (*it).to_owned()).collect())
         );
+    }
+
+    #[test]
+    fn no_host_that_is_cordoned_is_drained() {
+        assert_eq!(to_drain(&shards(&["ab", "bc", "ca"]), &BTreeSet::new()), None);
     }
 
     #[rstest]

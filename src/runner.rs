@@ -11,13 +11,15 @@ use crate::budget::Costs;
 use crate::case::{Capability, Case, CaseId, Impact};
 use crate::cluster::connection::LinkError;
 use crate::cluster::view::Shape;
-use crate::context::{Context, Shared, ending};
+use crate::context::ending::{self, Ended};
+use crate::context::{Context, Shared};
 use crate::evidence;
 use crate::picture;
 use crate::progress::Progress;
 use crate::report::known::Listed;
 use crate::report::picture::Picture;
 use crate::report::scorecard::Scorecard;
+use crate::report::visible;
 use crate::report::{Abort, AbortKind, CaseResult, Run, Server, Strictness};
 use crate::settle;
 use crate::target::{Phase, Target, TargetError};
@@ -150,6 +152,23 @@ pub async fn run(
     run
 }
 
+/// What keeps disruptive cases from being run: a verdict of theirs would be about something else.
+struct Blocked {
+    by: CaseId,
+    reason: String,
+    /// Whether it is the suite's own fault that lasts.
+    not_undone: bool,
+}
+
+impl Blocked {
+    fn verdict(&self) -> Verdict {
+        Verdict::Blocked {
+            by: self.by,
+            reason: self.reason.clone(),
+        }
+    }
+}
+
 impl Recorder<'_> {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -168,8 +187,8 @@ impl Recorder<'_> {
                 let timing = timing.with_node_timeout(Duration::from_millis(server.node_timeout_ms));
                 progress.line(format!(
                     "{} {} on {} nodes, node-timeout {:.1} s",
-                    server.product,
-                    server.version,
+                    visible(&server.product),
+                    visible(&server.version),
                     server.nodes.len(),
                     timing.node_timeout().as_secs_f64()
                 ));
@@ -184,6 +203,11 @@ impl Recorder<'_> {
             timing,
             progress.clone(),
         ));
+        if self.is_formed_beside() {
+            // Where that does not come, the cases say so.
+            let what = "the cluster to be formed: that its pods are Ready does not say so";
+            let _ = settle::until_whole_within(&shared, what, shared.timing.hook()).await;
+        }
         self.picture(&shared, "before the cases").await;
         let ended = AtomicBool::new(false);
         let all = async {
@@ -205,14 +229,24 @@ impl Recorder<'_> {
         }
     }
 
+    /// Whether the run has just made a deployment whose cluster is formed by something of its own, as a Job, and not in a hook of
+    /// the servers, without which no pod would be Ready.
+    fn is_formed_beside(&self) -> bool {
+        let deployment = self.target.deployment().filter(|_| self.target.is_ours());
+        deployment.is_some_and(|deployment| {
+            let container = deployment.bootstrap_container();
+            deployment.bootstrap_pod().is_none() || container.is_some_and(|own| own != deployment.server_container())
+        })
+    }
+
     /// Takes away the keys that cases left which did not come to their own end, where the deployment stays.
     async fn sweep(&self, shared: &Arc<Shared>, ended: bool) -> Outcome {
-        let broke = self
+        let stopped = self
             .state()
             .results
             .values()
-            .any(|result| result.verdict == VerdictName::Error);
-        if self.target.is_ours() || (ended && !broke) {
+            .any(|result| matches!(result.verdict, VerdictName::Fail | VerdictName::Error));
+        if self.target.is_ours() || (ended && !stopped) {
             return Ok(());
         }
         // A writer that was dropped may still be about to write.
@@ -304,7 +338,7 @@ impl Recorder<'_> {
         if count > 0 {
             self.phase(&format!("{count} cases on servers beside the deployment"), began);
         }
-        self.run_disruptive(shared, disruptive).await;
+        let blocked = self.run_disruptive(shared, disruptive).await;
         let began = Instant::now();
         let count = copies.len();
         futures::stream::iter(copies)
@@ -315,14 +349,20 @@ impl Recorder<'_> {
         }
         self.run_trials(shared).await;
         for case in last {
-            self.run_one(shared, case).await;
+            let whole = case.id.0 == "OPS-16";
+            match &blocked {
+                // That the cluster was whole after each is judged, unless the suite itself kept it from being so.
+                Some(blocked) if !whole || blocked.not_undone => self.record_unrun(case, blocked.verdict()),
+                Some(_) | None => self.run_one(shared, case).await,
+            }
         }
     }
 
-    /// Runs disruptive cases one after another; the cluster must be whole before each.
-    async fn run_disruptive(&self, shared: &Arc<Shared>, cases: Vec<&'static Case>) {
+    /// Runs disruptive cases one after another; the cluster must be whole before each. Gives what keeps others from being run
+    /// after them.
+    async fn run_disruptive(&self, shared: &Arc<Shared>, cases: Vec<&'static Case>) -> Option<Blocked> {
         if cases.is_empty() {
-            return;
+            return None;
         }
         let began = Instant::now();
         let count = cases.len();
@@ -340,35 +380,40 @@ impl Recorder<'_> {
         };
         let mut blocked = before.err().map(|missing| {
             settled("before the first disruptive case".into(), Err(missing.clone()));
-            (
-                CaseId("OPS-16"),
-                format!("the cluster was not whole before the first disruptive case: {missing}"),
-            )
+            Blocked {
+                by: CaseId("OPS-16"),
+                reason: format!("the cluster was not whole before the first disruptive case: {missing}"),
+                not_undone: false,
+            }
         });
         for case in cases {
-            if let Some((by, reason)) = blocked.as_ref().filter(|_| !self.options.heedless) {
-                let verdict = Verdict::Blocked {
-                    by: *by,
-                    reason: reason.clone(),
-                };
-                self.record_unrun(case, verdict);
+            if let Some(blocked) = blocked.as_ref().filter(|_| !self.options.heedless) {
+                self.record_unrun(case, blocked.verdict());
                 continue;
             }
             self.run_one(shared, case).await;
             if ending::is_asked() {
                 // The clean-up of the run undoes its faults.
-                return;
+                return None;
             }
             if let Err(error) = self.target.undo_faults().await {
                 let reason = self.redact(&format!("its fault could not be undone: {error}"));
                 self.record_not_undone(&shared.progress, case, &reason);
-                blocked = Some((case.id, reason));
+                blocked = Some(Blocked {
+                    by: case.id,
+                    reason,
+                    not_undone: true,
+                });
                 continue;
             }
             let waited = Instant::now();
             let whole = settle::until_whole(shared, &format!("a whole cluster after {}", case.id)).await;
             if let Err(missing) = &whole {
-                blocked = Some((case.id, format!("the cluster was not whole after it: {missing}")));
+                blocked = Some(Blocked {
+                    by: case.id,
+                    reason: format!("the cluster was not whole after it: {missing}"),
+                    not_undone: false,
+                });
             }
             settled(format!("after {}", case.id), whole.map(|()| waited.elapsed()));
         }
@@ -376,24 +421,25 @@ impl Recorder<'_> {
             &format!("{count} disruptive cases, each until the cluster is whole"),
             began,
         );
+        blocked.filter(|_| !self.options.heedless)
     }
 
     async fn run_one(&self, shared: &Arc<Shared>, case: &'static Case) {
         let began = Instant::now();
         let context = Context::new(shared.clone(), case);
-        let body = AssertUnwindSafe(ending::stoppable(observed(&context, case))).catch_unwind();
         let limit = longest_case(self.target.description().shape, &shared.timing);
-        let outcome: Outcome = match tokio::time::timeout(limit, body).await {
-            Ok(Ok(Some(outcome))) => judged(case, outcome),
-            // Interrupted: nothing is known of it, as of those that were not begun.
-            Ok(Ok(None)) => return,
-            Ok(Err(panic)) => Err(Stop::Error(anyhow::anyhow!(
-                "the case panicked: {}",
-                panic_text(&*panic)
-            ))),
-            Err(_) => Err(Stop::Error(anyhow::anyhow!(
+        let body = AssertUnwindSafe(ending::within(limit, observed(&context, case))).catch_unwind();
+        let outcome: Outcome = match body.await {
+            Ok(Ended::With(outcome)) => judged(case, outcome),
+            // Nothing is known of it, as of those that were not begun.
+            Ok(Ended::Interrupted) => return,
+            Ok(Ended::TooLate) => Err(Stop::Error(anyhow::anyhow!(
                 "the case did not end within {} s",
                 limit.as_secs()
+            ))),
+            Err(panic) => Err(Stop::Error(anyhow::anyhow!(
+                "the case panicked: {}",
+                panic_text(&*panic)
             ))),
         };
         let seconds = began.elapsed().as_secs_f64();
@@ -467,6 +513,14 @@ impl Recorder<'_> {
     /// Removes what the run made. A second interrupt ends the program.
     async fn clean_up(&self, progress: &Progress) {
         let began = Instant::now();
+        if let Some(reason) = self.target.spoilt() {
+            let message = self.redact(&reason);
+            progress.line(visible(&message));
+            self.state().aborted = Some(Abort {
+                kind: AbortKind::Target,
+                message,
+            });
+        }
         if let Err(error) = self.target.undo_faults().await {
             self.state().left_behind.push(self.redact(&error.to_string()));
         }
@@ -474,7 +528,7 @@ impl Recorder<'_> {
             self.state().left_behind.push(self.redact(&error.to_string()));
         }
         for line in &self.state().left_behind {
-            progress.line(format!("left behind: {line}"));
+            progress.line(format!("left behind: {}", visible(line)));
         }
         if began.elapsed() > Duration::from_secs(1) {
             self.phase("clean-up", began);

@@ -245,7 +245,7 @@ fn not_joined(view: &ClusterView, nodes: usize) -> Vec<String> {
             ));
         }
         if let Role::Replica { link, .. } = &node.role
-            && link != "connected"
+            && !node.linked()
         {
             findings.push(format!("{name}: its replication link is \"{link}\""));
         }

@@ -191,7 +191,14 @@ fn note_votes(shared: &Shared, view: &ClusterView) {
 /// # Errors
 /// What was still missing at the end.
 pub async fn until_whole(shared: &Arc<Shared>, what: &str) -> Result<(), String> {
-    let bound = shared.timing.returned();
+    until_whole_within(shared, what, shared.timing.returned()).await
+}
+
+/// Waits until the cluster is whole, for at most `bound`.
+///
+/// # Errors
+/// What was still missing at the end.
+pub async fn until_whole_within(shared: &Arc<Shared>, what: &str, bound: Duration) -> Result<(), String> {
     let shape = shared.target.description().shape;
     let started = Instant::now();
     let waiting = async {

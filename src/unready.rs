@@ -62,6 +62,7 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
     }
     let other = Secret::new(format!("another-password-{}", cx.shared().run_id));
     cx.keep_secret([other.clone()]);
+    only_password(cx, &member, &right).await?;
     ready(cx, &member, true, cx.timing().arrange()).await?;
     let work = async {
         set(cx, &member, &right, &other).await?;
@@ -96,6 +97,27 @@ async fn observe(cx: &Context) -> Result<Unready, Stop> {
         ready(cx, &member, true, cx.timing().arrange() + probe.notices() + TOLD).await
     };
     with_cleanup(work, back).await
+}
+
+/// Refuses to change the password of a server that takes several, as in the middle of a rotation: `CONFIG SET requirepass`
+/// takes all of them away, and only one is known, to be given back.
+async fn only_password(cx: &Context, member: &Member, right: &Secret) -> Result<(), Stop> {
+    let mut connection = cx.connect_raw(&member.address).await?;
+    connection.call(&["AUTH", right.expose()]).await?;
+    // Before Redis 6 there is no such command, and no second password.
+    let user = connection.call(&["ACL", "GETUSER", "default"]).await?;
+    let fields = user.array().unwrap_or_default();
+    let passwords = fields
+        .chunks(2)
+        .find(|field| field[0].text() == Some("passwords"))
+        .and_then(|field| field.get(1)?.array())
+        .map_or(1, <[_]>::len);
+    match passwords {
+        0 | 1 => Ok(()),
+        several => Err(Stop::Unsupported(format!(
+            "{member} takes {several} passwords of the user default: to change them would lose those that are not known here"
+        ))),
+    }
 }
 
 /// Changes the password that a server takes.

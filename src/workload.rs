@@ -105,12 +105,13 @@ impl Ledger {
         self.writes.iter().filter(unknown)
     }
 
-    /// The instants between which nothing was acknowledged for longest, from `since` until `until`.
+    /// The instants between which nothing was acknowledged for longest, from `since` until `until`. What was acknowledged
+    /// later is no more of it than what was before.
     pub fn longest_silence(&self, since: Instant, until: Instant) -> (Instant, Instant) {
         let mut longest = (since, since);
         let mut last = since;
         let acked = self.acked().map(|write| write.at);
-        for at in acked.filter(|at| *at > since).chain([until]) {
+        for at in acked.filter(|at| *at > since && *at < until).chain([until]) {
             if at.saturating_duration_since(last) > longest.1 - longest.0 {
                 longest = (last, at);
             }
@@ -571,5 +572,9 @@ mod tests {
         assert_eq!(ledger.longest_gap(began, after(2000)), Duration::from_millis(1400));
         assert_eq!(ledger.longest_gap(after(520), after(610)), Duration::from_millis(80));
         assert_eq!(ledger.longest_gap(after(700), after(800)), Duration::from_millis(100));
+        // What came after the time that is looked at: another gap of 390 ms until then.
+        assert_eq!(ledger.longest_gap(began, after(400)), Duration::from_millis(390));
+        assert_eq!(ledger.longest_gap(began, after(5)), Duration::from_millis(5));
+        assert_eq!(ledger.longest_silence(began, after(550)), (after(10), after(500)));
     }
 }

@@ -5,6 +5,7 @@
 use assert_cmd::Command;
 use rstest::rstest;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -629,8 +630,9 @@ fn known_failures_are_held_against_what_ran() {
 
 /// The processes and folders that a run over `processes` has on this machine, found by the run's name.
 fn left_of(run_id: &str) -> Vec<String> {
+    let user = fs::metadata("/proc/self").unwrap().uid();
     let folder = std::env::temp_dir()
-        .join("redis-cluster-conformance-processes")
+        .join(format!("redis-cluster-conformance-processes-{user}"))
         .join(run_id);
     let mut left: Vec<String> = fs::read_dir("/proc")
         .unwrap()
@@ -837,6 +839,11 @@ fn cells(list: &str) -> tempfile::TempDir {
     "- cell: a\n  run: SLOT --skip SLOT\n",
     "cells.yaml:2: a selects no case"
 )]
+#[case::of_another_target(
+    "cells.yaml",
+    "- cell: a\n  run: SLOT --target docker --nodes 4\n",
+    "cells.yaml:2: a: --nodes is for --target kind"
+)]
 #[case::an_omission("cells.yaml", "- cell: a\n  run: NET-14\n", "cells.yaml:2: a selects no case")]
 #[case::no_such_cell(
     "cells.yaml",
@@ -853,6 +860,20 @@ fn a_list_of_cells_that_is_of_no_use_is_named_before_anything_runs(
     assert_eq!(exit, 2, "{stdout}{stderr}");
     assert!(stderr.contains(named), "{stderr}");
     assert!(!folder.path().join("out").exists(), "nothing has begun");
+}
+
+/// What runs is what stands in the list.
+#[test]
+fn no_target_of_the_environment_is_a_cell_s() {
+    let folder = cells("- {cell: a, run: SLOT --nodes 4}\n");
+    let output = program()
+        .env("RCC_TARGET", "processes")
+        .args(["matrix", "cells.yaml", "--only", "b"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("has no cell \"b\"; it has a"), "{stderr}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use redis_cluster_conformance::surroundings;
 use redis_cluster_conformance::target::docker::{DEFAULT_IMAGE, DockerOptions, DockerTarget};
 use redis_cluster_conformance::target::{Alteration, Fault, Scratch, Secret, Target, TargetError, TargetKind};
 use redis_cluster_conformance::timing::Timing;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -142,9 +143,17 @@ fn things_of(run_id: &str) -> Vec<String> {
     things
 }
 
+/// Whether a program runs in a container, with these arguments.
+fn runs_in(container: &str, program: &str) -> bool {
+    let output = Command::new("docker").args(["top", container]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).contains(program)
+}
+
 fn folder_of(run_id: &str) -> std::path::PathBuf {
+    let user = std::fs::metadata("/proc/self").unwrap().uid();
     std::env::temp_dir()
-        .join("redis-cluster-conformance-docker")
+        .join(format!("redis-cluster-conformance-docker-{user}"))
         .join(run_id)
 }
 
@@ -314,9 +323,19 @@ async fn servers_beside() {
         (3, "", "trouble\n")
     );
     let late = other
-        .exec(&first, &["sleep", "60"], &[], Duration::from_millis(300))
-        .await;
-    assert!(late.unwrap_err().to_string().contains("did not end within"));
+        .exec(&first, &["sh", "-c", "sleep 61; true"], &[], Duration::from_millis(300))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        late.contains("did not end within") && !late.contains("goes on"),
+        "{late}"
+    );
+    let began = Instant::now();
+    while runs_in(&first.name, "sleep 61") {
+        assert!(began.elapsed() < Duration::from_secs(5), "it goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 
     let folder = other.data_folder(&first).unwrap();
     assert!(

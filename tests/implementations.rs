@@ -53,21 +53,15 @@ fn listener() -> TcpListener {
 /// The real servers of a shape.
 fn servers(shape: &Shape) -> ProcessesTarget {
     let forms = shape.conf.contains("cluster-enabled yes");
+    let run_id = format!("standin-{}-{}", shape.name, std::process::id());
     ProcessesTarget::new(ProcessesOptions {
-        redis_conf: shape.conf.into(),
-        source: "a test".into(),
-        server: "redis-server".into(),
         password: Some(Secret::new(PASSWORD)),
         shape: Size {
             masters: if forms { shape.masters } else { 0 },
             replicas_per_master: shape.replicas,
         },
         spare: if forms { 0 } else { shape.masters },
-        run_id: format!("standin-{}-{}", shape.name, std::process::id()),
-        timing: Timing::new(Duration::from_secs(1)),
-        keep: false,
-        in_memory: true,
-        alterations: Vec::new(),
+        ..ProcessesOptions::new(shape.conf, "a test", run_id, Timing::new(Duration::from_secs(1)))
     })
 }
 

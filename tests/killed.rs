@@ -19,6 +19,7 @@ use redis_cluster_conformance::target::processes::{ProcessesOptions, ProcessesTa
 use redis_cluster_conformance::target::{Cut, Fault, Target, TargetKind, Traffic, Way};
 use redis_cluster_conformance::timing::Timing;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -241,8 +242,9 @@ fn nothing_is_left(row: usize, kind: TargetKind) {
 }
 
 fn folder_of(kind: TargetKind, run_id: &str) -> PathBuf {
+    let user = std::fs::metadata("/proc/self").unwrap().uid();
     std::env::temp_dir()
-        .join(format!("redis-cluster-conformance-{kind}"))
+        .join(format!("redis-cluster-conformance-{kind}-{user}"))
         .join(run_id)
 }
 

@@ -7,7 +7,7 @@
 
 use redis_cluster_conformance::cluster::connection::{Address, Connection, LinkError};
 use redis_cluster_conformance::cluster::node::Member;
-use redis_cluster_conformance::manifest::Parameters;
+use redis_cluster_conformance::manifest::{Manifest, Parameters};
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::target::descriptor::Descriptor;
 use redis_cluster_conformance::target::kind::{KindOptions, KindTarget, Layout, down, kubeconfig, up};
@@ -307,6 +307,10 @@ async fn the_published_manifest_leaves_servers_that_can_be_judged() {
 }
 
 fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
+    kept_or_not(run, disposition, false)
+}
+
+fn kept_or_not(run: &str, disposition: Disposition, keep: bool) -> KubernetesTarget {
     KubernetesTarget::new(KubernetesOptions {
         descriptor: Descriptor::canonical().unwrap(),
         parameters: Parameters::default(),
@@ -316,7 +320,7 @@ fn on_kubernetes(run: &str, disposition: Disposition) -> KubernetesTarget {
         in_cluster: false,
         namespace: Some("default".to_owned()),
         disposition,
-        keep: false,
+        keep,
         run_id: run.to_owned(),
         timing: timing(),
     })
@@ -331,27 +335,73 @@ async fn a_namespace_that_is_there_is_applied_to_attached_to_and_left() {
     let outcome = applied.prepare(&progress).await;
     progress.line(format!("{:?} {:?}", outcome, applied.capabilities()));
 
+    for beside in [Disposition::Attach, Disposition::Apply] {
+        let beside = on_kubernetes("beside", beside);
+        let error = beside.prepare(&progress).await.unwrap_err();
+        progress.line(error.to_string());
+        assert!(
+            matches!(&error, TargetError::Surroundings(text) if text.contains("run apply goes on")),
+            "{error}"
+        );
+        beside.release().await.unwrap();
+    }
+    assert_eq!(applied.members().await.unwrap().len(), 6);
+    let started = Instant::now();
+    applied.release().await.unwrap();
+    progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
+    outcome.unwrap();
+    let gone = on_kubernetes("gone", Disposition::Attach);
+    progress.line(gone.prepare(&progress).await.unwrap_err().to_string());
+    gone.release().await.unwrap();
+
+    let kept = kept_or_not("kept", Disposition::Apply, true);
+    let outcome = kept.prepare(&progress).await;
+    kept.release().await.unwrap();
     let attached = on_kubernetes("attach", Disposition::Attach);
     let phases = attached.prepare(&progress).await.unwrap();
     progress.line(format!("{phases:?} {:?}", attached.capabilities()));
-    assert!(!attached.is_ours() && attached.password() == applied.password());
+    assert!(!attached.is_ours() && attached.password() == kept.password());
     assert_eq!(attached.members().await.unwrap().len(), 6);
     attached.release().await.unwrap();
-    assert_eq!(applied.members().await.unwrap().len(), 6);
 
     let other = on_kubernetes("other", Disposition::Apply);
     let error = other.prepare(&progress).await.unwrap_err();
     progress.line(error.to_string());
     assert!(matches!(error, TargetError::Usage(_)));
     other.release().await.unwrap();
-    assert_eq!(applied.members().await.unwrap().len(), 6);
-
-    let started = Instant::now();
-    applied.release().await.unwrap();
-    progress.line(format!("release: {:.1} s", started.elapsed().as_secs_f64()));
-    let gone = on_kubernetes("gone", Disposition::Attach);
-    progress.line(gone.prepare(&progress).await.unwrap_err().to_string());
+    assert_eq!(kept.members().await.unwrap().len(), 6);
+    remove_deployment(kept.manifest().unwrap()).await;
     outcome.unwrap();
+}
+
+/// Removes what was kept, as its user would with `kubectl delete -f` and the volume claims.
+async fn remove_deployment(manifest: &Manifest) {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+    use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+    use kube::core::{ApiResource, GroupVersionKind};
+    let config = kube::config::Kubeconfig::read_from(kubeconfig().unwrap()).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(config, &Default::default())
+        .await
+        .unwrap();
+    let client = kube::Client::try_from(config).unwrap();
+    for document in manifest
+        .documents
+        .iter()
+        .filter(|document| document.kind() != "Namespace")
+    {
+        let (group, version) = document
+            .api_version()
+            .split_once('/')
+            .unwrap_or(("", document.api_version()));
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, document.kind()));
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &kind);
+        let _ = api.delete(document.name(), &DeleteParams::background()).await;
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client, "default");
+    claims
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .unwrap();
 }
 
 /// By itself, this leaves a cluster for the others to take.

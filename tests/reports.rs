@@ -711,6 +711,32 @@ fn from_the_page_alone(matrix: &Matrix, kept: &[(Record, Option<Run>)]) -> Matri
     }
 }
 
+/// What a case was to the suite that judged it does not change by what it is to a later one.
+#[test]
+fn a_cell_of_another_suite_keeps_its_cases_and_its_verdict() {
+    let mut earlier = changed();
+    for case in &mut earlier.cases {
+        case.level = Level::Should;
+    }
+    earlier.summary = Summary::of(&earlier.cases, false, Strictness::default());
+    let cells = vec![
+        cell("changed", Some(1), 1, None, Some(changed())),
+        cell("earlier", Some(0), 1, None, Some(earlier.clone())),
+    ];
+    let all = Matrix { cells, ..matrix() };
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.md");
+    matrix::write(&all, &page).unwrap();
+    let kept = matrix::kept::read(&matrix::kept::beside(&page)).unwrap();
+    let again = kept[1].1.as_ref().unwrap();
+    assert!(again.cases.iter().all(|case| case.level == Level::Should));
+    assert_eq!(again.summary.verdict, earlier.summary.verdict);
+    assert_eq!(
+        matrix::markdown(&from_the_page_alone(&all, &kept)),
+        matrix::markdown(&all)
+    );
+}
+
 #[test]
 fn a_page_can_be_made_from_what_is_kept_beside_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -838,6 +864,7 @@ fn the_command_line_of_a_cell_can_be_typed() {
 #[case::another_was_asked_for(Cell { arguments: vec![], ..cell("a", Some(0), 1, None, Some(conformant())) }, false)]
 #[case::undecided(cell("a", Some(3), 1, None, Some(empty())), false)]
 #[case::aborted(cell("a", Some(3), 1, None, Some(aborted())), false)]
+#[case::killed(cell("a", None, 1, None, Some(conformant())), false)]
 #[case::no_run(cell("a", Some(2), 1, None, None), false)]
 #[case::never_ended(Cell { record: None, ..cell("a", Some(0), 1, None, Some(conformant())) }, false)]
 fn a_cell_is_done_when_it_came_to_a_verdict_by_the_same_options(#[case] cell: Cell, #[case] done: bool) {
@@ -894,7 +921,7 @@ fn every_pair_of_verdicts_is_a_change_or_none() {
                 .collect()
         })
         .collect();
-    assert_eq!(table, [".bnnun", "f.nnun", "jb.nun", "jbn.un", "sbnn.n", "jbnnu."]);
+    assert_eq!(table, [".bnnun", "f.nnun", "jb....", "jbn...", "sbn...", "jbn..."]);
 }
 
 #[rstest]
@@ -1275,6 +1302,25 @@ fn junit_is_green_only_where_the_verdict_is(
     let red =
         counted.elements.get("failure").copied().unwrap_or(0) + counted.elements.get("error").copied().unwrap_or(0);
     assert_eq!(red == 0, expected == Conformance::Conformant, "{counted:?}");
+}
+
+/// A `should` that failed is red where it counts.
+#[rstest]
+#[case::let_pass(false, exit::CONFORMANT)]
+#[case::counted(true, exit::NOT_CONFORMANT)]
+fn junit_is_red_for_a_should_where_the_exit_code_is(#[case] strict: bool, #[case] code: u8) {
+    let failed = CaseResult {
+        level: Level::Should,
+        ..case("SLOT-02", VerdictName::Fail, &[])
+    };
+    let counted = Strictness {
+        strict,
+        ..Strictness::default()
+    };
+    let run = run_of(vec![case("SLOT-01", VerdictName::Pass, &[]), failed], None, counted);
+    assert_eq!(exit::of(&run), code);
+    let text = junit::render(&run).unwrap();
+    assert_eq!(parse(&text).elements.contains_key("failure"), strict, "{text}");
 }
 
 #[test]

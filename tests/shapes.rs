@@ -20,23 +20,16 @@ async fn judged(masters: usize, replicas_per_master: usize, ids: &[&str]) -> Run
     let missing = surroundings::missing_for(TargetKind::Processes).await;
     assert_eq!(missing, None, "a test that did not run has proved nothing");
     let run_id = format!("shapes-{masters}-{replicas_per_master}-{}", std::process::id());
+    let redis_conf = "cluster-enabled yes\ncluster-node-timeout 2000\nrepl-diskless-sync-delay 0\n\
+                      cluster-allow-replica-migration no\nprotected-mode no\nappendonly yes\n";
+    let timing = Timing::new(Duration::from_secs(2));
     let target = ProcessesTarget::new(ProcessesOptions {
-        redis_conf: "cluster-enabled yes\ncluster-node-timeout 2000\nrepl-diskless-sync-delay 0\n\
-                     cluster-allow-replica-migration no\nprotected-mode no\nappendonly yes\n"
-            .into(),
-        source: "a test".into(),
-        server: "redis-server".into(),
         password: Some(Secret::new("shapes")),
         shape: Shape {
             masters,
             replicas_per_master,
         },
-        spare: 0,
-        run_id: run_id.clone(),
-        timing: Timing::new(Duration::from_secs(2)),
-        keep: false,
-        in_memory: true,
-        alterations: Vec::new(),
+        ..ProcessesOptions::new(redis_conf, "a test", &run_id, timing)
     });
     let options = Options {
         cases: cases::all().filter(|case| ids.contains(&case.id.0)).collect(),

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test: a panic is a failure with a place")]
 
 use redis_cluster_conformance::cases;
-use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::runner::{self, Options};
 use redis_cluster_conformance::surroundings;
@@ -32,23 +31,12 @@ async fn a_failover_stands_in_the_timeline_in_its_order() {
     let missing = surroundings::missing_for(TargetKind::Processes).await;
     assert_eq!(missing, None, "a test that did not run has proved nothing");
     let run_id = format!("timeline-{}", std::process::id());
+    let redis_conf = "cluster-enabled yes\ncluster-node-timeout 2000\nrepl-diskless-sync-delay 0\n\
+                      cluster-allow-replica-migration no\nprotected-mode no\nappendonly yes\n";
+    let timing = Timing::new(Duration::from_secs(2));
     let target = ProcessesTarget::new(ProcessesOptions {
-        redis_conf: "cluster-enabled yes\ncluster-node-timeout 2000\nrepl-diskless-sync-delay 0\n\
-                     cluster-allow-replica-migration no\nprotected-mode no\nappendonly yes\n"
-            .into(),
-        source: "a test".into(),
-        server: "redis-server".into(),
         password: Some(Secret::new(PASSWORD)),
-        shape: Shape {
-            masters: 3,
-            replicas_per_master: 1,
-        },
-        spare: 0,
-        run_id: run_id.clone(),
-        timing: Timing::new(Duration::from_secs(2)),
-        keep: false,
-        in_memory: true,
-        alterations: Vec::new(),
+        ..ProcessesOptions::new(redis_conf, "a test", &run_id, timing)
     });
     let out = tempfile::tempdir().unwrap();
     let options = Options {

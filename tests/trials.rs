@@ -1,7 +1,6 @@
 //! Trials over servers on loopback: what they measure, and that a deployment that loses acknowledged writes is caught.
 
 use redis_cluster_conformance::cases;
-use redis_cluster_conformance::cluster::view::Shape;
 use redis_cluster_conformance::progress::Progress;
 use redis_cluster_conformance::report::scorecard::{Figure, Trial};
 use redis_cluster_conformance::report::{Run, json, terminal};
@@ -26,21 +25,10 @@ async fn trial(name: &str, fault: TrialFault, persistence: &str, rate: Rate) -> 
     let missing = surroundings::missing_for(TargetKind::Processes).await;
     assert_eq!(missing, None, "a test that did not run has proved nothing");
     let run_id = format!("trials-{name}-{}", std::process::id());
+    let redis_conf = format!("{REDIS_CONF}{persistence}\n");
     let target = ProcessesTarget::new(ProcessesOptions {
-        redis_conf: format!("{REDIS_CONF}{persistence}\n"),
-        source: "a test".into(),
-        server: "redis-server".into(),
         password: Some(Secret::new("trials")),
-        shape: Shape {
-            masters: 3,
-            replicas_per_master: 1,
-        },
-        spare: 0,
-        run_id: run_id.clone(),
-        timing: Timing::new(NODE_TIMEOUT),
-        keep: false,
-        in_memory: true,
-        alterations: Vec::new(),
+        ..ProcessesOptions::new(redis_conf, "a test", &run_id, Timing::new(NODE_TIMEOUT))
     });
     let options = Options {
         cases: cases::all().filter(|case| case.id.0 == "OPS-16").collect(),

@@ -530,6 +530,11 @@ async fn make_a_replica(cx: &Context, pod: &str) -> Outcome {
         return Ok(());
     };
     let id = node.myself().map(|line| line.id.clone()).unwrap_or_default();
+    if cx.shape().replicas_per_master == 0 {
+        return Err(Stop::Unsupported(format!(
+            "the deployment is to have no replica, to which {pod} could hand its slots before it is started again"
+        )));
+    }
     let Some(replica) = view.replicas_of(&id).next() else {
         return Err(Mismatch::new(format!("a replica of {pod}"), "none").into());
     };

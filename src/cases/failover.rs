@@ -47,7 +47,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
         controls: &["min-replicas", "never-replaced"],
         method: "Stops a master and keeps it away; `ROLE` of a replica of it must become `master`, and the survivors must take writes to its \
@@ -82,7 +82,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
         controls: &["min-replicas", "never-replaced"],
         method: "Looks at the graceful stop of FAIL-02: writes must come back while the master is away; the longest gap without an \
@@ -118,7 +118,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Bus],
+        features: &[Feature::Bus, Feature::Wait],
         bound: "not before NT; the first flag within T_pfail, `fail` on every survivor within T_fail",
         controls: &["flags-hidden", "hasty-suspicion"],
         method: "Asks every survivor of the stop of FAIL-02 for `CLUSTER NODES` ten times a second. No survivor may flag the master before the node-timeout or take a flag back while it is away, somebody must flag it within T_pfail, and every survivor must show `fail` within T_fail of the server's end.",
@@ -134,7 +134,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1, Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Bus],
+        features: &[Feature::Bus, Feature::Wait],
         bound: "2 s; one lost election: 2 s + max(4·NT, 4 s)",
         controls: &["never-replaced"],
         method: "Takes the longest gap of every other shard's writer in the stop of FAIL-02: it must be within the bound (the longer one where the epochs show a lost election), and no `-CLUSTERDOWN` may come before the node-timeout. Where coverage is not required there is no gap, which is as good.",
@@ -150,7 +150,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Bus],
+        features: &[Feature::Bus, Feature::Wait],
         bound: "T_fo",
         controls: &["epoch-lost", "never-replaced"],
         method: "Compares `cluster_current_epoch` of every survivor before and after the promotion of FAIL-02, and the masters' epochs in \
@@ -167,7 +167,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5, Seed::A2],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "T_sched + T_sync + 2 s",
         controls: &["never-replaced", "volume-lost"],
         method: "Lets the master of FAIL-02 come back; its `ROLE` must become `slave` of the promoted node with the link `connected`, and \
@@ -251,7 +251,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[Feature::Bus, Feature::Config],
+        features: &[Feature::Bus, Feature::Config, Feature::Wait],
         bound: "refused within T_fail; served again within T_sched + T_undo + T_w + 1 s",
         controls: &["coverage-lifted", "data-lost"],
         method: "Writes a key, takes a master and all its replicas away together (killed, where the target can, else stopped). With `cluster-require-full-coverage yes` \
@@ -323,10 +323,10 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Apart,
         needs: &[Capability::KeepAway, Capability::Scratch],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "each T_shutdown + T_fo_hard; one lost election: T_shutdown + T_fo_retry",
         controls: &["one-barred-replica"],
-        method: "On servers beside the deployment: for each of three shards, and then for each once more, writes a key, `WAIT 1`, stops the master, waits until `ROLE` of its replica is `master`, reads the key there, and lets the old one come back until the cluster is whole.",
+        method: "On servers beside the deployment: for each of three shards, and then for each once more, writes a key, `WAIT 1`, stops the master, waits until `ROLE` of its replica is `master`, reads the key there, and lets the old one come back until the cluster is whole. The longer bound is for an election that was lost: then `cluster_current_epoch` has risen by two.",
         run: |cx| Box::pin(apart::one_after_another(cx)),
     },
     Case {
@@ -339,7 +339,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Apart,
         needs: &[Capability::KeepAway, Capability::Scratch],
-        features: &[Feature::Config],
+        features: &[Feature::Config, Feature::Wait],
         bound: "T_shutdown + T_fo_retry",
         controls: &["one-barred-replica"],
         method: "On servers beside the deployment, three masters with two replicas each: cuts one replica of a master off its data (no masterauth, link closed), writes, `WAIT 1`, stops the master. The other replica must be promoted, and hold what was written.",
@@ -371,7 +371,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "T_fo",
         controls: &["never-replaced", "promoted-tells-wrong"],
         method: "Writes 1000 keys and has every replica confirm them by `WAIT` before the fault of FAIL-02, and reads each by value from the promoted node.",
@@ -387,7 +387,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "-",
         controls: &["promoted-tells-wrong"],
         method: "In the stop of FAIL-02 every node is asked ten times a second for a key of the master's shard, and every shard is written to. Each reply must be the value, an integer for a write, `-MOVED` to one of the nodes, `-CLUSTERDOWN`, `-MASTERDOWN`, `-LOADING` or `-NOREPLICAS`; connections may fail.",
@@ -540,8 +540,8 @@ impl Lost {
     /// What a report says of a time within the longer bound.
     fn note(self, cx: &Context) {
         cx.note(match self {
-            Self::Seen(_) => "one election was lost: the gap is within the bound for that",
-            Self::Unknown => "the gap is within the bound for one lost election; whether one was lost is not known",
+            Self::Seen(_) => "one election was lost: the time is within the bound for that",
+            Self::Unknown => "the time is within the bound for one lost election; whether one was lost is not known",
         });
     }
 }
@@ -572,6 +572,25 @@ pub(in crate::cases) fn judge_gap_within(
             limit.as_secs_f64()
         ),
         format!("{:.1} s", gap.as_secs_f64()),
+    )
+}
+
+/// Expects a state after so long within the bound; with one lost election, within the longer one, and then says so.
+pub(in crate::cases) fn judge_in_time(
+    cx: &Context,
+    what: &str,
+    took: Duration,
+    lost: Lost,
+    bounds: (Duration, Duration),
+) -> Result<(), Mismatch> {
+    let (limit, longer) = lost.limit(took, bounds);
+    if longer {
+        lost.note(cx);
+    }
+    expect(
+        took <= limit,
+        format!("{what}, within {:.1} s", limit.as_secs_f64()),
+        format!("after {:.1} s", took.as_secs_f64()),
     )
 }
 

@@ -325,7 +325,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A4, Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::Replicas, Capability::Shards],
-        features: &[Feature::ManualFailover],
+        features: &[Feature::ManualFailover, Feature::Migrate, Feature::SetSlot],
         bound: "-",
         controls: &["moved-pairs-parted", "pairs-parted"],
         method: "Writes two keys of one tag to an empty slot of a master. After `CLUSTER FAILOVER` of its replica, \

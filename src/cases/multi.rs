@@ -123,7 +123,9 @@ pub static CASES: &[Case] = &[
             "frozen",
             "hang-up",
             "master-down",
+            "moved-astray",
             "other-password",
+            "second-address",
         ],
         method: "On every master: `MULTI`, `SET` of an own key -> `+QUEUED`, `SET` of another master's key -> `-MOVED \
                  <slot> <address>`, `EXEC` -> `-EXECABORT`; then neither key exists, each asked of its owner.",
@@ -196,10 +198,13 @@ pub static CASES: &[Case] = &[
             "frozen",
             "hang-up",
             "master-down",
+            "moved-astray",
             "moved-other-slot",
+            "no-endpoint",
             "other-password",
             "replica-redirects-nothing",
             "script-not-redirected",
+            "second-address",
         ],
         method: "On every master: `EVAL`, `EVALSHA` and (where `COMMAND INFO` knows it) `FCALL` of a script that \
                  writes its key -> `+OK`, and `GET` -> the value. The same calls to every other node, replicas too -> \
@@ -339,9 +344,12 @@ pub static CASES: &[Case] = &[
         controls: &[
             "cross-slot-taken",
             "frozen",
+            "moved-astray",
             "moved-other-slot",
+            "no-endpoint",
             "other-password",
             "replica-redirects-nothing",
+            "second-address",
             "shard-channel-anywhere",
             "shard-message-lost",
         ],
@@ -392,7 +400,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::Replicas, Capability::Shards],
-        features: &[Feature::ManualFailover],
+        features: &[Feature::ManualFailover, Feature::SetSlot],
         bound: "T_gossip + T_visible",
         controls: &["blocked-when-demoted", "blocked-when-moved"],
         method: "A client waits in `BLPOP` on a master, as `CLIENT LIST` shows. The empty slot of its key is moved to \

@@ -52,7 +52,8 @@ pub static CASES: &[Case] = &[
         features: &[],
         bound: "T_shutdown + T_sched until the server is back, then T_fo_retry",
         controls: &["no-persistence"],
-        method: "Writes 500 keys to a master and stops it as its platform does. Once another process runs in its \
+        method: "Writes 500 keys to a master, has a replica confirm them by `WAIT` where there are any (a server that does not \
+                 know it is unsupported), and stops it as its platform does. Once another process runs in its \
                  place, `GET` on the owner of the slot, which may be the promoted replica, must answer with every \
                  value.",
         run: |cx| Box::pin(returning::deletion_survived(cx)),
@@ -129,7 +130,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::LoseVolume, Capability::Replicas, Capability::Shards],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "T_fo_hard; one lost election: T_fo_retry; the empty server is watched for T_stable",
         controls: &["empty-server-answers", "never-replaced"],
         method: "Writes 500 keys, has every replica confirm them by `WAIT`, kills the master under writes and takes away all that it has on disk. \
@@ -148,11 +149,12 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Apart,
         needs: &[],
-        features: &[Feature::Config],
+        features: &[Feature::AppendOnlyFile, Feature::Config, Feature::Wait],
         bound: "T_sched + T_sync",
         controls: &["killed-loses-all", "nothing-persisted"],
         method: "Expects of `CONFIG GET appendonly` and `save` on every node that its data are kept: no target of the suite knows of a \
-                 platform that would keep a killed server away for longer than 2·NT instead. Where the target can, it is tried on a master \
+                 platform that would keep a killed server away for longer than 2·NT instead. A server that gives no value is \
+                 unsupported. Where the target can, it is tried on a master \
                  and a replica of the same configuration: 500 keys are written with `WAIT 1`, the master is killed and started at once, and \
                  both must have every value.",
         run: |cx| Box::pin(lost::back_before_missed(cx)),

@@ -144,12 +144,12 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "-",
         controls: &["asking-sticks", "given-slots-unserved"],
         method: "Opens an empty slot and sends to the destination: `ASKING`, `SET` (both `+OK`), then `GET`, which \
                  must be `-MOVED <slot> <source>`; after another `ASKING` the same `GET` gives the value, and the \
-                 next one `-MOVED` again.",
+                 next one `-MOVED` again. The key is then moved to the source by MIGRATE, and the slot closed again.",
         run: |cx| Box::pin(asking_once(cx)),
     },
     Case {
@@ -163,7 +163,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "-",
         controls: &["served-unasked"],
         method: "Opens an empty slot and moves a key. `GET` and `SET` of it, and of an absent one, without `ASKING` \
@@ -181,7 +181,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A4],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "T_gossip",
         controls: &[
             "ask-as-moved",
@@ -208,7 +208,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::Bus, Feature::SetSlot],
+        features: &[Feature::Bus, Feature::Migrate, Feature::SetSlot],
         bound: "T_gossip",
         controls: &["third-party-behind"],
         method: "Opens an empty slot, moves its key, and assigns it by `CLUSTER SETSLOT NODE` on the destination and \

@@ -37,7 +37,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "-",
         controls: &["given-slots-unserved"],
         method: "Moves up to 100 empty slots from one master to another and back, by SETSLOT and MIGRATE, while a \
@@ -56,7 +56,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "-",
         controls: &["given-slots-unserved", "life-forgotten"],
         method: "Writes 10 keys to each of up to 100 empty slots, every second one with an hour to live, and moves \
@@ -168,7 +168,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::Exec],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "T_reshape",
         controls: &["migrate-disabled"],
         method: "On three masters of its own, 160 slots with a key each are moved from one to another; once all \
@@ -187,7 +187,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A1],
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::Exec],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "T_reshape",
         controls: &["fix-refused", "given-slots-unserved"],
         method: "On three masters of its own, a slot is left open with half of its 20 keys moved: the source serves \
@@ -264,13 +264,13 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::Shards],
-        features: &[Feature::AtomicMigration],
+        features: &[Feature::AtomicMigration, Feature::Migrate, Feature::SetSlot],
         bound: "T_reshape",
         controls: &["promised-migration"],
         method: "Writes 10 keys to each of up to 100 empty slots, half of them with an hour to live, and has the \
                  servers move the slots: the job must say `completed` (Redis) or `success` (Valkey) within \
                  T_reshape, an absent key must never give `-ASK`, and every key be at the new owner with its value \
-                 and time to live. The slots are then moved back.",
+                 and time to live. The slots are then moved back, by SETSLOT and MIGRATE.",
         run: |cx| Box::pin(moving::atomic(cx)),
     },
     Case {
@@ -285,7 +285,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Apart,
         needs: &[Capability::Scratch, Capability::Exec, Capability::Kill],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "T_fo_retry until the promotion, T_sched + T_heal until the server is back, T_reshape for the repair, T_fail until \
                 all agree",
         controls: &["fix-refused", "given-slots-unserved", "replicas-emptied"],
@@ -308,7 +308,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Apart,
         needs: &[Capability::Scratch],
-        features: &[Feature::SetSlot],
+        features: &[Feature::Migrate, Feature::SetSlot],
         bound: "T_reshape",
         controls: &["small-values-only"],
         method: "On three masters of its own with a node-timeout of 10 s, a slot with one value of 50 MiB is moved; the third \

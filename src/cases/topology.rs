@@ -39,7 +39,8 @@ pub static CASES: &[Case] = &[
     Case {
         id: CaseId("TOPO-02"),
         title: "the bus listens on the client port + 10000, or on cluster-port",
-        requirement: "The bus port MUST be the client port + 10000, or what `cluster-port` says, and be announced to all.",
+        requirement: "The bus port MUST be the client port (with `tls-cluster yes` that of TLS) + 10000, or what `cluster-port` \
+                      says, and be announced to all.",
         source: "seed line 16; Redis Cluster specification, section The cluster bus",
         level: Level::Must,
         profile: Profile::Core,
@@ -50,7 +51,9 @@ pub static CASES: &[Case] = &[
         bound: "-",
         controls: &["bus-on-client-port", "frozen", "no-bus-port", "other-password"],
         method: "Reads `ip:port@cport` of every line of `CLUSTER NODES` on every node: cport must be what `CONFIG GET` gives for \
-                 `cluster-announce-bus-port` or `cluster-port`, else port + 10000. Then opens each bus port: it must not \
+                 `cluster-announce-bus-port` or `cluster-port`, else for `tls-port` with `tls-cluster yes` and for `port` without \
+                 it, + 10000; the port that the line shows, which may be the other one, + 10000 only where `CONFIG GET` gives \
+                 none of these. Then opens each bus port: it must not \
                  refuse. It is not opened where only addresses are known, since a firewall may well stand before it.",
         run: |cx| Box::pin(bus::bus_port(cx)),
     },
@@ -99,7 +102,7 @@ pub static CASES: &[Case] = &[
         seed: &[Seed::A5],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway, Capability::Replicas, Capability::Shards],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "-",
         controls: &["identity-lost"],
         method: "Compares every node's own id before and after the failover of FAIL-02 (a master is stopped and comes back as a \
@@ -117,7 +120,7 @@ pub static CASES: &[Case] = &[
         seed: &[],
         impact: Impact::Disruptive,
         needs: &[Capability::KeepAway, Capability::Replicas, Capability::Shards],
-        features: &[],
+        features: &[Feature::Wait],
         bound: "-",
         controls: &["epoch-falls"],
         method: "Compares `cluster_current_epoch` of every node before, during and after the failover of FAIL-02, and the last \

@@ -22,7 +22,7 @@ Examples:
   redis-cluster-conformance run --trials 10 --fault kill --target processes
       failover as figures
 
-A file of known failures is a list; the case still runs, and the run fails when it passes or the date is past:
+A file of known failures is a list; the case still runs, and the run fails when it passes, or after the date:
   - case: FAIL-11
     reason: no handover before the pod ends; issue 12
     until: 2027-03-31

@@ -6,7 +6,8 @@ use crate::matrix::{self, Listed};
 use crate::report::json;
 use crate::report::matrix::{self as page, Cell, Matrix, Record, kept};
 use anyhow::{Context as _, anyhow, bail};
-use clap::{Args, Parser};
+use clap::builder::{OsStr, Resettable};
+use clap::{Args, CommandFactory, FromArgMatches};
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -85,7 +86,12 @@ impl MatrixArguments {
     fn check(&self, cell: &Listed) -> anyhow::Result<()> {
         let (name, place) = (&cell.name, &cell.place);
         let program = "redis-cluster-conformance".to_owned();
-        let parsed = Cli::try_parse_from(std::iter::once(program).chain(self.words(cell)));
+        // Its run does not have the variable either.
+        let command = Cli::command().mut_subcommand("run", |run| {
+            run.mut_arg("target", |target| target.env(Resettable::<OsStr>::Reset))
+        });
+        let matches = command.try_get_matches_from(std::iter::once(program).chain(self.words(cell)));
+        let parsed = matches.and_then(|matches| Cli::from_arg_matches(&matches));
         let parsed = parsed.map_err(|error| {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
@@ -100,6 +106,7 @@ impl MatrixArguments {
         if arguments.repeat.is_some() {
             bail!("{place}: {name} has --repeat: a cell is one run");
         }
+        arguments.check().with_context(|| format!("{place}: {name}"))?;
         if arguments
             .cases()
             .with_context(|| format!("{place}: {name}"))?
@@ -176,13 +183,14 @@ fn tell(arguments: &MatrixArguments, listed: &[Listed]) -> anyhow::Result<Matrix
 
 /// One cell: its run as a child process, until it has ended, whatever comes.
 async fn run(cell: &Listed, words: &[String], folder: &Path, signals: &mut Signals) -> anyhow::Result<Record> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
     // What an earlier run left must not be taken for this one's, should this one leave nothing.
-    for name in [page::RECORD, json::FILE] {
-        let path = folder.join(name);
-        if path.exists() {
-            std::fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
-        }
+    if folder.join(page::RECORD).exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("{} cannot be removed", folder.display()))?;
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let path = folder.join(json::FILE);
+    if path.exists() {
+        std::fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
     }
     let create = |name: &str| {
         let path = folder.join(name);

@@ -9,7 +9,7 @@ use crate::known;
 use crate::manifest::parameters::Parameters;
 use crate::progress::Progress;
 use crate::report::repeat::{self, Repeat};
-use crate::report::{self, Run, Strictness};
+use crate::report::{self, Run, Strictness, json};
 use crate::request::{self, Request, new_run_id};
 use crate::runner;
 use crate::selection::Selection;
@@ -126,7 +126,7 @@ pub(super) struct RunArguments {
     #[arg(long)]
     require_all: bool,
     /// Failures that are known, in a file: they are judged all the same, and do not count until their date. An entry whose
-    /// case passes, or whose date is past, fails the run.
+    /// case passes, or is judged after its date, fails the run.
     #[arg(long, value_name = "FILE")]
     known_failing: Option<PathBuf>,
     #[command(flatten)]
@@ -335,6 +335,16 @@ async fn run_once(
     // Better now than after the run.
     tempfile::tempfile_in(out)
         .with_context(|| format!("{}: nothing can be written into the reports' folder", out.display()))?;
+    // What an earlier run left here would stand beside this one's.
+    let evidence = out.join("evidence");
+    if out.join(json::FILE).exists() && evidence.exists() {
+        std::fs::remove_dir_all(&evidence).with_context(|| {
+            format!(
+                "{}: the evidence of an earlier run cannot be removed",
+                evidence.display()
+            )
+        })?;
+    }
     let progress = Progress::stderr();
     progress.line(format!(
         "run {}: {} cases over target {}",

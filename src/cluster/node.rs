@@ -338,6 +338,15 @@ impl NodeView {
         self.replication.get(field).map_or("", String::as_str)
     }
 
+    /// Whether it is a replica whose link to its master is up. Other implementations have words of their own for that in `ROLE`
+    /// (Dragonfly: `stable_sync`).
+    pub fn linked(&self) -> bool {
+        match &self.role {
+            Role::Replica { link, .. } => link == "connected" || self.replication("master_link_status") == "up",
+            Role::Master { .. } => false,
+        }
+    }
+
     /// The replicas that `INFO replication` lists.
     pub fn attached(&self) -> Vec<Attached> {
         self.replication
@@ -356,17 +365,23 @@ impl NodeView {
 pub struct Attached {
     /// Where it serves clients.
     pub address: Address,
-    /// `online`, `wait_bgsave`, `send_bulk`.
+    /// `online`, `wait_bgsave`, `send_bulk`; empty where the server gives none.
     pub state: String,
 }
 
 impl Attached {
+    /// Whether it may be online for all that its master says of it: other implementations list replicas without a state (Kvrocks),
+    /// and one that is not known is no evidence against it.
+    pub fn is_online(&self) -> bool {
+        ["", "online"].contains(&self.state.as_str())
+    }
+
     /// Parses `ip=…,port=…,state=…,…`.
     fn parse(value: &str) -> Option<Self> {
         let fields: BTreeMap<&str, &str> = value.split(',').filter_map(|field| field.split_once('=')).collect();
         Some(Self {
             address: Address::new(*fields.get("ip")?, fields.get("port")?.parse().ok()?),
-            state: (*fields.get("state")?).to_owned(),
+            state: fields.get("state").copied().unwrap_or_default().to_owned(),
         })
     }
 }
@@ -468,35 +483,92 @@ mod tests {
         assert_eq!(owners(claims).unwrap_err(), "slot 10 is claimed by a and by b");
     }
 
-    #[test]
-    fn parses_both_roles() {
-        let master = Reply::Array(vec![
-            bulk("master"),
-            Reply::Integer(14),
-            Reply::Array(vec![Reply::Array(vec![bulk("10.0.0.2"), bulk("6379"), bulk("14")])]),
-        ]);
-        assert!(parse_role(&master).unwrap().is_master());
-        let replica = Reply::Array(vec![
-            bulk("slave"),
-            bulk("10.0.0.1"),
-            Reply::Integer(6379),
-            bulk("connected"),
-            Reply::Integer(14),
-        ]);
-        assert!(!parse_role(&replica).unwrap().is_master());
-        let without_offset = Reply::Array(vec![
-            bulk("replica"),
-            bulk("10.0.0.1"),
-            bulk("6379"),
-            bulk("stable_sync"),
-        ]);
-        assert!(matches!(
-            parse_role(&without_offset).unwrap(),
-            Role::Replica { offset: -1, .. }
-        ));
-        let without_offset = Reply::Array(vec![bulk("master"), Reply::Array(vec![])]);
-        assert!(parse_role(&without_offset).unwrap().is_master());
-        assert!(parse_role(&Reply::Array(vec![bulk("sentinel"), Reply::Array(vec![])])).is_err());
+    fn list(items: &[Reply]) -> Reply {
+        Reply::Array(items.to_vec())
+    }
+
+    /// The replicas of a master's `ROLE`: one, with an offset of 9.
+    fn one_replica() -> Reply {
+        list(&[list(&[bulk("10.0.0.2"), bulk("6379"), bulk("9")])])
+    }
+
+    #[rstest]
+    #[case::as_documented(&[Reply::Integer(14), one_replica()], 14, 1)]
+    #[case::without_replicas(&[Reply::Integer(14), list(&[])], 14, 0)]
+    #[case::without_an_offset(&[one_replica()], -1, 1)]
+    #[case::with_nothing(&[list(&[])], -1, 0)]
+    #[case::an_offset_in_text(&[bulk("14"), one_replica()], 14, 1)]
+    #[case::an_offset_in_text_alone(&[bulk("14")], 14, 0)]
+    fn parses_a_master_s_role(#[case] rest: &[Reply], #[case] at: i64, #[case] count: usize) {
+        let reply = list(&[&[bulk("master")], rest].concat());
+        let Ok(Role::Master { offset, replicas }) = parse_role(&reply) else {
+            panic!("{reply}");
+        };
+        assert_eq!((offset, replicas.len()), (at, count));
+        assert!(replicas.iter().all(|(_, offset)| *offset == 9));
+    }
+
+    #[rstest]
+    #[case::as_documented("slave", Reply::Integer(6379), "connected", &[Reply::Integer(14)], 14)]
+    #[case::an_offset_in_text("slave", bulk("6379"), "connected", &[bulk("14")], 14)]
+    #[case::without_an_offset("replica", bulk("6379"), "stable_sync", &[], -1)]
+    fn parses_a_replica_s_role(
+        #[case] word: &str,
+        #[case] port: Reply,
+        #[case] state: &str,
+        #[case] rest: &[Reply],
+        #[case] at: i64,
+    ) {
+        let reply = list(&[&[bulk(word), bulk("10.0.0.1"), port, bulk(state)], rest].concat());
+        let expected = Role::Replica {
+            master: Address::new("10.0.0.1", 6379),
+            link: state.into(),
+            offset: at,
+        };
+        assert_eq!(parse_role(&reply), Ok(expected));
+    }
+
+    #[rstest]
+    #[case::a_sentinel(&[bulk("sentinel"), list(&[])])]
+    #[case::nothing_but_a_role(&[bulk("master")])]
+    #[case::no_offset(&[bulk("master"), bulk("none")])]
+    #[case::an_offset_too_many(&[bulk("master"), bulk("14"), bulk("14"), list(&[])])]
+    #[case::no_list(&[bulk("master"), bulk("14"), bulk("14")])]
+    #[case::no_link(&[bulk("slave"), bulk("10.0.0.1"), bulk("6379")])]
+    fn refuses_what_is_no_role(#[case] items: &[Reply]) {
+        assert!(parse_role(&list(items)).is_err());
+    }
+
+    #[rstest]
+    #[case::connected("connected", "down", true)]
+    #[case::another_word_for_it("stable_sync", "up", true)]
+    #[case::another_word_and_down("stable_sync", "down", false)]
+    #[case::connecting("connecting", "down", false)]
+    #[case::no_status("sync", "", false)]
+    fn a_link_is_up_by_either_command(#[case] link: &str, #[case] status: &str, #[case] linked: bool) {
+        let mut node = NodeView {
+            member: Member {
+                name: "a".into(),
+                address: Address::new("10.0.0.1", 6379),
+            },
+            raw: BTreeMap::new(),
+            info: Fields::new(),
+            nodes: vec![],
+            slots: vec![],
+            shards: Ok(vec![]),
+            role: Role::Replica {
+                master: Address::new("10.0.0.2", 6379),
+                link: link.into(),
+                offset: 1,
+            },
+            replication: Fields::from([("master_link_status".to_owned(), status.to_owned())]),
+        };
+        assert_eq!(node.linked(), linked);
+        node.role = Role::Master {
+            offset: 1,
+            replicas: vec![],
+        };
+        assert!(!node.linked(), "a master has none");
     }
 
     proptest! {
@@ -506,15 +578,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn reads_a_master_s_list_of_replicas() {
-        assert_eq!(
-            Attached::parse("ip=10.0.0.4,port=6379,state=online,offset=98,lag=1"),
-            Some(Attached {
-                address: Address::new("10.0.0.4", 6379),
-                state: "online".into()
-            })
-        );
-        assert_eq!(Attached::parse("0"), None);
+    #[rstest]
+    #[case::online("ip=10.0.0.4,port=6379,state=online,offset=98,lag=1", "online", true)]
+    #[case::no_state("ip=10.0.0.4,port=6379,offset=98,lag=1", "", true)]
+    #[case::an_empty_state("ip=10.0.0.4,port=6379,state=,offset=98,lag=1", "", true)]
+    #[case::not_yet("ip=10.0.0.4,port=6379,state=wait_bgsave,offset=0,lag=0", "wait_bgsave", false)]
+    fn reads_a_master_s_list_of_replicas(#[case] value: &str, #[case] state: &str, #[case] online: bool) {
+        let attached = Attached {
+            address: Address::new("10.0.0.4", 6379),
+            state: state.into(),
+        };
+        assert_eq!(attached.is_online(), online);
+        assert_eq!(Attached::parse(value), Some(attached));
+    }
+
+    #[rstest]
+    #[case::no_address("0")]
+    #[case::no_port("ip=10.0.0.4,state=online")]
+    fn what_has_no_address_is_no_replica(#[case] value: &str) {
+        assert_eq!(Attached::parse(value), None);
     }
 }

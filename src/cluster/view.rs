@@ -221,8 +221,7 @@ impl ClusterView {
                     }
                 }
                 Role::Replica { link, master, .. } => {
-                    // Other implementations have words of their own for it in ROLE.
-                    if link != "connected" && view.replication("master_link_status") != "up" {
+                    if !view.linked() {
                         findings.push(format!("{name}: replication link to {master} is \"{link}\""));
                     }
                 }

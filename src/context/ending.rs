@@ -1,10 +1,12 @@
-//! An interrupt in the middle of a case: work that has a clean-up is dropped, its clean-up is done, and only then the run goes
-//! on to end. Clean-ups lie within each other; the innermost is done first. All is boxed: a future that holds another by value
+//! An interrupt in the middle of a case, or its time being over: work that has a clean-up is dropped, its clean-up is done, and
+//! only then the run goes on, or ends. Clean-ups lie within each other; the innermost is done first. All is boxed: a future that holds another by value
 //! several times, level after level, outgrows a thread's stack.
 
 use crate::verdict::Stop;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 tokio::task_local! {
@@ -83,15 +85,52 @@ pub(crate) fn until_asked<T>(
     Work::new(asked).run(Box::pin(work))
 }
 
-/// Does a part of a run's work that an interrupt stops by itself, whatever runs beside it; `None` where one did.
-pub(crate) fn stoppable<T>(work: impl Future<Output = T>) -> impl Future<Output = Option<T>> {
-    let work = Box::pin(work);
-    async move {
-        let Some(around) = around() else {
-            return Some(work.await);
+/// How a part of a run's work ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended<T> {
+    /// By itself.
+    With(T),
+    /// By an interrupt.
+    Interrupted,
+    /// Its time was over.
+    TooLate,
+}
+
+/// Does a part of a run's work that by itself, whatever runs beside it, is stopped by an interrupt, and when its time is over.
+/// Its clean-ups have as much time again.
+pub(crate) fn within<T>(limit: Duration, work: impl Future<Output = T>) -> impl Future<Output = Ended<T>> {
+    stoppable(limit, Box::pin(work))
+}
+
+async fn stoppable<T>(limit: Duration, work: Pin<Box<impl Future<Output = T>>>) -> Ended<T> {
+    let around = around();
+    let _part = around.as_ref().map(Part::of);
+    let (ask, asked) = watch::channel(false);
+    let late = AtomicBool::new(false);
+    let asks = async {
+        let interrupt = async {
+            match &around {
+                Some(around) => until(around.asked.clone(), |asked| *asked).await,
+                None => std::future::pending().await,
+            }
         };
-        let _part = Part::of(&around);
-        Work::new(around.asked.clone()).run(work).await
+        if tokio::time::timeout(limit, interrupt).await.is_err() {
+            late.store(true, Ordering::Relaxed);
+        }
+        ask.send_modify(|asked| *asked = true);
+        tokio::time::sleep(limit).await;
+        tracing::warn!("the clean-ups of a case do not end, and are left");
+    };
+    let ended = tokio::select! {
+        // What was asked before is heard before anything is begun.
+        biased;
+        () = asks => None,
+        ended = Work::new(asked).run(work) => ended,
+    };
+    match ended {
+        Some(output) => Ended::With(output),
+        None if late.into_inner() => Ended::TooLate,
+        None => Ended::Interrupted,
     }
 }
 
@@ -141,6 +180,8 @@ mod tests {
 
     type Done = Mutex<Vec<&'static str>>;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     async fn note(done: &Done, what: &'static str) -> Result<(), Stop> {
         tokio::task::yield_now().await;
         done.lock().unwrap().push(what);
@@ -151,7 +192,7 @@ mod tests {
     async fn an_interrupt_has_every_clean_up_done_the_innermost_first() {
         let done = Done::default();
         let (ask, asked) = watch::channel(false);
-        let work = stoppable(async {
+        let work = within(LONG, async {
             let inner = async {
                 let endless = std::future::pending::<Result<(), Stop>>();
                 let _ = with_cleanup(endless, note(&done, "inner")).await;
@@ -168,7 +209,7 @@ mod tests {
             std::future::pending::<()>().await
         };
         tokio::select! {
-            ended = until_asked(asked, work) => assert!(ended.flatten().is_none()),
+            ended = until_asked(asked, work) => assert!(matches!(ended, None | Some(Ended::Interrupted))),
             () = signal => {}
         }
         assert_eq!(*done.lock().unwrap(), ["inner", "outer", "outer's own"]);
@@ -178,9 +219,9 @@ mod tests {
     async fn without_an_interrupt_all_is_done() {
         let done = Done::default();
         let (_ask, asked) = watch::channel(false);
-        let work = stoppable(with_cleanup(note(&done, "work"), note(&done, "clean-up")));
-        let ended = until_asked(asked, work).await.flatten();
-        assert!(matches!(ended, Some(Ok(()))));
+        let work = within(LONG, with_cleanup(note(&done, "work"), note(&done, "clean-up")));
+        let ended = until_asked(asked, work).await;
+        assert!(matches!(ended, Some(Ended::With(Ok(())))));
         let outside = with_cleanup(note(&done, "outside"), note(&done, "of a run")).await;
         assert!(outside.is_ok());
         assert_eq!(*done.lock().unwrap(), ["work", "clean-up", "outside", "of a run"]);
@@ -190,8 +231,38 @@ mod tests {
     async fn nothing_is_begun_after_an_interrupt() {
         let done = Done::default();
         let (_ask, asked) = watch::channel(true);
-        let ended = until_asked(asked, stoppable(note(&done, "work"))).await;
-        assert!(ended.flatten().is_none());
+        let ended = until_asked(asked, within(LONG, note(&done, "work"))).await;
+        assert!(matches!(ended, None | Some(Ended::Interrupted)));
         assert!(done.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_case_whose_time_is_over_has_its_clean_ups_done_and_no_other_is_stopped() {
+        let done = Done::default();
+        let (_ask, asked) = watch::channel(false);
+        let work = async {
+            let endless = std::future::pending::<Result<(), Stop>>();
+            let late = within(
+                Duration::from_millis(20),
+                with_cleanup(endless, note(&done, "clean-up")),
+            );
+            let other = within(LONG, async {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                note(&done, "another").await
+            });
+            let (late, other) = tokio::join!(late, other);
+            assert!(matches!(late, Ended::TooLate));
+            assert!(matches!(other, Ended::With(Ok(()))));
+            is_asked()
+        };
+        assert_eq!(until_asked(asked, work).await, Some(false), "the run goes on");
+        assert_eq!(*done.lock().unwrap(), ["clean-up", "another"]);
+    }
+
+    #[tokio::test]
+    async fn clean_ups_that_do_not_end_are_left() {
+        let endless = std::future::pending::<Result<(), Stop>>;
+        let late = within(Duration::from_millis(20), with_cleanup(endless(), endless()));
+        assert!(matches!(late.await, Ended::TooLate));
     }
 }

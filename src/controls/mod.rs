@@ -32,7 +32,6 @@ mod topology;
 use self::broken::{Broken, Wrong};
 use crate::case::{Capability, Case, Impact};
 use crate::cases;
-use crate::cluster::view::Shape;
 use crate::progress::Progress;
 use crate::report::Run;
 use crate::runner::{self, Options};
@@ -45,7 +44,6 @@ use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -345,22 +343,12 @@ pub async fn judge(selected: &[&'static Control], progress: &Progress) -> Vec<Ju
 
 /// What the servers of a control are started with.
 fn options(run_id: &str, conf: &[(Option<usize>, &str)]) -> ProcessesOptions {
+    // In memory: a second at the disk is a failure at this node-timeout.
+    let timing = Timing::new(Duration::from_secs(1));
     ProcessesOptions {
-        redis_conf: REDIS_CONF.into(),
-        source: "the suite's controls".into(),
-        server: PathBuf::from("redis-server"),
         password: Some(Secret::new(PASSWORD)),
-        shape: Shape {
-            masters: 3,
-            replicas_per_master: 1,
-        },
-        spare: 0,
-        run_id: run_id.into(),
-        timing: Timing::new(Duration::from_secs(1)),
-        keep: false,
-        // A second at the disk is a failure at this node-timeout.
-        in_memory: true,
         alterations: Control::alterations(conf),
+        ..ProcessesOptions::new(REDIS_CONF, "the suite's controls", run_id, timing)
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) static CONTROLS: &[Control] = &[
         name: "taken-over-when-cut",
         what: "somebody makes the replica take over as soon as its shard is parted",
         // Long enough for TCP to try again before it is over.
-        conf: &[(None, "cluster-node-timeout 3000")],
+        conf: &[(None, "cluster-node-timeout 5000")],
         wrong: Wrong::Cuts(taken_over_when_cut),
         overrides: UNTIL_WHOLE,
         ..GOOD

@@ -282,7 +282,7 @@ impl Search<'_> {
 
     fn links(&self) -> Option<String> {
         self.view.nodes.iter().find_map(|node| match &node.role {
-            Role::Replica { link, master, .. } if link != "connected" => {
+            Role::Replica { master, .. } if !node.linked() => {
                 let name = &node.member.name;
                 let to = match self.view.by_address(master) {
                     Some(master) if master.member.name != master.member.address.to_string() => {

@@ -27,6 +27,21 @@ pub enum Told {
     Unreachable(String),
 }
 
+impl Told {
+    /// What an error tells of the server. Where the way to it is not direct, whatever ends a connection, or keeps an answer
+    /// back, may have happened on the way.
+    fn of(error: &LinkError, direct: bool) -> Self {
+        match error {
+            LinkError::Closed { .. } | LinkError::TimedOut { .. } if !direct => Self::Unreachable(error.to_string()),
+            LinkError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            LinkError::Refused { .. }
+            | LinkError::Closed { .. }
+            | LinkError::TimedOut { .. }
+            | LinkError::Nonsense { .. } => Self::Nothing(error.to_string()),
+        }
+    }
+}
+
 /// One write.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -133,6 +148,7 @@ impl Writing {
 
     /// Writes until it is dropped.
     pub(super) async fn on(&self, cx: &Context) {
+        let direct = cx.shared().target.detour().is_zero();
         let mut connection = None;
         for number in 0_u64.. {
             let value = format!("{}-{number}", self.side);
@@ -143,8 +159,7 @@ impl Writing {
             {
                 Ok(Reply::Integer(_)) => Told::Done,
                 Ok(reply) => Told::Refused(reply.to_string()),
-                Err(error @ LinkError::Unreachable { .. }) => Told::Unreachable(error.to_string()),
-                Err(error) => Told::Nothing(error.to_string()),
+                Err(error) => Told::of(&error, direct),
             };
             lock(&self.attempts).push(Attempt {
                 value,
@@ -217,6 +232,56 @@ mod tests {
     use super::*;
     use crate::cluster::connection::Address;
     use rstest::rstest;
+
+    /// An error of each kind.
+    fn error(kind: &str) -> LinkError {
+        let address = Address::new("h", 1);
+        let (command, reason) = ("RPUSH".to_owned(), kind.to_owned());
+        match kind {
+            "refused" => LinkError::Refused { address, reason },
+            "unreachable" => LinkError::Unreachable { address, reason },
+            "closed" => LinkError::Closed {
+                address,
+                command,
+                got: None,
+            },
+            "late" => LinkError::TimedOut {
+                address,
+                command,
+                after: Duration::from_secs(5),
+                got: None,
+            },
+            _ => LinkError::Nonsense {
+                address,
+                command,
+                reason,
+            },
+        }
+    }
+
+    #[rstest]
+    #[case("closed", true, true)]
+    #[case("closed", false, false)]
+    #[case("late", true, true)]
+    #[case("late", false, false)]
+    #[case("refused", true, true)]
+    #[case("refused", false, true)]
+    #[case("nonsense", true, true)]
+    #[case("nonsense", false, true)]
+    #[case("unreachable", true, false)]
+    #[case("unreachable", false, false)]
+    fn an_error_tells_of_the_server_where_nobody_else_can_cause_it(
+        #[case] kind: &str,
+        #[case] direct: bool,
+        #[case] of_the_server: bool,
+    ) {
+        let error = error(kind);
+        let expected = match of_the_server {
+            true => Told::Nothing(error.to_string()),
+            false => Told::Unreachable(error.to_string()),
+        };
+        assert_eq!(Told::of(&error, direct), expected);
+    }
 
     #[rstest]
     #[case::held(Told::Done, &["1", "7"], &[])]

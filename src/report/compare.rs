@@ -161,7 +161,8 @@ impl ChangeKind {
         }
     }
 
-    /// What a case's two verdicts come to; `None` where they are the same.
+    /// What a case's two verdicts come to; `None` where they are the same, or neither is a judgement: what was not judged before
+    /// cannot be lost. That the suite broke is told in any case.
     pub fn of(before: VerdictName, after: VerdictName) -> Option<Self> {
         use VerdictName::{Blocked, Error, Fail, Pass, Skipped, Unsupported};
         if before == after {
@@ -172,8 +173,9 @@ impl ChangeKind {
             (Fail, Pass) => Self::Fixed,
             (Unsupported, Pass) => Self::Supported,
             (_, Pass) => Self::Judged,
-            (_, Unsupported) => Self::Unsupported,
-            (_, Skipped | Blocked | Error) => Self::Unjudged,
+            (Pass | Fail, Unsupported) => Self::Unsupported,
+            (Pass | Fail, Skipped | Blocked) | (_, Error) => Self::Unjudged,
+            (Unsupported | Skipped | Blocked | Error, Unsupported | Skipped | Blocked) => return None,
         })
     }
 }
@@ -218,11 +220,18 @@ impl Comparison {
         let mut losses = figures::losses_of_cases(of_before, of_after);
         let mut not_compared = Vec::new();
         match (&of_before.scorecard, &of_after.scorecard) {
-            (Some(one), Some(other)) if one.fault == other.fault && one.rate == other.rate => {
+            (Some(one), Some(other)) if figures::same_trials(one, other) => {
                 times.splice(0..0, figures::times_of_trials(one, other));
-                losses.splice(0..0, figures::losses_of_trials(one, other));
+                match (one.trials.len(), other.trials.len()) {
+                    (same, as_many) if same == as_many => {
+                        losses.splice(0..0, figures::losses_of_trials(one, other));
+                    }
+                    (few, many) => not_compared.push(format!("what was lost: over {few} trials, and over {many}")),
+                }
             }
-            (Some(_), Some(_)) => not_compared.push("the trials: their fault or their rate is not the same".to_owned()),
+            (Some(_), Some(_)) => {
+                not_compared.push("the trials: their fault, rate or writers are not the same".to_owned());
+            }
             (Some(_), None) => not_compared.push("the trials: only the first run has some".to_owned()),
             (None, Some(_)) => not_compared.push("the trials: only the second run has some".to_owned()),
             (None, None) => {}

@@ -107,10 +107,12 @@ struct Verdict {
 
 impl<'a> Page<'a> {
     fn of(run: &'a Run) -> Self {
-        let (class, mark, word) = match run.summary.verdict {
-            Conformance::Conformant => ("pass", "✓", "Conformant"),
-            Conformance::NotConformant => ("fail", "✗", "Not conformant"),
-            Conformance::Undecided => ("error", "?", "Undecided"),
+        let (class, mark, word) = match (run.summary.verdict, run.summary.gate()) {
+            // The failures that are listed as known are not those that there are, and the run fails for it.
+            (Conformance::Conformant, Conformance::NotConformant) => ("error", "!", "Conformant"),
+            (Conformance::Conformant, _) => ("pass", "✓", "Conformant"),
+            (Conformance::NotConformant, _) => ("fail", "✗", "Not conformant"),
+            (Conformance::Undecided, _) => ("error", "?", "Undecided"),
         };
         let sentence = super::words::in_words(run);
         Self {

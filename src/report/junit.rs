@@ -1,4 +1,5 @@
-//! `junit.xml`: fail is `<failure>`, error is `<error>`, all else that did not pass is `<skipped>` with its reason.
+//! `junit.xml`: fail is `<failure>`, error is `<error>`, all else that did not pass is `<skipped>` with its reason; so is a
+//! failure that does not count, as that of a `should` without `--strict`.
 //!
 //! One test suite a chapter, in the catalogue's order, and a last one, `run`, about the run itself: it fails where the
 //! cases alone would look green although the run says something else (it was aborted, judged nothing, or lacks cases
@@ -45,7 +46,8 @@ pub fn render(run: &Run) -> anyhow::Result<String> {
     for (chapter, cases) in chapters {
         let mut suite = suite(run, chapter);
         suite.set_time(duration(cases.iter().map(|case| case.seconds).sum()));
-        suite.add_test_cases(cases.into_iter().map(test_case));
+        let strict = run.summary.counted.strict;
+        suite.add_test_cases(cases.into_iter().map(|case| test_case(case, strict)));
         report.add_test_suite(suite);
     }
     let mut itself = suite(run, "run");
@@ -75,7 +77,12 @@ fn suite(run: &Run, name: &str) -> TestSuite {
     suite
 }
 
-fn test_case(case: &CaseResult) -> TestCase {
+/// Whether a case failed, and yet decides nothing.
+fn is_let_pass(case: &CaseResult, strict: bool) -> bool {
+    case.verdict == VerdictName::Fail && case.level == Level::Should && !strict
+}
+
+fn test_case(case: &CaseResult, strict: bool) -> TestCase {
     let status = match case.verdict {
         VerdictName::Pass => TestCaseStatus::success(),
         // The file's reader decides by failures alone, as the exit code does.
@@ -84,6 +91,13 @@ fn test_case(case: &CaseResult) -> TestCase {
             status.set_type("known-failing");
             let known = case.known.as_ref().map(ToString::to_string).unwrap_or_default();
             status.set_message(format!("{}, known: {}", case.verdict, one_line(&known)));
+            status.set_description(body(case));
+            status
+        }
+        VerdictName::Fail if is_let_pass(case, strict) => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_type("should");
+            status.set_message(format!("fail, and only a should: {}", headline(case)));
             status.set_description(body(case));
             status
         }
@@ -165,7 +179,8 @@ fn about_the_run(run: &Run) -> TestCase {
         status
     };
     let all_green = |verdicts: &[VerdictName]| {
-        let mut red = run.cases.iter().filter(|case| !excused(case));
+        let strict = run.summary.counted.strict;
+        let mut red = (run.cases.iter()).filter(|case| !excused(case) && !is_let_pass(case, strict));
         red.all(|case| !verdicts.contains(&case.verdict))
     };
     let complaints = run

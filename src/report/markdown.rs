@@ -97,13 +97,12 @@ pub(super) fn mark(verdict: VerdictName) -> &'static str {
 /// The whole summary.
 pub fn render(run: &Run) -> String {
     let mut page = String::new();
-    let known = matches!(run.summary.verdict, Conformance::NotConformant)
-        && matches!(run.summary.gate(), Conformance::Conformant);
-    let sign = match run.summary.verdict {
-        Conformance::Conformant => "✅",
-        Conformance::NotConformant if known => "⚠️",
-        Conformance::NotConformant => "❌",
-        Conformance::Undecided => "💥",
+    let sign = match (run.summary.verdict, run.summary.gate()) {
+        (Conformance::Conformant, Conformance::NotConformant) => "⚠️",
+        (Conformance::Conformant, _) => "✅",
+        (Conformance::NotConformant, Conformance::Conformant) => "⚠️",
+        (Conformance::NotConformant, _) => "❌",
+        (Conformance::Undecided, _) => "💥",
     };
     // Writing to a String cannot fail; `let _` says so at each place.
     let _ = writeln!(

@@ -19,6 +19,8 @@ pub mod terminal;
 mod text;
 mod words;
 
+pub(crate) use text::visible;
+
 use crate::case::{Impact, Level, Profile, Seed};
 use crate::context::Measurement;
 use crate::target::{Phase, Secret, TargetDescription};

@@ -15,6 +15,9 @@ pub struct Scorecard {
     /// Writes a second that were asked for (`--rate`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rate: Option<u32>,
+    /// How many writers each shard had as a client of the cluster has, and each node directly (`--writers`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub writers: Option<u16>,
     /// The trials, in order.
     pub trials: Vec<Trial>,
     /// Minimum, median and maximum over the trials, beside what the protocol says.
@@ -252,6 +255,7 @@ impl Scorecard {
             fault: fault.into(),
             asked,
             rate: None,
+            writers: None,
             trials,
         }
     }

@@ -6,7 +6,7 @@ use crate::context::Shared;
 use crate::evidence;
 use crate::progress::Progress;
 use crate::report::known::KnownFailing;
-use crate::report::{self, CaseResult, Run, SCHEMA_VERSION, Suite, Summary};
+use crate::report::{self, Abort, AbortKind, CaseResult, Run, SCHEMA_VERSION, Suite, Summary};
 use crate::settle;
 use crate::target::{Phase, Secret};
 use crate::timeline::Timeline;
@@ -204,7 +204,13 @@ impl Recorder<'_> {
                 None => self.result(case, &Verdict::Skipped(why.clone()), 0.0),
             })
             .collect();
-        let aborted = state.aborted.is_some() || cases.len() != state.results.len();
+        // What a run that is killed leaves behind.
+        let unfinished = (cases.len() != state.results.len()).then(|| Abort {
+            kind: AbortKind::Interrupted,
+            message: "the run had not ended".to_owned(),
+        });
+        let abort = state.aborted.clone().or(unfinished);
+        let aborted = abort.is_some();
         let strictness = self.options.strictness;
         let summary = Summary {
             known: (self.options.known.as_ref()).map(|listed| KnownFailing::of(listed, &cases, aborted, strictness)),
@@ -224,7 +230,7 @@ impl Recorder<'_> {
             phases: state.phases.clone(),
             summary,
             cases,
-            aborted: state.aborted.clone(),
+            aborted: abort,
             cause: state.cause.clone(),
             left_behind: state.left_behind.clone(),
             scorecard: state.scorecard.clone(),

@@ -3,6 +3,7 @@
 use super::Recorder;
 use crate::context::Shared;
 use crate::report::scorecard::Scorecard;
+use crate::report::visible;
 use crate::report::{Abort, AbortKind};
 use crate::settle;
 use crate::trials::{self, TrialFault, Trials};
@@ -52,7 +53,7 @@ impl Recorder<'_> {
             }
             match trials::one(&settle::between(shared), options, number).await {
                 Ok(trial) => {
-                    shared.progress.line(trial.line());
+                    shared.progress.line(visible(&trial.line()));
                     trials.push(trial);
                 }
                 Err(Stop::Mismatch(mismatch)) => break Some(mismatch.to_string()),
@@ -70,6 +71,7 @@ impl Recorder<'_> {
             let protocol = |figure| trials::protocol(fault, &shared.timing, figure);
             self.state().scorecard = Some(Scorecard {
                 rate: rate.operations.map(Into::into),
+                writers: Some(rate.writers.into()),
                 ..Scorecard::of(fault.name(), asked, trials.clone(), protocol)
             });
             (self.update)(&self.snapshot());

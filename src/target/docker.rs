@@ -26,6 +26,7 @@ use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures::StreamExt;
+use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ pub const DEFAULT_IMAGE: &str = "redis-cluster-conformance/redis:7.0";
 
 /// The label of every container and network that a run makes; its value is the run's folder.
 const LABEL: &str = "redis-cluster-conformance.folder";
+
+/// The label beside it; its value is the machine that the folder is on.
+const MACHINE: &str = "redis-cluster-conformance.machine";
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -182,7 +186,7 @@ impl DockerTarget {
         let docker = daemon::connect().await?;
         let options = &self.options;
         if !self.beside {
-            for line in leftovers::sweep(&docker).await? {
+            for line in leftovers::sweep(&docker).await {
                 progress.line(line);
             }
             daemon::fetch(&docker, &options.image, progress).await?;
@@ -366,7 +370,9 @@ impl Target for DockerTarget {
     async fn connect(&self, address: &Address) -> Result<BoxedStream, LinkError> {
         connect_tcp(address).await.map_err(|error| match error {
             // The way is this machine's own bridge, and cannot break: nobody is at that address.
-            LinkError::Unreachable { address, reason } => LinkError::Refused { address, reason },
+            LinkError::Unreachable { address, reason } if nobody_is_there(&reason) => {
+                LinkError::Refused { address, reason }
+            }
             other => other,
         })
     }
@@ -500,6 +506,8 @@ impl Target for DockerTarget {
             shape: scratch.shape,
             spare: scratch.spare,
             run_id: format!("{}-scratch-{}", self.options.run_id, scratches.len()),
+            // What is to be kept is the deployment; the servers beside it would burden it as long as the run goes on.
+            keep: false,
             alterations,
             ..self.options.clone()
         });
@@ -533,12 +541,14 @@ impl Target for DockerTarget {
             attach_stderr: Some(true),
             ..CreateExecOptions::default()
         };
+        let docker = server.docker();
+        let made = OnceLock::new();
         let running = async {
-            let docker = server.docker();
             let exec = docker
                 .create_exec(server.name(), options)
                 .await
                 .map_err(failed(&told))?;
+            let _ = made.set(exec.id.clone());
             let started = docker.start_exec(&exec.id, None::<StartExecOptions>).await;
             let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
             if let StartExecResults::Attached { mut output, .. } = started.map_err(failed(&told))? {
@@ -564,12 +574,18 @@ impl Target for DockerTarget {
                 status,
             })
         };
-        tokio::time::timeout(limit, running).await.unwrap_or_else(|_| {
-            Err(TargetError::Surroundings(format!(
-                "{told} did not end within {:.0} s",
-                limit.as_secs_f64()
-            )))
-        })
+        if let Ok(done) = tokio::time::timeout(limit, running).await {
+            return done;
+        }
+        let ended = match made.get() {
+            Some(id) => daemon::end_exec(docker, id).await,
+            None => true,
+        };
+        Err(TargetError::Surroundings(format!(
+            "{told} did not end within {:.0} s{}",
+            limit.as_secs_f64(),
+            if ended { "" } else { ", could not be ended and goes on" }
+        )))
     }
 
     fn data_folder(&self, member: &Member) -> Option<PathBuf> {
@@ -593,14 +609,15 @@ impl DockerTarget {
             return Ok(());
         };
         if self.options.keep {
-            self.links.mend(&self.servers()).await?;
+            // What could not be undone is told; all of it is to stay nonetheless.
+            let mut first = self.links.mend(&self.servers()).await;
             for slot in self.slots() {
-                self.undo(slot).await?;
+                first = first.and(self.undo(slot).await);
                 // What removes it acts when the handle is dropped: this one never is.
                 std::mem::forget(slot.container.lock().await.take());
             }
             folder.leave();
-            return Ok(());
+            return first;
         }
         let docker = daemon::connect().await?;
         let removed = daemon::remove_all_of(&docker, &folder.path().display().to_string()).await;
@@ -612,6 +629,18 @@ impl DockerTarget {
         let unmounted = volume::unmount_below(folder.path()).await;
         folder.remove().and(unmounted)
     }
+}
+
+/// Whether the system said that nobody is at an address. Whatever else keeps it from connecting (no descriptor is left, no
+/// port, no memory) is this machine's own trouble, and says nothing of a server.
+fn nobody_is_there(reason: &str) -> bool {
+    let nobody = [Errno::EHOSTUNREACH, Errno::ENETUNREACH];
+    nobody.iter().any(|errno| said(*errno) == reason)
+}
+
+/// An error as the system says it.
+fn said(errno: Errno) -> String {
+    std::io::Error::from(errno).to_string()
 }
 
 /// What this machine's Docker says of itself, or why it does not.
@@ -626,4 +655,20 @@ pub async fn image_id(image: &str) -> Result<String, String> {
     let docker = daemon::connect().await.map_err(|error| error.to_string())?;
     let about = docker.inspect_image(image).await.map_err(|error| error.to_string())?;
     Ok(about.id.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(Errno::EHOSTUNREACH, true)]
+    #[case(Errno::ENETUNREACH, true)]
+    #[case(Errno::EMFILE, false)]
+    #[case(Errno::EADDRNOTAVAIL, false)]
+    #[case(Errno::ENOBUFS, false)]
+    fn the_suite_s_own_trouble_is_no_refusal(#[case] errno: Errno, #[case] nobody: bool) {
+        assert_eq!(nobody_is_there(&said(errno)), nobody);
+    }
 }

@@ -11,6 +11,8 @@ mod companion;
 mod copy;
 mod deployment;
 mod evidence;
+#[cfg(test)]
+mod fake_api;
 mod faults;
 mod forward;
 mod hosts;
@@ -23,6 +25,7 @@ mod ownership;
 mod secured;
 mod site;
 mod summaries;
+mod turn;
 mod upheaval;
 mod volumes;
 
@@ -39,7 +42,7 @@ use crate::cluster::node::Member;
 use crate::manifest::{Manifest, Parameters};
 use crate::progress::Progress;
 use crate::timing::Timing;
-use apply::{Made, fit, lock, make_namespace};
+use apply::{Made, fit, give_up_namespace, lock, make_namespace};
 use async_trait::async_trait;
 use client::reach;
 use deployment::SharedSite;
@@ -57,6 +60,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
+use turn::Turn;
 
 /// Whether the run makes the deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,10 @@ pub struct KubernetesTarget {
     folders: PathBuf,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
+    /// The Lease of the namespace; none where the cluster is this run's alone.
+    turn: Mutex<Option<Arc<Turn>>>,
+    /// Whether it is held; known by `prepare`.
+    held: OnceLock<bool>,
 }
 
 impl std::fmt::Debug for KubernetesTarget {
@@ -176,6 +184,8 @@ impl KubernetesTarget {
             folders,
             made: Mutex::default(),
             made_namespace: Mutex::default(),
+            turn: Mutex::default(),
+            held: OnceLock::new(),
             options,
         })
     }
@@ -191,6 +201,20 @@ impl KubernetesTarget {
             shared.0.listeners.close().await;
         }
         *lock(&self.made_namespace) = None;
+    }
+
+    /// Whether no other run is in the namespace, for certain.
+    fn holds_turn(&self) -> bool {
+        self.nodes.is_some() || self.held.get() == Some(&true)
+    }
+
+    /// Gives the namespace's Lease back: the last that is done there.
+    async fn end_turn(&self) -> Result<(), TargetError> {
+        let turn = lock(&self.turn).take();
+        match turn {
+            Some(turn) => turn.end().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether something makes the pods anew that are gone.
@@ -215,8 +239,36 @@ impl KubernetesTarget {
         }
     }
 
+    /// Takes the Lease of the namespace, and puts right what runs that have ended left elsewhere. Nothing is done for the
+    /// target kind, which knows that nobody else is there.
+    async fn take_turn(&self, client: &Client, namespace: &str, progress: &Progress) -> Result<(), TargetError> {
+        if self.nodes.is_some() {
+            return Ok(());
+        }
+        let turn = Arc::new(Turn::new(client, namespace, &self.options.run_id));
+        *lock(&self.turn) = Some(turn.clone());
+        let held = turn.take(progress).await?;
+        let makes_namespaces = lock(&self.made_namespace).is_some();
+        let _ = self.held.set(held);
+        match (held, makes_namespaces) {
+            (true, _) => self.clear_after_others(client, makes_namespaces, progress).await,
+            // The next run would take this namespace for one that was left.
+            (false, true) => Err(TargetError::Usage(format!(
+                "in namespace {namespace}, which was made for this run, no Lease may be made, by which other runs know that this one goes on: \
+                 the context's user needs the verbs get, create, update and delete for leases of coordination.k8s.io"
+            ))),
+            (false, false) => {
+                progress.line(format!(
+                    "  no Lease may be made in namespace {namespace}: another run may begin beside this one, and what one that was \
+                     killed left there stays"
+                ));
+                Ok(())
+            }
+        }
+    }
+
     /// The site; from here on there is something to release.
-    async fn settle(&self, client: &Client, of_context: &str) -> Result<Arc<Site>, TargetError> {
+    async fn settle(&self, client: &Client, of_context: &str, progress: &Progress) -> Result<Arc<Site>, TargetError> {
         let fresh = format!("rcc-{}", fit(&self.options.run_id));
         let named = self.named_namespace(of_context);
         let namespace = named.clone().unwrap_or_else(|| fresh.clone());
@@ -237,6 +289,7 @@ impl KubernetesTarget {
             }
         }
         self.note("namespace", &namespace);
+        self.take_turn(client, &namespace, progress).await?;
         let mut site = Site::new(
             client.clone(),
             namespace,
@@ -247,7 +300,9 @@ impl KubernetesTarget {
         );
         site.inside = self.options.in_cluster;
         site.upgrade_to = self.options.upgrade_to.clone();
-        site.copies = self.manifest.is_some() && allowed(client, None, "create", "namespaces").await;
+        // The namespaces of copies are known as this run's by its Lease.
+        site.copies =
+            self.manifest.is_some() && self.holds_turn() && allowed(client, None, "create", "namespaces").await;
         let site = Arc::new(site);
         let _ = self.site.set(SharedSite(site.clone()));
         Ok(site)
@@ -268,6 +323,11 @@ impl KubernetesTarget {
     }
 
     async fn make(&self, site: &Arc<Site>, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
+        if lock(&self.made_namespace).is_none() && self.holds_turn() {
+            // Of a run that was killed there: no pod could be made.
+            faults::remove_quota(site).await?;
+            companion::dismiss_leftovers(site).await?;
+        }
         if let Some(phases) = self.install(site, progress).await? {
             return Ok(phases);
         }
@@ -299,8 +359,10 @@ impl KubernetesTarget {
             let _ = site.password.set(found.clone());
         }
         site.workloads().await?;
-        take_back_leftovers(site).await?;
-        companion::dismiss_leftovers(site).await?;
+        if self.holds_turn() {
+            take_back_leftovers(site).await?;
+            companion::dismiss_leftovers(site).await?;
+        }
         if site.members().await?.is_empty() {
             return Err(TargetError::NotDeployed(format!(
                 "no pod in namespace {} has the labels {} and runs",
@@ -343,7 +405,7 @@ impl Target for KubernetesTarget {
         self.note("context", &reached.context);
         self.note("server", &format!("Kubernetes {} at {}", reached.version, reached.url));
         self.remove_installed_leftovers(&reached, progress).await?;
-        let site = self.settle(&reached.client, &reached.namespace).await?;
+        let site = self.settle(&reached.client, &reached.namespace, progress).await?;
         self.probe(&site).await;
         let phases = match self.options.disposition {
             Disposition::Apply => self.make(&site, progress).await?,
@@ -422,6 +484,10 @@ impl Target for KubernetesTarget {
         self.site()?.run_with(&member.name, command, environment, limit).await
     }
 
+    fn spoilt(&self) -> Option<String> {
+        lock(&self.turn).as_ref().and_then(|turn| turn.lost())
+    }
+
     fn deployment(&self) -> Option<&dyn Deployment> {
         self.site.get().map(|site| site as &dyn Deployment)
     }
@@ -447,7 +513,11 @@ impl Target for KubernetesTarget {
         let made = lock(&self.made_namespace).take();
         let applied = std::mem::take(&mut *lock(&self.made));
         if self.options.keep {
-            return outcome;
+            if let Some((client, namespace)) = made.filter(|_| self.nodes.is_none()) {
+                outcome = outcome.and(give_up_namespace(&client, &namespace).await);
+            }
+            let ended = self.end_turn().await;
+            return outcome.and(ended);
         }
         if let Some(shared) = self.site.get()
             && made.is_none()
@@ -466,6 +536,8 @@ impl Target for KubernetesTarget {
                 outcome = outcome.and(shared.0.delete_beside_namespaces(applied).await);
             }
         }
-        outcome
+        // Whatever failed: who no longer lives must not seem to.
+        let ended = self.end_turn().await;
+        outcome.and(ended)
     }
 }

@@ -279,6 +279,11 @@ pub trait Target: Send + Sync {
         plain::untended(capability)
     }
 
+    /// Why nothing that was judged holds, if something came in between.
+    fn spoilt(&self) -> Option<String> {
+        None
+    }
+
     /// Cuts links, until faults are undone; these cuts take the place of those that there are. Returns when they are done.
     ///
     /// # Errors

@@ -53,6 +53,23 @@ pub(super) fn untended(capability: Capability) -> Option<String> {
     (capability == Capability::Tended).then(|| reason.into())
 }
 
+/// Lets what changes a filter of packets run to its end, whatever becomes of who waits for it: a change that nobody waits
+/// for any more might else be done only after it has been undone.
+pub(super) async fn to_its_end(
+    change: impl Future<Output = Result<(), String>> + Send + 'static,
+) -> Result<(), String> {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A short name for something long: FNV-1a, the same in every build.
+pub(super) fn digest(text: &str) -> String {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
+}
+
 /// Makes a cluster of servers that answer and are new, and waits until its replicas' links are up.
 pub(super) async fn form(
     members: &[Member],
@@ -79,6 +96,8 @@ pub(super) async fn form(
 mod tests {
     use super::*;
     use rstest::rstest;
+    use std::sync::Arc;
+    use tokio::sync::Mutex;
 
     #[rstest]
     #[case::not_tried(None, true, None)]
@@ -88,5 +107,25 @@ mod tests {
         let cuttable = cuttable.as_ref();
         assert_eq!(capabilities(cuttable).contains(&Capability::CutLink), can);
         assert_eq!(lacks(Capability::CutLink, cuttable).as_deref(), reason);
+    }
+
+    #[tokio::test]
+    async fn who_comes_next_waits_for_a_change_that_nobody_waits_for() {
+        let changed = Arc::new(Mutex::new(false));
+        let mut held = changed.clone().lock_owned().await;
+        let change = to_its_end(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            *held = true;
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::ZERO, change).await.is_err());
+        assert!(*changed.lock().await);
+    }
+
+    #[rstest]
+    #[case("", "cbf29ce484222325")]
+    #[case("a", "af63dc4c8601ec8c")]
+    fn a_digest_is_the_same_in_every_build(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(digest(text), expected);
     }
 }

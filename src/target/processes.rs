@@ -73,6 +73,8 @@ struct State {
     ports: Vec<Port>,
     /// Stopped, until the fault is undone.
     away: bool,
+    /// On the way from one start to the next: it is to come back by itself, unless that is cut short.
+    down: bool,
     /// Frozen, until the fault is undone.
     paused: bool,
 }
@@ -116,24 +118,59 @@ impl ProcessesTarget {
         self.cuttable.get_or_init(|| possible).is_ok()
     }
 
-    /// Stops servers gracefully, and once all have ended starts each on another port.
-    async fn stop_and_move(&self, slots: &[&Slot], ports: Vec<Port>) -> Result<(), TargetError> {
+    /// Stops servers gracefully, and once all have ended starts each on another port; which, `ports` says then.
+    async fn stop_and_move(
+        &self,
+        slots: &[&Slot],
+        ports: impl FnOnce() -> Result<Vec<Port>, TargetError> + Send,
+    ) -> Result<(), TargetError> {
         let timing = &self.options.timing;
         let patience = timing.shutdown() + timing.reply();
         let mut processes = Vec::new();
         for slot in slots {
             processes.push(slot.process.lock().await);
         }
+        // Should it end half way, undo_faults finds servers that are down.
+        for slot in slots {
+            slot.state().down = true;
+        }
         let ends = processes.iter_mut().map(|process| process.terminate(patience));
         futures::future::try_join_all(ends).await?;
-        for ((slot, process), port) in slots.iter().zip(&mut processes).zip(ports) {
+        for ((slot, process), port) in slots.iter().zip(&mut processes).zip(ports()?) {
             process.move_to(port.number())?;
             let mut state = slot.state();
             state.member = process.member();
             state.ports.push(port);
         }
         let starts = processes.iter_mut().map(|process| process.start(timing.scheduling()));
-        futures::future::try_join_all(starts).await.map(drop)
+        futures::future::try_join_all(starts).await?;
+        for slot in slots {
+            slot.state().down = false;
+        }
+        Ok(())
+    }
+
+    /// Ends what a fault that lasts does to one server.
+    async fn undo(&self, slot: &Slot) -> Result<(), TargetError> {
+        let timing = &self.options.timing;
+        let mut process = slot.process.lock().await;
+        let (paused, stopped) = {
+            let state = slot.state();
+            (state.paused, state.away || state.down)
+        };
+        if paused {
+            process.resume()?;
+            slot.state().paused = false;
+        }
+        if stopped {
+            // Nothing is left to end, unless the fault was cut short.
+            process.terminate(timing.shutdown() + timing.reply()).await?;
+            process.start(timing.scheduling()).await?;
+            let mut state = slot.state();
+            state.away = false;
+            state.down = false;
+        }
+        Ok(())
     }
 
     async fn member_connections(&self, members: &[Member]) -> Result<Vec<Connection>, LinkError> {
@@ -215,6 +252,7 @@ impl Target for ProcessesTarget {
                     member: server.member(),
                     ports: vec![port],
                     away: false,
+                    down: false,
                     paused: false,
                 }),
                 process: Mutex::new(server),
@@ -265,10 +303,17 @@ impl Target for ProcessesTarget {
         let timing = &self.options.timing;
         let (patience, bound) = (timing.shutdown() + timing.reply(), timing.scheduling());
         match fault {
-            Fault::Restart => {
+            Fault::Restart | Fault::Crash => {
                 let mut process = slot.process.lock().await;
-                process.terminate(patience).await?;
-                process.start(bound).await
+                slot.state().down = true;
+                if fault == Fault::Restart {
+                    process.terminate(patience).await?;
+                } else {
+                    process.kill().await?;
+                }
+                process.start(bound).await?;
+                slot.state().down = false;
+                Ok(())
             }
             Fault::KeepAway => {
                 slot.state().away = true;
@@ -278,25 +323,13 @@ impl Target for ProcessesTarget {
                 slot.state().away = true;
                 slot.process.lock().await.kill().await
             }
-            Fault::Crash => {
-                let mut process = slot.process.lock().await;
-                process.kill().await?;
-                process.start(bound).await
-            }
             Fault::Pause => {
                 slot.state().paused = true;
                 slot.process.lock().await.pause()
             }
             Fault::NewAddress => {
-                let mut process = slot.process.lock().await;
-                process.terminate(patience).await?;
-                for port in ports::take(1)? {
-                    process.move_to(port.number())?;
-                    let mut state = slot.state();
-                    state.member = process.member();
-                    state.ports.push(port);
-                }
-                process.start(bound).await
+                let ports = ports::take(1)?;
+                self.stop_and_move(&[slot], || Ok(ports)).await
             }
             Fault::LoseVolume => {
                 slot.state().away = true;
@@ -331,16 +364,18 @@ impl Target for ProcessesTarget {
     async fn upheave(&self, upheaval: &Upheaval) -> Result<(), TargetError> {
         match upheaval {
             Upheaval::Recreate => {
-                let count = self.servers().len();
-                self.stop_and_move(&self.servers().iter().collect::<Vec<_>>(), ports::take(count)?)
-                    .await
+                let slots: Vec<&Slot> = self.servers().iter().collect();
+                let ports = ports::take(slots.len())?;
+                self.stop_and_move(&slots, || Ok(ports)).await
             }
             Upheaval::SwapAddresses(one, other) => {
                 let slots = [self.slot(one)?, self.slot(other)?];
-                let mut ports = [slots[0].state().ports.pop(), slots[1].state().ports.pop()];
-                ports.reverse();
-                let ports = ports.into_iter().flatten().collect();
-                self.stop_and_move(&slots, ports).await
+                let swapped = || {
+                    let ports = slots.map(|slot| slot.state().ports.pop());
+                    let ports: Vec<Port> = ports.into_iter().rev().flatten().collect();
+                    Ok(ports)
+                };
+                self.stop_and_move(&slots, swapped).await
             }
             Upheaval::ScaleIn(_)
             | Upheaval::ScaleToNothing
@@ -358,22 +393,11 @@ impl Target for ProcessesTarget {
     }
 
     async fn undo_faults(&self) -> Result<(), TargetError> {
-        self.links.mend().await?;
+        let mut first = self.links.mend().await;
         for slot in self.servers() {
-            let (paused, away) = {
-                let state = slot.state();
-                (state.paused, state.away)
-            };
-            if paused {
-                slot.process.lock().await.resume()?;
-                slot.state().paused = false;
-            }
-            if away {
-                slot.start(self.options.timing.scheduling()).await?;
-                slot.state().away = false;
-            }
+            first = first.and(self.undo(slot).await);
         }
-        Ok(())
+        first
     }
 
     async fn collect_evidence(&self, folder: &Path) {
@@ -405,6 +429,8 @@ impl Target for ProcessesTarget {
             shape: scratch.shape,
             spare: scratch.spare,
             run_id: format!("{}-scratch-{}", self.options.run_id, scratches.len()),
+            // What is to be kept is the deployment; the servers beside it would burden it as long as the run goes on.
+            keep: false,
             alterations,
             ..self.options.clone()
         });
@@ -454,38 +480,41 @@ impl Target for ProcessesTarget {
 
     async fn release(&self) -> Result<(), TargetError> {
         let scratches = std::mem::take(&mut *self.scratches.lock().await);
+        let mut outcomes = Vec::new();
         for scratch in scratches {
-            scratch.release().await?;
+            outcomes.push(scratch.release().await);
         }
-        self.links.mend().await?;
+        let mended = self.links.mend().await;
+        let is_mended = mended.is_ok();
+        outcomes.push(mended);
         // All at once: on a busy machine each takes its time to end.
         let ends = self.servers().iter().map(async |slot| {
             let mut process = slot.process.lock().await;
-            process.resume()?;
             if self.options.keep {
+                let resumed = process.resume();
                 process.leave();
-                Ok(())
+                resumed
             } else {
+                // A frozen one ends by it, too.
                 process.kill().await
             }
         });
-        for end in futures::future::join_all(ends).await {
-            end?;
-        }
+        outcomes.extend(futures::future::join_all(ends).await);
         match self.folder.lock().await.take() {
-            Some(folder) if self.options.keep => {
-                folder.leave();
-                Ok(())
-            }
+            Some(folder) if self.options.keep => folder.leave(),
             Some(folder) => {
                 // A server's own child, which writes a snapshot or an append-only file, outlives a killed server for a
                 // moment, and would go on writing into the folder while that is removed.
                 leftovers::kill_servers_of(folder.path()).await;
-                let unmounted = volume::unmount_below(folder.path()).await;
-                folder.remove().and(unmounted)
+                outcomes.push(volume::unmount_below(folder.path()).await);
+                // Else it says how the chain is named that is left behind: the next run tries again.
+                if is_mended {
+                    outcomes.push(folder.remove());
+                }
             }
-            None => Ok(()),
+            None => {}
         }
+        outcomes.into_iter().collect()
     }
 }
 

@@ -335,6 +335,18 @@ fn own_wordings(asked: &Asked<'_>) -> Option<Reply> {
     }
 }
 
+/// `ROLE` with every number as text, and without the list of replicas where it is empty.
+fn role_as_text(reply: Reply) -> Reply {
+    match reply {
+        Reply::Integer(number) => bulk(number.to_string()),
+        Reply::Array(items) => {
+            let there = |item: &Reply| item.array().is_none_or(|items| !items.is_empty());
+            Reply::Array(items.into_iter().filter(there).map(role_as_text).collect())
+        }
+        other => other,
+    }
+}
+
 fn own_wordings_replies(asked: &Asked<'_>, reply: Reply) -> Reply {
     if moved_to_own_master(asked, &reply) && asked.word(0) != "GET" {
         return Reply::Error("READONLY You can't write against a read only slave.".into());
@@ -343,7 +355,12 @@ fn own_wordings_replies(asked: &Asked<'_>, reply: Reply) -> Reply {
         Some("WRONGPASS") => Reply::Error("ERR Invalid password".into()),
         Some("READONLY") => Reply::Error("READONLY You can't write against a read only slave.".into()),
         Some("CROSSSLOT") => Reply::Error("CROSSSLOT Attempted to access keys that don't hash to the same slot".into()),
-        _ if asked.is("INFO") => without(named(reply, "standin", "2.0.0"), &["aof_"]),
+        _ if asked.is("INFO") => {
+            let reply = without(named(reply, "standin", "2.0.0"), &["aof_"]);
+            // Replicas are listed without a state.
+            reworded(reply, |text| text.replace(",state=online,", ","))
+        }
+        _ if asked.is("ROLE") => role_as_text(reply),
         _ => reply,
     }
 }

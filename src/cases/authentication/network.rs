@@ -66,9 +66,9 @@ pub(super) const IN_A_SECRET: Case = Case {
     bound: "-",
     controls: &[],
     method: "Applies the rules of `lint` for this row to the live objects. Then looks for the password, as a word of its own, in the ConfigMaps of the namespace, in the workload and its pods, in the \
-             namespace's Jobs and the Jobs and CronJobs of the manifest that the run has applied, in the \
+             namespace's Jobs and CronJobs and those of the manifest that the run has applied, in the \
              arguments of every process in every server's container (`/proc/*/cmdline`) as they are now, in the containers' logs and \
-             in the bootstrap's. Where Jobs may not be listed, and nothing is found elsewhere: unsupported. It is compared here and \
+             in the bootstrap's. Where Jobs or CronJobs may not be listed, and nothing is found elsewhere: unsupported. It is compared here and \
              shown nowhere.",
     run: |cx| Box::pin(in_a_secret(cx)),
 };
@@ -208,7 +208,7 @@ async fn in_a_secret(cx: &Context) -> Outcome {
         findings.push("the bootstrap's log holds the password".into());
     }
     no_findings("the password in no ConfigMap, pod, Job, argument or log", &findings)?;
-    match objects.refused.get("Job") {
+    match ["Job", "CronJob"].iter().find_map(|kind| objects.refused.get(*kind)) {
         Some(right) => Err(Stop::Unsupported(right.clone())),
         None => Ok(()),
     }

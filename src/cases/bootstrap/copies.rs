@@ -192,7 +192,12 @@ pub(in crate::cases) async fn formed(cx: &Context, copy: &dyn DeployedVariant) -
         })
     })
     .await?;
-    whole_within(cx, copy, cx.timing().sync() + cx.timing().stable()).await
+    let deployment = copy.deployment();
+    let own = deployment.bootstrap_container();
+    // In the hook of a server it is formed before that one's pod is Ready; a Job, or a container of its own, may take longer.
+    let beside = deployment.bootstrap_pod().is_none() || own.is_some_and(|own| own != deployment.server_container());
+    let formed = if beside { cx.timing().hook() } else { Duration::ZERO };
+    whole_within(cx, copy, formed + cx.timing().sync() + cx.timing().stable()).await
 }
 
 /// Waits until the copy is a whole cluster.

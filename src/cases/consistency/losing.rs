@@ -44,9 +44,9 @@ async fn until_set(
     wanted: impl Fn(&Reply) -> bool,
 ) -> Result<Duration, Stop> {
     let began = Instant::now();
-    let mut connection = cx.connect(&master.address).await?;
+    let mut connection = None;
     eventually(cx, what, bound, async || {
-        let reply = connection.call(&["SET", key, "1"]).await?;
+        let reply = cx.ask_kept(master, &mut connection, &["SET", key, "1"]).await?;
         Ok(if wanted(&reply) {
             Look::Reached(())
         } else {
@@ -233,8 +233,9 @@ pub(super) async fn expiry_kept(cx: &Context) -> Outcome {
         same_end(&successor, &mut promoted, &later, &second).await?;
         let what = "the first key has ended on the promoted replica";
         let left = first.latest.saturating_duration_since(Instant::now());
+        let mut promoted = Some(promoted);
         eventually(cx, what, left + timing.visible(), async || {
-            let reply = promoted.call(&["GET", soon.as_str()]).await?;
+            let reply = cx.ask_kept(&successor, &mut promoted, &["GET", soon.as_str()]).await?;
             Ok(match reply {
                 Reply::Nil => Look::Reached(()),
                 reply => Look::NotYet(format!("{successor}: GET {soon} -> {reply}")),
@@ -245,7 +246,7 @@ pub(super) async fn expiry_kept(cx: &Context) -> Outcome {
         let seen = format!("{successor}: GET {soon} -> nil too early");
         check::expect(!early, "the key until its end", seen)?;
         for key in [&soon, &later] {
-            promoted.call(&["DEL", key.as_str()]).await?;
+            cx.ask_kept(&successor, &mut promoted, &["DEL", key.as_str()]).await?;
         }
         Ok(())
     };

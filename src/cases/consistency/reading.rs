@@ -71,13 +71,19 @@ async fn read_on(replica: &NodeView, connection: &mut Connection, key: &str, las
     Ok(value)
 }
 
+/// A connection on which a replica answers reads.
+async fn reader(cx: &Context, replica: &NodeView) -> Result<Connection, Stop> {
+    let mut connection = cx.connect(&replica.member.address).await?;
+    let reply = connection.call(&["READONLY"]).await?;
+    let seen = format!("{}: {reply}", replica.member);
+    check::expect(reply.is_ok(), "READONLY -> +OK", seen)?;
+    Ok(connection)
+}
+
 /// Writes numbers to a key of a master, and reads them on its replica all the while.
 async fn follow(cx: &Context, shard: &Shard<'_>, replica: &NodeView, key: &str) -> Result<usize, Stop> {
     let mut writing = cx.connect(&shard.master.member.address).await?;
-    let mut reading = cx.connect(&replica.member.address).await?;
-    let reply = reading.call(&["READONLY"]).await?;
-    let seen = format!("{}: {reply}", replica.member);
-    check::expect(reply.is_ok(), "READONLY -> +OK", seen)?;
+    let mut reading = reader(cx, replica).await?;
     let written = Cell::new(false);
     let write = async {
         for number in 1..=WRITTEN {
@@ -98,12 +104,19 @@ async fn follow(cx: &Context, shard: &Shard<'_>, replica: &NodeView, key: &str) 
     };
     let ((), (mut last, reads)) = futures::try_join!(write, read)?;
     let ended = Instant::now();
+    let mut kept = Some(reading);
     eventually(
         cx,
         "the last number on the replica",
         cx.timing().catch_up(),
         async || {
+            // One that had an error is of no further use.
+            let mut reading = match kept.take() {
+                Some(reading) => reading,
+                None => reader(cx, replica).await?,
+            };
             last = read_on(replica, &mut reading, key, last).await?;
+            kept = Some(reading);
             Ok(if last == WRITTEN {
                 Look::Reached(())
             } else {

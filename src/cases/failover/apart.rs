@@ -1,12 +1,13 @@
 //! The bodies of chapter FAIL that need servers of their own: more failovers than a deployment should be put through, more
 //! replicas than it has, and settings that it has not.
 
+use super::{Lost, gap_bounds, judge_in_time};
 use crate::cases::replication::apart::{quick, with_unauthenticated_replica};
-use crate::check::{self, Look, eventually, expect, no_findings, steadily};
+use crate::check::{self, Look, eventually, expect, look_but, no_findings, steadily};
 use crate::cluster::node::{Member, NodeView};
 use crate::cluster::view::{ClusterView, Shape};
 use crate::context::{Alteration, Context, Fault, Secret};
-use crate::failover::{Shard, pick_shard};
+use crate::failover::{Shard, election_lost, highest_epoch, pick_shard};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::{Duration, Instant};
 
@@ -114,18 +115,35 @@ async fn read(cx: &Context, on: &Member, key: &str, value: &str) -> Outcome {
     Ok(expect(reply.text() == Some(value), "the replicated value", seen)?)
 }
 
+/// A replica that says that it is a master.
+struct Promoted<'a> {
+    member: &'a Member,
+    /// How long after its master was to stop that was seen.
+    took: Duration,
+    /// How long after its master had ended the look began that showed it: a slow look says nothing of the replica.
+    looked: Duration,
+    /// The highest epoch of any node by then.
+    epoch: u64,
+}
+
 /// Stops a shard's master, and waits until one of `candidates` says that it is a master.
-async fn replaced<'a>(cx: &Context, master: &Member, candidates: &'a [Member]) -> Result<(&'a Member, Duration), Stop> {
+async fn replaced<'a>(cx: &Context, master: &Member, candidates: &'a [Member]) -> Result<Promoted<'a>, Stop> {
     let began = Instant::now();
     cx.inject(Fault::KeepAway, master).await?;
-    let timing = cx.timing();
-    let bound = timing.shutdown() + timing.failover_retry();
+    let ended = Instant::now();
+    let bound = cx.timing().shutdown() + cx.timing().failover_retry();
     let what = format!("a replica of {} is promoted", master.name);
     eventually(cx, &what, bound, async || {
+        let looked = ended.elapsed();
         let view = cx.look().await?;
         let is_master = |member: &&Member| view.of(&member.name).is_some_and(|node| node.role.is_master());
         Ok(match candidates.iter().find(is_master) {
-            Some(promoted) => Look::Reached((promoted, began.elapsed())),
+            Some(member) => Look::Reached(Promoted {
+                member,
+                took: began.elapsed(),
+                looked,
+                epoch: highest_epoch(&view),
+            }),
             None => Look::NotYet("none is a master".into()),
         })
     })
@@ -153,13 +171,17 @@ pub(super) async fn one_after_another(cx: &Context) -> Outcome {
         let (mut count, mut slowest) = (0, Duration::ZERO);
         for round in ["first", "second"] {
             for slot in &slots {
-                let (master, replicas) = shard_of(&cx.view().await?, *slot)?;
+                let before = cx.view().await?;
+                let (master, replicas) = shard_of(&before, *slot)?;
                 let key = write_replicated(cx, &master, *slot, round).await?;
-                let (promoted, took) = replaced(cx, &master, &replicas).await?;
-                read(cx, promoted, &key, round).await?;
+                let promoted = replaced(cx, &master, &replicas).await?;
+                let lost = Lost::Seen(election_lost(highest_epoch(&before), promoted.epoch));
+                let what = format!("a replica of {} promoted", master.name);
+                judge_in_time(cx, &what, promoted.looked, lost, gap_bounds(cx))?;
+                read(cx, promoted.member, &key, round).await?;
+                slowest = slowest.max(promoted.took);
                 cx.undo_faults().await?;
                 whole(cx).await?;
-                slowest = slowest.max(took);
                 count += 1;
             }
         }
@@ -194,13 +216,14 @@ pub(super) async fn best_replica(cx: &Context) -> Outcome {
         let mut connection = cx.connect(&worse.address).await?;
         connection.ask(&["CONFIG", "SET", "masterauth", ""]).await?;
         connection.ask(&["CLIENT", "KILL", "TYPE", "master"]).await?;
+        let mut connection = Some(connection);
         eventually(
             cx,
             "one replica is cut off its data",
             cx.timing().arrange(),
             async || {
-                let info = connection.ask_text(&["INFO", "replication"]).await?;
-                Ok(if info.contains("master_link_status:down") {
+                let info = cx.ask_kept(worse, &mut connection, &["INFO", "replication"]).await?;
+                Ok(if info.text().unwrap_or_default().contains("master_link_status:down") {
                     Look::Reached(())
                 } else {
                     Look::NotYet(format!("{worse}: its link is still up"))
@@ -210,13 +233,22 @@ pub(super) async fn best_replica(cx: &Context) -> Outcome {
         .await?;
         // Known to it, the smaller offset delays its election by a second: it learns of the larger one by gossip.
         let key = write_replicated(cx, &master, slot, &"x".repeat(10_000)).await?;
-        let (promoted, took) = replaced(cx, &master, &replicas).await?;
+        let Promoted {
+            member: promoted, took, ..
+        } = replaced(cx, &master, &replicas).await?;
         cx.measure("promotion", took, Some(cx.timing().failover_floor()), None);
         let seen = format!("{promoted} was, which lacks what was written last");
         expect(promoted == best, format!("{best} promoted, which has all data"), seen)?;
         read(cx, promoted, &key, &"x".repeat(10_000)).await
     })
     .await
+}
+
+/// The nodes that say another `cluster_state` than that, one line each.
+pub(super) fn not_in_state(view: &ClusterView, state: &str) -> Vec<String> {
+    let others = view.nodes.iter().filter(|node| node.info("cluster_state") != state);
+    let told = |node: &NodeView| format!("{}: cluster_state:{}", node.member, node.info("cluster_state"));
+    others.map(told).collect()
 }
 
 /// Waits until every survivor says that the cluster is down, and then expects the replicas to remain replicas for as
@@ -239,7 +271,7 @@ pub(super) async fn remains_a_replica(cx: &Context, replica: &Member) -> Outcome
         )
     };
     eventually(cx, "cluster_state:fail on every survivor", bound, async || {
-        let view = cx.look().await?;
+        let (view, _) = look_but(cx, &[], survivors).await?;
         is_replica(&view)?;
         let down = view
             .nodes
@@ -256,12 +288,12 @@ pub(super) async fn remains_a_replica(cx: &Context, replica: &Member) -> Outcome
     let hold = cx.timing().failover_hard();
     let what = "the master is not replaced, and every survivor says cluster_state:fail";
     steadily(cx, what, hold, hold * 2, async || {
-        let view = cx.look().await?;
+        let (view, mut findings) = look_but(cx, &[], survivors).await?;
         is_replica(&view)?;
-        let up = view.nodes.iter().find(|node| node.info("cluster_state") != "fail");
-        Ok(match up {
-            None => Look::Reached(()),
-            Some(node) => Look::NotYet(format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))),
+        findings.extend(not_in_state(&view, "fail"));
+        Ok(match findings.is_empty() {
+            true => Look::Reached(()),
+            false => Look::NotYet(findings.join("\n")),
         })
     })
     .await

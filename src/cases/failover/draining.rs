@@ -12,6 +12,7 @@ use crate::placement::{hosts, placed, to_drain};
 use crate::settle;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 pub(super) const DRAINED: Case = Case {
@@ -96,8 +97,14 @@ async fn drained(cx: &Context) -> Outcome {
 
 /// Sees to it that a host has two masters where one can. Gives the host.
 async fn arrange(cx: &Context) -> Result<String, Stop> {
-    let chosen = to_drain(&placed(&cx.view().await?, &hosts(cx).await?)?);
-    let chosen = chosen.ok_or_else(|| Mismatch::new("a master with slots", "none"))?;
+    let all = cx.deployment()?.hosts().await?.into_iter();
+    let free: BTreeSet<String> = all.filter(|host| host.schedulable).map(|host| host.name).collect();
+    let chosen = to_drain(&placed(&cx.view().await?, &hosts(cx).await?)?, &free);
+    let chosen = chosen.ok_or_else(|| {
+        Stop::Unsupported(
+            "no node that can be given pods has a master with slots: the others are cordoned or tainted".into(),
+        )
+    })?;
     take_over(cx, &chosen.promote, &format!("{} holds two masters", chosen.host)).await?;
     Ok(chosen.host)
 }

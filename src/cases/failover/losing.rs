@@ -1,8 +1,9 @@
 //! Stopping a master, or a replica, under writes to every shard, and what its platform makes of it.
 
+use super::apart::not_in_state;
 use super::{Lost, gap_bounds, judge_gap};
-use crate::check::{Look, eventually, expect, no_findings, steadily};
-use crate::cluster::node::Role;
+use crate::check::{Look, eventually, expect, no_findings, steadily, unanswered};
+use crate::cluster::node::{Member, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault};
 use crate::failover::{Shard, highest_epoch, pick_shard};
@@ -28,10 +29,10 @@ pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
     let hold = cx.timing().stable();
     steadily(
         cx,
-        "cluster_state:ok on every node that answers",
+        "cluster_state:ok on every node, but for the one that was stopped and is not back",
         hold,
         hold + bound,
-        async || all_ok(cx).await,
+        async || all_ok(cx, &shard.master).await,
     )
     .await?;
     let record = writer.stop().await;
@@ -116,17 +117,16 @@ pub(super) async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<(
     Ok(Look::Reached(()))
 }
 
-async fn all_ok(cx: &Context) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
-    let bad = view.nodes.iter().find(|node| node.info("cluster_state") != "ok");
-    Ok(match bad {
-        None if view.nodes.len() >= cx.shape().nodes() - 1 => Look::Reached(()),
-        None => Look::NotYet(format!("only {} nodes answer", view.nodes.len())),
-        Some(node) => Look::NotYet(format!(
-            "{}: cluster_state:{}",
-            node.member.name,
-            node.info("cluster_state")
-        )),
+/// Whether every survivor answers and says `cluster_state:ok`; and so does the server that was stopped, where it is back.
+async fn all_ok(cx: &Context, stopped: &Member) -> Result<Look<()>, Stop> {
+    let mut view = cx.look().await?;
+    view.silent.retain(|(member, _)| member.name != stopped.name);
+    let back = usize::from(view.of(&stopped.name).is_some());
+    let mut findings = unanswered(&mut view, cx.shape().nodes() - 1 + back)?;
+    findings.extend(not_in_state(&view, "ok"));
+    Ok(match findings.is_empty() {
+        true => Look::Reached(()),
+        false => Look::NotYet(findings.join("\n")),
     })
 }
 

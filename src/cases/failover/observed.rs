@@ -233,13 +233,13 @@ pub(super) async fn detection(cx: &Context) -> Outcome {
     Ok(())
 }
 
-/// The instants at which the owner of a ledger's key said that the cluster is down.
-fn refused_for_all(ledger: &Ledger, since: Instant) -> Vec<Instant> {
+/// The instants between two at which the owner of a ledger's key said that the cluster is down.
+fn refused_for_all(ledger: &Ledger, (since, until): (Instant, Instant)) -> Vec<Instant> {
     let down = |fate: &Fate| matches!(fate, Fate::Refused(text) if text.starts_with("-CLUSTERDOWN"));
     let refused = ledger
         .writes
         .iter()
-        .filter(|write| write.at > since && down(&write.fate));
+        .filter(|write| write.at > since && write.at < until && down(&write.fate));
     refused.map(|write| write.at).collect()
 }
 
@@ -256,7 +256,7 @@ pub(super) async fn other_shards(cx: &Context) -> Outcome {
     let mut longest = Duration::ZERO;
     for ledger in others {
         let gap = ledger.longest_gap(failover.fault, failover.restored);
-        let refused = refused_for_all(ledger, failover.fault);
+        let refused = refused_for_all(ledger, (failover.fault, failover.restored));
         if refused.is_empty() && gap > bound && !writes.direct {
             return Err(anyhow::anyhow!(
                 "slot {}: no write answered for {:.1} s, and none refused: the suite's own way to the nodes had stalled",

@@ -1,14 +1,14 @@
 //! The case of chapter FAIL about the Service that clients use.
 
 use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
-use crate::check::{Look, eventually};
+use crate::check::{Look, eventually, expect};
 use crate::cluster::client_program;
 use crate::cluster::node::Member;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::failover::pick_shard;
 use crate::verdict::{Outcome, Stop};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const DROPS_THE_DEAD: Case = Case {
     id: CaseId("FAIL-23"),
@@ -21,23 +21,28 @@ pub(super) const DROPS_THE_DEAD: Case = Case {
     impact: Impact::Disruptive,
     needs: &[Capability::Kubernetes, Capability::KeepAway, Capability::Exec],
     features: &[],
-    bound: "5 s after the pod's server has ended",
+    bound: "5 s after the pod's server has ended, and 2 s for a connection that was made before",
     controls: &[],
     method: "Deletes the pod of a master and keeps it away. In time the Endpoints of the Service must name living pods only, and of them all \
              that Kubernetes calls Ready (the replica left behind may not be, until it is promoted), and 20 new connections in a row \
-             by the Service's name, from within another pod, be answered with `PONG`.",
+             by the Service's name, from within another pod, be answered with `PONG`. The look that finds it so must have begun in time; \
+             one that does not ends with the first connection that is not answered within 2 s.",
     run: |cx| Box::pin(drops_the_dead(cx)),
 };
 
 /// How long the Endpoints, and what follows them on each node, may take.
 const SPREAD: Duration = Duration::from_secs(5);
 
+/// How long a connection waits for its answer: one that was made too early keeps the next look from beginning for so long.
+const ANSWERED: Duration = Duration::from_secs(2);
+
 /// How many connections are made in a row.
 const CONNECTIONS: usize = 20;
 
-/// Arguments: the Service's name, its port, how many connections, the client's options.
+/// Arguments: the Service's name, its port, how many connections, the client's options, how long each may take. None is made
+/// after one that got no answer: what they all are told must be about one moment.
 const KNOCK: &str = r#"
-for number in $(seq "$3"); do timeout 2 "$client" $4 -h "$1" -p "$2" PING 2>&1 || echo "no answer"; done
+for number in $(seq "$3"); do timeout "$5" "$client" $4 -h "$1" -p "$2" PING 2>&1 || { echo "no answer"; break; }; done
 "#;
 
 async fn drops_the_dead(cx: &Context) -> Outcome {
@@ -52,8 +57,10 @@ async fn drops_the_dead(cx: &Context) -> Outcome {
         let gone = cx.inject(Fault::KeepAway, &shard.master).await?;
         cx.note_time("the pod's server has ended");
         let what = format!("the Service {service} leads to the pods that are left, and answers");
-        let since = std::time::Instant::now();
-        eventually(cx, &what, SPREAD, async || {
+        let since = Instant::now();
+        let bound = SPREAD + ANSWERED + cx.shared().target.detour();
+        let looked = eventually(cx, &what, bound, async || {
+            let looked = since.elapsed();
             let behind = deployment.behind(&service).await?;
             let pods = deployment.pods().await?;
             let ready = pods.into_iter().filter(|pod| pod.ready).map(|pod| pod.name).collect();
@@ -62,19 +69,19 @@ async fn drops_the_dead(cx: &Context) -> Outcome {
                 findings = unanswered(&knock(cx, &shard.replica, &service, port).await?);
             }
             Ok(match findings.is_empty() {
-                true => Look::Reached(()),
+                true => Look::Reached(looked),
                 false => Look::NotYet(findings.join("\n")),
             })
         })
         .await?;
-        cx.measure(
-            "led to living pods only, and answered",
-            since.elapsed(),
-            None,
-            Some(SPREAD),
-        );
+        cx.measure("led to living pods only, and answered", looked, None, Some(bound));
         cx.measure("from the deletion on", gone.elapsed(), None, None);
-        Ok(())
+        // The last look begins when the bound has passed.
+        Ok(expect(
+            looked <= bound,
+            format!("{what}, within {:.1} s", bound.as_secs_f64()),
+            format!("not before the look that began after {:.1} s", looked.as_secs_f64()),
+        )?)
     };
     with_cleanup(judged, cx.undo_faults()).await
 }
@@ -84,10 +91,14 @@ async fn knock(cx: &Context, from: &Member, service: &str, port: u16) -> Result<
     let password = cx.shared().target.password();
     let environment = client_program::environment(password.as_ref());
     let script = format!("{}{KNOCK}", client_program::FIND);
-    let (port, count) = (port.to_string(), CONNECTIONS.to_string());
+    let (port, count, each) = (
+        port.to_string(),
+        CONNECTIONS.to_string(),
+        ANSWERED.as_secs().to_string(),
+    );
     let options = cx.client_options(from, password.is_some()).await?.join(" ");
-    let command = ["sh", "-c", &script, "sh", service, &port, &count, &options];
-    let limit = Duration::from_secs(2 * CONNECTIONS as u64) + cx.patience();
+    let command = ["sh", "-c", &script, "sh", service, &port, &count, &options, &each];
+    let limit = ANSWERED * CONNECTIONS as u32 + cx.patience();
     let done = cx.exec(from, &command, &environment, limit).await?;
     if done.status == 127 {
         return Err(Stop::Unsupported(format!("there is no client in {from}")));

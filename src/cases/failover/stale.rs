@@ -1,9 +1,10 @@
 //! The bodies of chapter FAIL about replicas that may not, or cannot, stand for election, on servers of their own.
 
-use super::apart::{THREE_AND_THREE, flagged_by, not_replaced, remains_a_replica, whole};
+use super::apart::{THREE_AND_THREE, flagged_by, not_in_state, not_replaced, remains_a_replica, whole};
 use crate::cases::replication::apart::quick;
-use crate::check::{Look, eventually, no_findings, steadily};
+use crate::check::{Look, eventually, look_but, no_findings, steadily};
 use crate::cluster::node::Member;
+use crate::cluster::view::ClusterView;
 use crate::context::{Alteration, Context, Fault, Scratch, Secret};
 use crate::failover::{Shard, pick_shard};
 use crate::verdict::{Outcome, Stop};
@@ -27,18 +28,19 @@ async fn fail_over(cx: &Context, replica: &Member, option: &str) -> Outcome {
     Ok(())
 }
 
-/// Waits until these say that they are masters, and every server that answers says `cluster_state:ok`.
-async fn promoted(cx: &Context, replicas: &[Member], what: &str, bound: Duration) -> Outcome {
+/// A look at the servers that are left once these are gone, with a finding for each that does not answer.
+async fn survivors(cx: &Context, gone: &[Member]) -> Result<(ClusterView, Vec<String>), Stop> {
+    look_but(cx, gone, cx.shape().nodes() - gone.len()).await
+}
+
+/// Waits until these say that they are masters, and every survivor says `cluster_state:ok`.
+async fn promoted(cx: &Context, replicas: &[Member], gone: &[Member], what: &str, bound: Duration) -> Outcome {
     eventually(cx, what, bound, async || {
-        let view = cx.look().await?;
+        let (view, mut missing) = survivors(cx, gone).await?;
         let replica = |member: &&Member| view.of(&member.name).is_none_or(|node| !node.role.is_master());
-        let mut missing: Vec<String> = replicas
-            .iter()
-            .filter(replica)
-            .map(|member| format!("{member} is no master"))
-            .collect();
-        let down = view.nodes.iter().filter(|node| node.info("cluster_state") != "ok");
-        missing.extend(down.map(|node| format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))));
+        let replicas = replicas.iter().filter(replica);
+        missing.extend(replicas.map(|member| format!("{member} is no master")));
+        missing.extend(not_in_state(&view, "ok"));
         Ok(match missing.is_empty() {
             true => Look::Reached(()),
             false => Look::NotYet(missing.join("\n")),
@@ -47,33 +49,36 @@ async fn promoted(cx: &Context, replicas: &[Member], what: &str, bound: Duration
     .await
 }
 
-/// Waits until every server that answers says `cluster_state:fail`.
-async fn down(cx: &Context) -> Outcome {
+/// Waits until every survivor says `cluster_state:fail`.
+async fn down(cx: &Context, gone: &[Member]) -> Outcome {
     eventually(
         cx,
         "every survivor says cluster_state:fail",
         cx.timing().arrange(),
         async || {
-            let view = cx.look().await?;
-            let up = view.nodes.iter().find(|node| node.info("cluster_state") != "fail");
-            Ok(match up {
-                None => Look::Reached(()),
-                Some(node) => Look::NotYet(format!("{}: cluster_state:{}", node.member, node.info("cluster_state"))),
+            let (view, mut missing) = survivors(cx, gone).await?;
+            missing.extend(not_in_state(&view, "fail"));
+            Ok(match missing.is_empty() {
+                true => Look::Reached(()),
+                false => Look::NotYet(missing.join("\n")),
             })
         },
     )
     .await
 }
 
-/// Expects these to be replicas at every look, for so long.
-async fn remain_replicas(cx: &Context, replicas: &[Member], what: &str, hold: Duration) -> Outcome {
+/// Expects these to be replicas at every look, for so long, and every survivor to answer.
+async fn remain_replicas(cx: &Context, replicas: &[Member], gone: &[Member], what: &str, hold: Duration) -> Outcome {
     steadily(cx, what, hold, hold * 2, async || {
-        let view = cx.look().await?;
+        let (view, silent) = survivors(cx, gone).await?;
         let master = |member: &&Member| view.of(&member.name).is_some_and(|node| node.role.is_master());
         let masters = replicas.iter().filter(master);
         let masters: Vec<String> = masters.map(|member| format!("{member} is a master")).collect();
         no_findings("both replicas still replicas", &masters)?;
-        Ok(Look::Reached(()))
+        Ok(match silent.is_empty() {
+            true => Look::Reached(()),
+            false => Look::NotYet(silent.join("\n")),
+        })
     })
     .await
 }
@@ -86,10 +91,11 @@ pub(super) async fn without_majority(cx: &Context) -> Outcome {
         for stop in futures::future::join_all(masters.iter().map(|member| cx.inject(Fault::KeepAway, member))).await {
             stop?;
         }
-        down(cx).await?;
+        down(cx, masters).await?;
         fail_over(cx, &replicas[0], "FORCE").await?;
         let votes = (2 * cx.timing().node_timeout()).max(Duration::from_secs(2)) + Duration::from_secs(1);
-        remain_replicas(cx, replicas, "nobody is promoted without a majority", votes).await?;
+        let what = "nobody is promoted without a majority";
+        remain_replicas(cx, replicas, masters, what, votes).await?;
         let began = Instant::now();
         for replica in replicas {
             fail_over(cx, replica, "TAKEOVER").await?;
@@ -98,6 +104,7 @@ pub(super) async fn without_majority(cx: &Context) -> Outcome {
         promoted(
             cx,
             replicas,
+            masters,
             "both replicas take over, and the cluster is served",
             bound,
         )
@@ -133,7 +140,8 @@ pub(super) async fn restarted_replica(cx: &Context) -> Outcome {
         fail_over(cx, &shard.replica, "FORCE").await?;
         let bound = cx.timing().manual_failover() + cx.timing().gossip();
         let what = "FORCE makes it the master, and the cluster is served";
-        promoted(cx, std::slice::from_ref(&shard.replica), what, bound).await?;
+        let [replica, master] = [&shard.replica, &shard.master].map(std::slice::from_ref);
+        promoted(cx, replica, master, what, bound).await?;
         cx.measure("served after FORCE", began.elapsed(), None, Some(bound));
         Ok(())
     })
@@ -161,9 +169,10 @@ pub(super) async fn old_data(cx: &Context) -> Outcome {
 /// more because so long an interruption does not count; the period of the master's pings; a second, since whole ones count.
 async fn cut_off_for(cx: &Context, replica: &Member) -> Result<Duration, Stop> {
     let old = 2 * cx.timing().node_timeout() + Duration::from_secs(2);
-    let mut connection = cx.connect(&replica.address).await?;
+    let mut connection = None;
     eventually(cx, "the replica's data is too old", cx.timing().arrange(), async || {
-        let info = connection.ask_text(&["INFO", "replication"]).await?;
+        let info = cx.ask_kept(replica, &mut connection, &["INFO", "replication"]).await?;
+        let info = info.text().unwrap_or_default();
         let field = |name: &str| info.lines().find_map(|line| line.trim_end().strip_prefix(name));
         let down = field("master_link_status:") == Some("down");
         let since = field("master_link_down_since_seconds:").and_then(|text| text.parse::<u64>().ok());

@@ -105,7 +105,8 @@ async fn follows(cx: &Context, shard: &Shard) -> Result<Look<()>, Stop> {
 pub(super) async fn blocked_clients(cx: &Context) -> Outcome {
     let shard = pick_shard(cx, &cx.view().await?).await?;
     let key = cx.key_in(shard.slot, "empty");
-    let patience = cx.timing().manual_failover() + cx.timing().gossip() + cx.patience();
+    // T_manual, T_reply, and what the way to the server may add: the time for which it is judged.
+    let patience = cx.timing().manual_failover() + cx.patience();
     let mut blocked = cx.connect(&shard.master.address).await?.with_patience(patience);
     blocked.send(&["BLPOP", &key, "0"]).await?;
     eventually(cx, "the client is blocked", cx.timing().reply(), async || {
@@ -128,7 +129,7 @@ pub(super) async fn blocked_clients(cx: &Context) -> Outcome {
                 cx.note("the blocked client's connection was closed");
                 Ok(())
             }
-            Err(LinkError::TimedOut { .. }) => Err("still blocked".to_owned()),
+            Err(LinkError::TimedOut { .. }) => Err(format!("still blocked after {:.1} s", after.as_secs_f64())),
             Err(error) => return Err(error.into()),
             Ok(reply) if matches!(reply.error_prefix(), Some("UNBLOCKED" | "MOVED")) => {
                 cx.note(format!("the blocked client was told {reply}"));
@@ -137,7 +138,10 @@ pub(super) async fn blocked_clients(cx: &Context) -> Outcome {
             Ok(reply) => Err(reply.to_string()),
         };
         cx.measure("released", after, None, Some(patience));
-        let expected = "-UNBLOCKED, -MOVED or a closed connection for the client blocked in BLPOP";
+        let expected = format!(
+            "-UNBLOCKED, -MOVED or a closed connection for the client blocked in BLPOP, within {:.1} s",
+            patience.as_secs_f64()
+        );
         seen.map_err(|actual| Mismatch::new(expected, actual).into())
     };
     let back = async {

@@ -185,13 +185,23 @@ pub(super) fn found(objects: &Objects, row: &str, level: Level) -> Result<Found,
         return Err(Stop::Unsupported(right.clone()));
     }
     let live = Lint::of_workloads(&objects.live, &objects.workloads);
+    let seen = |workload: &&String| live.workloads.iter().any(|judged| judged.object == **workload);
+    let unseen: Vec<&str> = objects
+        .workloads
+        .iter()
+        .filter(|workload| !seen(workload))
+        .map(String::as_str)
+        .collect();
     if live.workloads.is_empty() {
-        return Err(unrecognised(objects));
+        return Err(unrecognised(&unseen));
     }
     let applied = objects.applied.as_ref();
     let applied = applied.map(|manifest| Lint::of_workloads(manifest, &objects.workloads));
     let line = |finding: &Finding| placed(finding, applied.as_ref());
     let (failing, remarks) = live.of_row(row, level);
+    if failing.is_empty() && !unseen.is_empty() {
+        return Err(unrecognised(&unseen));
+    }
     let failing = failing
         .into_iter()
         .map(|finding| (finding.rule.requirement, line(finding)));
@@ -274,15 +284,22 @@ pub(super) fn each_workload<T>(
         let own: Vec<Pod> = own.map(|described| described.pod.clone()).collect();
         seen.push((look(&deployment, workload), own));
     }
-    match seen.is_empty() {
-        true => Err(unrecognised(objects)),
+    let known: Vec<String> = deployment
+        .workloads
+        .iter()
+        .map(|workload| workload.object.document.to_string())
+        .collect();
+    let unseen = objects.workloads.iter().filter(|workload| !known.contains(workload));
+    let unseen: Vec<&str> = unseen.map(String::as_str).collect();
+    match seen.is_empty() || !unseen.is_empty() {
+        true => Err(unrecognised(&unseen)),
         false => Ok(seen),
     }
 }
 
 /// Why the rules cannot look at what makes the servers.
-fn unrecognised(objects: &Objects) -> Stop {
-    Stop::Unsupported(match objects.workloads.as_slice() {
+fn unrecognised(workloads: &[&str]) -> Stop {
+    Stop::Unsupported(match workloads {
         [] => {
             "the servers' pods were made one by one: there is nothing that makes them, for the rules to look at".into()
         }

@@ -251,13 +251,22 @@ fn crowded(pods: &[Pod], hosts: usize) -> Vec<String> {
 }
 
 async fn zones(cx: &Context) -> Outcome {
-    rules(cx, Level::Should).await?;
+    let objects = rules(cx, Level::Should).await?;
     let deployment = cx.deployment()?;
     let hosts = permitted(deployment.hosts().await)?;
-    let there: BTreeSet<&str> = hosts.iter().filter_map(|host| host.zone.as_deref()).collect();
+    let workloads = each_workload(&objects, &described(cx).await?, |_, workload| {
+        may_run_on(&workload.pod, &hosts)
+    })?;
+    // A zone that takes none of the pods is none for them.
+    let taking: BTreeSet<String> = pools(workloads, &hosts)
+        .into_iter()
+        .flat_map(|(nodes, _)| nodes)
+        .collect();
+    let there = hosts.iter().filter(|host| taking.contains(&host.name));
+    let there: BTreeSet<&str> = there.filter_map(|host| host.zone.as_deref()).collect();
     if there.len() < 2 {
         return Err(Stop::Unsupported(format!(
-            "the nodes' labels tell {} zones",
+            "the labels of the nodes that take the pods tell {} zones",
             there.len()
         )));
     }
@@ -296,6 +305,9 @@ fn in_one_zone(shards: &[Vec<String>], pods: &[Pod], hosts: &[Host]) -> Vec<Stri
 
 /// A replica, which the cluster can do without for a while.
 pub(super) async fn a_replica(cx: &Context) -> Result<crate::cluster::node::Member, Stop> {
+    if cx.shape().replicas_per_master == 0 {
+        return Err(Stop::Unsupported("the deployment is to have no replica".into()));
+    }
     let view = cx.view().await?;
     let replica = view.nodes.iter().find(|node| !node.role.is_master());
     expect(replica.is_some(), "a replica", "none")?;

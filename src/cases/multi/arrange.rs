@@ -3,7 +3,8 @@
 
 use crate::check;
 use crate::cluster::connection::{Connection, LinkError};
-use crate::cluster::node::{Member, NodeView};
+use crate::cluster::node::{Endpoint, Member, NodeView};
+use crate::cluster::redirect::Redirect;
 use crate::cluster::view::ClusterView;
 use crate::context::Context;
 use crate::verdict::{Mismatch, Outcome, Stop};
@@ -102,6 +103,28 @@ pub(super) async fn play(
         let reply = connection.call(&filled(template, arguments)).await?;
         let right = fits(expected, &reply.to_string());
         let command = format!("{} (expected {expected})", filled(template, arguments).join(" "));
+        findings.extend(check::unless(right, member, command.escape_debug(), &reply));
+    }
+    Ok(findings)
+}
+
+/// Sends the commands one after another over one connection; a finding is a reply that is not exactly `-MOVED` of the slot to
+/// its owner.
+pub(super) async fn redirected(
+    member: &Member,
+    connection: &mut Connection,
+    arguments: &[&str],
+    templates: &[&str],
+    (slot, owner): (u16, &Endpoint),
+) -> Result<Vec<String>, LinkError> {
+    let mut findings = Vec::new();
+    for template in templates {
+        let reply = connection.call(&filled(template, arguments)).await?;
+        let right = Redirect::is_moved(&reply, slot, owner);
+        let command = format!(
+            "{} (expected -MOVED {slot} {owner})",
+            filled(template, arguments).join(" ")
+        );
         findings.extend(check::unless(right, member, command.escape_debug(), &reply));
     }
     Ok(findings)

@@ -71,11 +71,11 @@ pub(super) async fn keys_of_one_slot(cx: &Context) -> Outcome {
                 let steps = [(*call, "+OK"), ("GET @1", "\"value\""), ("DEL @1", ":1")];
                 findings.extend(play(member, connection, &arguments, &steps).await?);
             }
-            let moved = format!("-MOVED {} *", master.slot);
-            let steps: Vec<Step<'_>> = calls.iter().map(|call| (*call, moved.as_str())).collect();
+            let owner = view.endpoint_of(master.node);
             for other in view.nodes.iter().filter(|node| node.member != *member) {
-                let mut connection = cx.connect(&other.member.address).await?;
-                findings.extend(play(&other.member, &mut connection, &arguments, &steps).await?);
+                let (other, mut connection) = (&other.member, cx.connect(&other.member.address).await?);
+                let to = (master.slot, &owner);
+                findings.extend(redirected(other, &mut connection, &arguments, &calls, to).await?);
             }
             Ok(findings)
         },

@@ -177,11 +177,11 @@ pub(super) async fn by_slot(cx: &Context) -> Outcome {
             }
             let steps = [("SSUBSCRIBE @1 @2", "-CROSSSLOT*")];
             findings.extend(play(member, connection, &arguments, &steps).await?);
-            let moved = format!("-MOVED {} *", master.slot);
+            let owner = view.endpoint_of(master.node);
             for stranger in master.strangers(&view) {
-                let mut connection = cx.connect(&stranger.member.address).await?;
-                let steps = [("SPUBLISH @1 text", moved.as_str()), ("SSUBSCRIBE @1", &moved)];
-                findings.extend(play(&stranger.member, &mut connection, &arguments, &steps).await?);
+                let (stranger, mut connection) = (&stranger.member, cx.connect(&stranger.member.address).await?);
+                let (commands, to) = (["SPUBLISH @1 text", "SSUBSCRIBE @1"], (master.slot, &owner));
+                findings.extend(redirected(stranger, &mut connection, &arguments, &commands, to).await?);
             }
             Ok(findings)
         },

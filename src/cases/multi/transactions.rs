@@ -41,17 +41,14 @@ pub(super) async fn foreign_key_queued(cx: &Context) -> Outcome {
         &masters,
         "-MOVED for the other node's key, -EXECABORT, and nothing written",
         async |master, connection| {
-            let keys = keys_of(master);
+            let (member, keys) = (master.member(), keys_of(master));
             let keys = [keys[0].as_str(), keys[1].as_str()];
-            let moved = format!("-MOVED {} *", master.foreign);
-            let steps = [
-                ("MULTI", "+OK"),
-                ("SET @1 1", "+QUEUED"),
-                ("SET @2 1", moved.as_str()),
-                ("EXEC", "-EXECABORT*"),
-                ("EXISTS @1", ":0"),
-            ];
-            let mut findings = play(master.member(), connection, &keys, &steps).await?;
+            let queued = [("MULTI", "+OK"), ("SET @1 1", "+QUEUED")];
+            let mut findings = play(member, connection, &keys, &queued).await?;
+            let to = (master.foreign, &view.endpoint_of(master.next));
+            findings.extend(redirected(member, connection, &keys, &["SET @2 1"], to).await?);
+            let aborted = [("EXEC", "-EXECABORT*"), ("EXISTS @1", ":0")];
+            findings.extend(play(member, connection, &keys, &aborted).await?);
             let mut owner = cx.connect(&master.next.member.address).await?;
             findings.extend(play(&master.next.member, &mut owner, &keys, &[("EXISTS @2", ":0")]).await?);
             Ok(findings)

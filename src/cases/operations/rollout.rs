@@ -4,7 +4,9 @@ use crate::case::{Capability, Case, CaseId, Impact, Level, Profile, Seed};
 use crate::check::{Look, eventually, no_findings};
 use crate::cluster::node::{NodeView, Role};
 use crate::context::{Context, Pod, Upheaval};
+use crate::manifest::Document;
 use crate::verdict::{Outcome, Stop};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,8 @@ pub(super) const ONE_AT_A_TIME: Case = Case {
     controls: &[],
     method: "Changes an annotation of the pods' template, as `kubectl rollout restart` does, and looks at the pods and all servers all \
              the time. Whenever a pod is seen to be told to end, every pod that was made anew before it must have been seen as a member in step: \
-             `cluster_state:ok`, all nodes known, and, for a replica, its link up.",
+             `cluster_state:ok`, all nodes known, and, for a replica, its link up. With an updateStrategy that leaves pods as they are: \
+             unsupported.",
     run: |cx| Box::pin(one_at_a_time(cx)),
 };
 
@@ -32,6 +35,7 @@ pub(super) const ONE_AT_A_TIME: Case = Case {
 const SHARP: Duration = Duration::from_secs(1);
 
 async fn one_at_a_time(cx: &Context) -> Outcome {
+    rolls_by_itself(cx).await?;
     let seen = follow(cx, &Upheaval::RollOut).await?;
     no_findings(
         "each server stopped only when those before it were in step",
@@ -95,6 +99,30 @@ pub(super) async fn follow(cx: &Context, upheaval: &Upheaval) -> Result<Followed
     })
 }
 
+/// That a changed template makes the platform roll all pods, by the StatefulSet's own word.
+async fn rolls_by_itself(cx: &Context) -> Outcome {
+    let objects = cx.deployment()?.objects().await?;
+    let own = |document: &&Document| objects.workloads.contains(&document.to_string());
+    for document in objects.live.documents.iter().filter(own) {
+        if let Some(other) = other_than_rolling(&document.value["spec"]["updateStrategy"]) {
+            return Err(Stop::Unsupported(format!(
+                "{document}: {other}: somebody else rolls its pods"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What an update strategy says that leaves pods as they are.
+fn other_than_rolling(strategy: &Value) -> Option<String> {
+    let partition = strategy["rollingUpdate"]["partition"].as_i64().unwrap_or(0);
+    match strategy["type"].as_str() {
+        Some(other) if other != "RollingUpdate" => Some(format!("updateStrategy is {other}")),
+        _ if partition > 0 => Some(format!("updateStrategy has partition {partition}")),
+        _ => None,
+    }
+}
+
 /// What keeps a server from being a member in step, if anything.
 fn out_of_step(node: &NodeView, nodes: usize) -> Option<String> {
     let (state, known) = (node.info("cluster_state"), node.info("cluster_known_nodes"));
@@ -102,7 +130,7 @@ fn out_of_step(node: &NodeView, nodes: usize) -> Option<String> {
         return Some(format!("cluster_state:{state}, cluster_known_nodes:{known}"));
     }
     match &node.role {
-        Role::Replica { link, .. } if link != "connected" => Some(format!("its replication link is \"{link}\"")),
+        Role::Replica { link, .. } if !node.linked() => Some(format!("its replication link is \"{link}\"")),
         Role::Replica { .. } | Role::Master { .. } => None,
     }
 }
@@ -204,6 +232,7 @@ mod tests {
     use super::*;
     use crate::cases::bootstrap::made_up::{node, pod};
     use rstest::rstest;
+    use serde_json::json;
 
     const OK: &[(&str, &str)] = &[("cluster_state", "ok"), ("cluster_known_nodes", "6")];
 
@@ -216,6 +245,15 @@ mod tests {
     #[case::alone(&[("cluster_state", "ok"), ("cluster_known_nodes", "1")], None, false)]
     fn who_is_in_step(#[case] info: &[(&str, &str)], #[case] link: Option<&str>, #[case] in_step: bool) {
         assert_eq!(out_of_step(&node("r-0", info, link), 6).is_none(), in_step);
+    }
+
+    #[rstest]
+    #[case::the_default(json!(null), None)]
+    #[case::rolling(json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}), None)]
+    #[case::only_some(json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 3}}), Some("updateStrategy has partition 3"))]
+    #[case::by_hand(json!({"type": "OnDelete"}), Some("updateStrategy is OnDelete"))]
+    fn some_strategies_roll_nothing(#[case] strategy: Value, #[case] told: Option<&str>) {
+        assert_eq!(other_than_rolling(&strategy).as_deref(), told);
     }
 
     /// A look at three pods. For each: `o` the old one, `l` it is leaving, `-` none, `n` a new one that is out of step, `s` a

@@ -22,8 +22,9 @@ pub(super) async fn reads_when_down(cx: &Context) -> Outcome {
         let shards = shards(cx, &view)?;
         let (left, others) = (&shards[0], &shards[1..]);
         let (member, key) = (&left.master.member, cx.key_in(left.slot, "read when down"));
-        let mut connection = cx.connect(&member.address).await?;
-        let set = connection.call(&["SET", key.as_str(), "before"]).await?;
+        let mut connection = None;
+        let set = ["SET", key.as_str(), "before"];
+        let set = cx.ask_kept(member, &mut connection, &set).await?;
         expect(set.is_ok(), "SET -> +OK before the fault", format!("{member}: {set}"))?;
         for other in others {
             cx.inject(Fault::KeepAway, &other.master.member).await?;
@@ -33,8 +34,9 @@ pub(super) async fn reads_when_down(cx: &Context) -> Outcome {
             "the node that is left says cluster_state:fail",
             cx.timing().fail(),
             async || {
-                let info = connection.ask_text(&["CLUSTER", "INFO"]).await?;
-                let state = info.lines().find(|line| line.starts_with("cluster_state:"));
+                let info = cx.ask_kept(member, &mut connection, &["CLUSTER", "INFO"]).await?;
+                let mut lines = info.text().unwrap_or_default().lines();
+                let state = lines.find(|line| line.starts_with("cluster_state:"));
                 Ok(match state {
                     Some("cluster_state:fail") => Look::Reached(()),
                     other => Look::NotYet(format!("{member}: {}", other.unwrap_or("no cluster_state"))),
@@ -42,7 +44,8 @@ pub(super) async fn reads_when_down(cx: &Context) -> Outcome {
             },
         )
         .await?;
-        let set = connection.call(&["SET", key.as_str(), "after"]).await?;
+        let set = ["SET", key.as_str(), "after"];
+        let set = cx.ask_kept(member, &mut connection, &set).await?;
         let refused =
             set.error_prefix() == Some("CLUSTERDOWN") && set.error().is_some_and(|text| text.contains("read"));
         expect(
@@ -50,7 +53,7 @@ pub(super) async fn reads_when_down(cx: &Context) -> Outcome {
             "SET -> -CLUSTERDOWN The cluster is down and only accepts read commands",
             format!("{member}: {set}"),
         )?;
-        let get = connection.call(&["GET", key.as_str()]).await?;
+        let get = cx.ask_kept(member, &mut connection, &["GET", key.as_str()]).await?;
         let read = get.bytes() == Some(b"before");
         Ok(expect(read, "GET -> \"before\"", format!("{member}: {get}"))?)
     })

@@ -1,6 +1,6 @@
 //! Cuts after which nobody has a majority.
 
-use crate::check::{Look, eventually, expect, steadily};
+use crate::check::{Look, eventually, expect, look_but, steadily};
 use crate::cluster::node::{Member, NodeId};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Traffic, with_cleanup};
@@ -80,15 +80,15 @@ pub(super) async fn no_majority(cx: &Context) -> Outcome {
     cx.remove_keys(&keys).await
 }
 
-/// Whether every node says that the cluster is down.
+/// Whether every node answers, and says that the cluster is down.
 async fn down_everywhere(cx: &Context) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
+    let (view, mut findings) = look_but(cx, &[], cx.shape().nodes()).await?;
     let up = view.nodes.iter().filter(|node| node.info("cluster_state") != "fail");
-    let names: Vec<&str> = up.map(|node| node.member.name.as_str()).collect();
-    Ok(if names.is_empty() {
+    findings.extend(up.map(|node| format!("not on {}", node.member.name)));
+    Ok(if findings.is_empty() {
         Look::Reached(())
     } else {
-        Look::NotYet(format!("not on {}", names.join(", ")))
+        Look::NotYet(findings.join("\n"))
     })
 }
 

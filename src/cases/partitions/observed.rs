@@ -1,8 +1,9 @@
 //! What the one observed partition showed, judged from each side.
 
+use crate::cases::failover::{Lost, judge_in_time};
 use crate::check::{expect, no_findings};
 use crate::context::Context;
-use crate::partition::{self, Attempt, Partition, Told};
+use crate::partition::{self, Attempt, Partition, Told, recovery_bounds};
 use crate::verdict::{Mismatch, Outcome};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -57,22 +58,25 @@ fn unfit<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, by: Instant) -> Ve
     found.into_iter().collect()
 }
 
-/// Expects the other side to have replaced the master in time.
+/// Expects the other side to have replaced the master in time: with a lost election in the time for one.
 fn expect_recovered(cx: &Context, partition: &Partition) -> Result<(), Mismatch> {
     let recovered = partition.recovery.clone()?;
-    let timing = cx.timing();
-    let (floor, bound) = (timing.failover_floor(), timing.majority());
+    let bounds = recovery_bounds(cx);
     cx.measure(
         "the majority takes writes after the cut",
         recovered,
-        Some(floor),
-        Some(bound),
+        Some(cx.timing().failover_floor()),
+        Some(bounds.0),
     );
     cx.note(format!(
         "{} was alone, {} was promoted",
         partition.alone.0, partition.successor.0
     ));
-    Ok(())
+    let what = format!(
+        "a replica of {} and every other master take writes",
+        partition.alone.0.name
+    );
+    judge_in_time(cx, &what, recovered, Lost::Seen(partition.election_lost), bounds)
 }
 
 pub(super) async fn minority_stops(cx: &Context) -> Outcome {

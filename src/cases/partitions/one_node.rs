@@ -1,6 +1,6 @@
 //! One node whose links are cut in part, or who is no master.
 
-use crate::check::{Look, eventually, no_findings, steadily};
+use crate::check::{Look, eventually, look_but, no_findings, steadily};
 use crate::cluster::connection::LinkError;
 use crate::cluster::node::{Member, NodeView};
 use crate::cluster::view::ClusterView;
@@ -104,16 +104,16 @@ pub(super) async fn one_way(cx: &Context) -> Outcome {
     Ok(())
 }
 
-/// Whether every other node flags a node `fail`.
+/// Whether every other node answers, and flags a node `fail`.
 async fn flagged(cx: &Context, member: &Member, id: &str) -> Result<Look<()>, Stop> {
-    let view = cx.look().await?;
-    let others = view.nodes.iter().filter(|node| node.member.name != member.name);
+    let (others, mut findings) = look_but(cx, std::slice::from_ref(member), cx.shape().nodes() - 1).await?;
+    let others = others.nodes.iter();
     let not_yet = others.filter(|node| node.line(id).is_none_or(|line| !line.is("fail")));
-    let names: Vec<&str> = not_yet.map(|node| node.member.name.as_str()).collect();
-    Ok(if names.is_empty() {
+    findings.extend(not_yet.map(|node| format!("not yet by {}", node.member.name)));
+    Ok(if findings.is_empty() {
         Look::Reached(())
     } else {
-        Look::NotYet(format!("not yet by {}", names.join(", ")))
+        Look::NotYet(findings.join("\n"))
     })
 }
 

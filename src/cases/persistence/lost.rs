@@ -130,8 +130,7 @@ fn replicates_again(view: &ClusterView, shard: &Shard) -> bool {
     let Some(empty) = view.of(&shard.replica.name) else {
         return false;
     };
-    let linked = matches!(&empty.role, Role::Replica { link, master, .. }
-        if link == "connected" && *master == shard.master.address);
+    let follows = matches!(&empty.role, Role::Replica { master, .. } if *master == shard.master.address);
     let id = empty.myself().map_or("", |line| line.id.as_str());
     let known = |node: &NodeView| {
         node.line(id)
@@ -141,7 +140,7 @@ fn replicates_again(view: &ClusterView, shard: &Shard) -> bool {
         let line = node.line(&shard.replica_id);
         line.is_none_or(|line| line.is("fail") || line.is("noaddr"))
     };
-    linked && view.silent.is_empty() && view.nodes.iter().all(|node| known(node) && lost(node))
+    follows && empty.linked() && view.silent.is_empty() && view.nodes.iter().all(|node| known(node) && lost(node))
 }
 
 /// What an empty server answers about a key, unless it refuses or redirects.
@@ -154,10 +153,19 @@ async fn serves(cx: &Context, member: &Member, key: &str) -> Result<Option<Strin
 pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
     let view = cx.view().await?;
     let shard = pick_shard(cx, &view).await?;
-    let survivors = others(&view, &shard.master);
     let keys = numbered(cx, shard.slot);
-    write_numbered(cx, &shard.master, &keys, 1).await?;
-    on_every_replica(cx, &shard, &keys).await?;
+    let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
+    let judge = async {
+        write_numbered(cx, &shard.master, &keys, 1).await?;
+        on_every_replica(cx, &shard, &keys).await?;
+        Box::pin(lose_a_master(cx, &view, &shard, &keys)).await
+    };
+    with_cleanup(judge, cx.remove_keys(&names)).await
+}
+
+/// Has a master lose its volume, whose replicas have the keys, and puts the cluster together again.
+async fn lose_a_master(cx: &Context, view: &ClusterView, shard: &Shard, keys: &[(String, String)]) -> Outcome {
+    let survivors = others(view, &shard.master);
     let writer = Writer::start(cx, &shard.slots()).await?;
     let fault = Instant::now();
     let judge = async {
@@ -166,7 +174,7 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
             let gone = Instant::now();
             let (_, bound) = crash_bounds(cx);
             let what = format!("a replica takes over for {}", shard.master.name);
-            let replaced = eventually(cx, &what, bound, async || Ok(replaced(cx, &survivors, &shard).await)).await?;
+            let replaced = eventually(cx, &what, bound, async || Ok(replaced(cx, &survivors, shard).await)).await?;
             cx.measure(
                 "promotion",
                 fault.elapsed(),
@@ -174,7 +182,7 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
                 Some(bound),
             );
             until_writes_come_back(cx, &survivors, &[shard.slot], (gone, bound)).await?;
-            all_there(cx, &replaced.successor, &keys).await?;
+            all_there(cx, &replaced.successor, keys).await?;
             Ok(replaced)
         };
         let replaced = with_cleanup(replaced, cx.undo_faults()).await?;
@@ -182,15 +190,14 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
         let bound = cx.timing().scheduling() + 2 * hold;
         let what = "the empty server serves nothing, and its successor keeps what it has";
         steadily(cx, what, hold, bound, async || {
-            untouched(cx, (survivors.as_slice(), &replaced), &shard, &keys).await
+            untouched(cx, (survivors.as_slice(), &replaced), shard, keys).await
         })
         .await?;
-        all_there(cx, &replaced.successor, &keys).await?;
-        Ok(replaced.lost(&view))
+        all_there(cx, &replaced.successor, keys).await?;
+        Ok(replaced.lost(view))
     };
     let judged: Result<_, Stop> = judge.await;
     let record = writer.stop().await;
-    let names: Vec<String> = keys.iter().map(|(key, _)| key.clone()).collect();
     let outcome = async {
         let lost = judged?;
         let ledger = record.ledgers.first();
@@ -203,7 +210,7 @@ pub(super) async fn volume_of_a_master(cx: &Context) -> Outcome {
         let missing = record.missing(cx).await?;
         cx.count("acknowledged writes", record.acked(), "writes");
         cx.count("acknowledged writes lost", missing.iter().map(Vec::len).sum(), "writes");
-        cx.remove_keys(&names).await
+        Ok(())
     };
     with_cleanup(outcome, back).await
 }
@@ -277,9 +284,8 @@ pub(super) async fn back_before_missed(cx: &Context) -> Outcome {
     let mut appends = true;
     for member in cx.all_members().await? {
         let append = setting(cx, &member, "appendonly").await?;
-        let save = setting(cx, &member, "save").await?;
         appends &= append == "yes";
-        if append != "yes" && save.is_empty() {
+        if append != "yes" && setting(cx, &member, "save").await?.is_empty() {
             without.push(format!("{member}: appendonly {append}, save \"\""));
         }
     }
@@ -317,9 +323,7 @@ async fn killed_and_back(cx: &Context, appends: bool) -> Outcome {
     let bound = cx.timing().scheduling() + cx.timing().sync();
     eventually(cx, "master and replica have every value", bound, async || {
         let view = cx.look().await?;
-        let linked = view
-            .of(&shard.replica.name)
-            .is_some_and(|node| matches!(&node.role, Role::Replica { link, .. } if link == "connected"));
+        let linked = view.of(&shard.replica.name).is_some_and(NodeView::linked);
         let served = match unread(cx, &shard.master, &keys).await? {
             Err(refused) => return Ok(Look::NotYet(refused)),
             Ok(wrong) => wrong,

@@ -7,6 +7,7 @@ use crate::cluster::resp::Reply;
 use crate::context::{Context, Fault, with_cleanup};
 use crate::crash::flushed;
 use crate::failover::pick_master;
+use crate::feature::is_unknown;
 use crate::verdict::{Mismatch, Outcome, Stop};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(in crate::cases) fn numbered(cx: &Context, slot: u16) -> Vec<(String, String
         .collect()
 }
 
-/// Writes the keys, and has `replicas` replicas confirm them.
+/// Writes the keys, and has a replica confirm them where there are any: unsupported where the server does not know `WAIT`.
 pub(in crate::cases) async fn write_numbered(
     cx: &Context,
     master: &Member,
@@ -41,6 +42,9 @@ pub(in crate::cases) async fn write_numbered(
     }
     let limit = (cx.timing().reply() * 4 / 5).as_millis().to_string();
     let reply = connection.call(&["WAIT", "1", &limit]).await?;
+    if reply.error().is_some_and(is_unknown) {
+        return Err(Stop::Unsupported(format!("{master}: WAIT 1 {limit} -> {reply}")));
+    }
     let expected = format!("WAIT 1 {limit} -> at least :1 before the fault");
     Ok(check::expect(
         reply.integer() >= Some(1),
@@ -145,10 +149,10 @@ pub(super) async fn deletion_survived(cx: &Context) -> Outcome {
     keys_survive(cx, Fault::Restart).await
 }
 
-/// The value of a directive that every server has.
+/// The value of a directive; unsupported where the server gives none, as other implementations do.
 pub(super) async fn setting(cx: &Context, member: &Member, directive: &str) -> Result<String, Stop> {
     let value = cx.setting(member, directive).await?;
-    Ok(value.ok_or_else(|| anyhow::anyhow!("{member} says nothing of {directive} by CONFIG GET"))?)
+    value.ok_or_else(|| Stop::Unsupported(format!("{member}: CONFIG GET {directive} gives no value")))
 }
 
 /// The epoch on the line `vars` of a server's nodes.conf, which must name the node itself too; nothing where no program

@@ -129,26 +129,15 @@ async fn keep_away(cx: &Context, replica: &Member, id: &str) -> Result<Seen, Sto
     })
 }
 
-/// The absence of this run; the first case that asks makes it happen.
+/// The absence of this run; the first case that asks makes it happen. Where it could not be observed at all, that is the same
+/// for every case that asks.
 async fn observe(cx: &Context) -> Result<Arc<Absence>, Stop> {
     cx.note_observation("the absence of a replica");
     let shared = cx.shared().clone();
     let observed = shared
         .absence
-        .get_or_init(|| async {
-            match lose_a_replica(cx).await {
-                Ok(absence) => Ok(Ok(Arc::new(absence))),
-                Err(Stop::Mismatch(mismatch)) => Ok(Err(mismatch)),
-                Err(Stop::Error(error)) => Err(format!("{error:#}")),
-                Err(Stop::Unsupported(reason)) => Err(reason),
-            }
-        })
-        .await;
-    match observed {
-        Ok(Ok(absence)) => Ok(absence.clone()),
-        Ok(Err(mismatch)) => Err(mismatch.clone().into()),
-        Err(reason) => Err(anyhow::anyhow!("the absence of a replica could not be observed: {reason}").into()),
-    }
+        .get_or_init(|| async { Ok(Arc::new(lose_a_replica(cx).await?)) });
+    Ok(observed.await.clone()?)
 }
 
 async fn lose_a_replica(cx: &Context) -> Result<Absence, Stop> {
@@ -262,9 +251,14 @@ fn link_down(view: &ClusterView, replica: &NodeView) -> Option<String> {
         return Some(format!("{}: role:{role}, master_link_status:{link}", replica.member));
     }
     let master = replica.myself().and_then(|line| view.by_id(line.master.as_deref()?));
-    let online = |at: &Attached| at.address == replica.member.address && at.state == "online";
+    let online = |at: &Attached| at.address == replica.member.address && at.is_online();
     let listed = master.is_some_and(|master| master.attached().iter().any(online));
-    (!listed).then(|| format!("{}: its master does not list it with state=online", replica.member))
+    (!listed).then(|| {
+        format!(
+            "{}: its master does not list it, or in another state than online",
+            replica.member
+        )
+    })
 }
 
 pub(super) async fn replica_returns(cx: &Context) -> Outcome {

@@ -107,10 +107,10 @@ pub(in crate::cases) fn links_not_up(view: &ClusterView, shape: Shape) -> Vec<St
             }
             "master" => {
                 let (count, attached) = (node.replication("connected_slaves"), node.attached());
-                let online = attached.iter().filter(|replica| replica.state == "online").count();
+                let online = attached.iter().filter(|replica| replica.is_online()).count();
                 if count != shape.replicas_per_master.to_string() || online != shape.replicas_per_master {
                     findings.push(format!(
-                        "{member}: connected_slaves:{count}, {online} of them with state=online"
+                        "{member}: connected_slaves:{count}, {online} of them listed, and in no other state than online"
                     ));
                 }
             }

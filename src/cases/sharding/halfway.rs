@@ -158,8 +158,7 @@ async fn returned(cx: &Context, (victim, id): &(Member, NodeId)) -> Outcome {
     let what = format!("{victim} is back as a connected replica, and missed by nobody");
     eventually(cx, &what, bound, async || {
         let view = cx.look().await?;
-        let role = view.by_id(id).map(|node| &node.role);
-        let connected = matches!(role, Some(Role::Replica { link, .. }) if link == "connected");
+        let connected = view.by_id(id).is_some_and(NodeView::linked);
         let missed = view.nodes.iter().filter(|node| {
             let line = node.line(id);
             line.is_none_or(|line| line.is_master() || !(line.connected || line.is("myself")))

@@ -75,15 +75,37 @@ pub(super) async fn full_mesh(cx: &Context) -> Outcome {
     Ok(())
 }
 
-/// The bus port that a node is meant to announce, by its settings; without them, the usual one.
+/// The settings that make a node's bus port.
+const SETTINGS: [&str; 5] = [
+    "cluster-announce-bus-port",
+    "cluster-port",
+    "tls-cluster",
+    "tls-port",
+    "port",
+];
+
+/// The bus port that a node is meant to announce, by its settings; without them, the usual one for the port that it shows.
 async fn meant_port(connection: &mut Connection, client_port: u16) -> Result<u16, Stop> {
-    for setting in ["cluster-announce-bus-port", "cluster-port"] {
-        let value = connection.setting(setting).await?.and_then(|port| port.parse().ok());
-        if let Some(port) = value.filter(|port| *port != 0) {
-            return Ok(port);
-        }
+    let mut settings = BTreeMap::new();
+    for name in SETTINGS {
+        settings.extend(connection.setting(name).await?.map(|value| (name, value)));
     }
-    Ok(client_port.saturating_add(BUS_OFFSET))
+    Ok(port_by(&settings).unwrap_or(client_port.saturating_add(BUS_OFFSET)))
+}
+
+/// The bus port that [`SETTINGS`] make, where there are any: one that is named, else that above the port at which the nodes
+/// find each other. With a plain port and one of TLS, a line shows the one by which it was asked for, which may be the other.
+///
+/// Source: Redis source, cluster.c, deriveAnnouncedPorts.
+fn port_by(settings: &BTreeMap<&str, String>) -> Option<u16> {
+    let port = |name: &str| settings.get(name)?.parse::<u16>().ok();
+    let named = ["cluster-announce-bus-port", "cluster-port"]
+        .into_iter()
+        .filter_map(port);
+    let with_tls = settings.get("tls-cluster").is_some_and(|value| value == "yes");
+    let own = port(if with_tls { "tls-port" } else { "port" });
+    let above = own.map(|port| port.saturating_add(BUS_OFFSET));
+    named.filter(|port| *port != 0).chain(above).next()
 }
 
 /// Where a node's bus listens by its own line.
@@ -241,4 +263,25 @@ pub(super) async fn gossip_lives(cx: &Context) -> Outcome {
         Ok(still.collect())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::plain(&[("port", "6379"), ("tls-cluster", "no"), ("tls-port", "0")], Some(16379))]
+    #[case::tls(&[("port", "0"), ("tls-cluster", "yes"), ("tls-port", "6379")], Some(16379))]
+    #[case::both_and_the_bus_is_plain(&[("port", "6379"), ("tls-cluster", "no"), ("tls-port", "6380")], Some(16379))]
+    #[case::both_and_the_bus_has_tls(&[("port", "6379"), ("tls-cluster", "yes"), ("tls-port", "6380")], Some(16380))]
+    #[case::built_without_tls(&[("port", "6379")], Some(16379))]
+    #[case::not_set(&[("port", "6379"), ("cluster-port", "0"), ("cluster-announce-bus-port", "0")], Some(16379))]
+    #[case::set(&[("port", "6379"), ("cluster-port", "7000"), ("cluster-announce-bus-port", "0")], Some(7000))]
+    #[case::announced(&[("port", "6379"), ("cluster-port", "7000"), ("cluster-announce-bus-port", "7001")], Some(7001))]
+    #[case::nothing_is_said(&[], None)]
+    fn settings_make_the_bus_port(#[case] settings: &[(&str, &str)], #[case] port: Option<u16>) {
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        assert_eq!(port_by(&settings.collect()), port);
+    }
 }

@@ -125,7 +125,7 @@ fn unserved(part: &ClusterView) -> Vec<String> {
             }
         }
         if let Role::Replica { link, .. } = &node.role
-            && link != "connected"
+            && !node.linked()
         {
             findings.push(format!("{}: its link is {link}", node.member));
         }

@@ -1,7 +1,7 @@
 //! How soon all nodes know of a change, and whether they run under the same settings.
 
 use crate::check::{Look, eventually, expect, no_findings};
-use crate::cluster::node::{Member, Role};
+use crate::cluster::node::{Member, NodeView};
 use crate::context::{Context, with_cleanup};
 use crate::failover::{Shard, pick_shard};
 use crate::verdict::{Outcome, Stop};
@@ -77,9 +77,7 @@ async fn swap_back(cx: &Context, shard: &Shard) -> Outcome {
     );
     eventually(cx, &what, cx.timing().sync(), async || {
         let view = cx.look().await?;
-        let follows = view
-            .by_id(&shard.master_id)
-            .is_some_and(|node| matches!(&node.role, Role::Replica { link, .. } if link == "connected"));
+        let follows = view.by_id(&shard.master_id).is_some_and(NodeView::linked);
         // A failover that is asked for before the masters know the replica is accepted, and then times out.
         let known = view.masters().all(|master| {
             let line = master.line(&shard.master_id);

@@ -146,8 +146,9 @@ pub fn parse_shards(reply: &Reply) -> Result<Vec<Shard>, String> {
     Ok(shards)
 }
 
-/// Parses the reply of `ROLE`. Other implementations leave offsets out, which is then -1, and have words of their own for the
-/// link: what of that is wrong is for the cases.
+/// Parses the reply of `ROLE`. Other implementations leave offsets out, which is then -1, or give them as text (Kvrocks, where
+/// a master without replicas leaves their list out too), and have words of their own for the link: what of that is wrong is
+/// for the cases.
 ///
 /// # Errors
 /// When the reply is not of the documented form, or that of a sentinel.
@@ -160,12 +161,18 @@ pub fn parse_role(reply: &Reply) -> Result<Role, String> {
     };
     let number = |offset: Option<&Reply>| match offset {
         None => Some(-1),
-        Some(offset) => offset.integer(),
+        Some(offset) => offset.integer().or_else(|| offset.text()?.parse().ok()),
     };
     match (items.first().and_then(Reply::text), items) {
-        (Some("master"), [_, offset @ .., replicas]) if offset.len() < 2 => {
+        (Some("master"), [_, rest @ ..]) => {
+            let (offset, replicas) = match rest {
+                [Reply::Array(replicas)] => (None, replicas.as_slice()),
+                [offset] => (Some(offset), &[] as &[Reply]),
+                [offset, Reply::Array(replicas)] => (Some(offset), replicas.as_slice()),
+                _ => return Err(wrong()),
+            };
             let mut attached = Vec::new();
-            for replica in replicas.array().ok_or_else(wrong)? {
+            for replica in replicas {
                 let Some([host, at, offset]) = replica.array() else {
                     return Err(wrong());
                 };
@@ -176,7 +183,7 @@ pub fn parse_role(reply: &Reply) -> Result<Role, String> {
                 attached.push((Address::new(host, at), offset));
             }
             Ok(Role::Master {
-                offset: number(offset.first()).ok_or_else(wrong)?,
+                offset: number(offset).ok_or_else(wrong)?,
                 replicas: attached,
             })
         }

@@ -173,6 +173,12 @@ pub(super) fn losses_of_cases(before: &Run, after: &Run) -> Vec<Loss> {
         .collect()
 }
 
+/// Whether the trials of two runs did the same. How many writers there were an earlier suite did not say.
+pub(super) fn same_trials(one: &Scorecard, other: &Scorecard) -> bool {
+    let writers = one.writers.zip(other.writers);
+    one.fault == other.fault && one.rate == other.rate && writers.is_none_or(|(one, other)| one == other)
+}
+
 /// What is counted of a trial.
 type Count = fn(&Trial) -> usize;
 

@@ -6,7 +6,7 @@ use crate::case::{Impact, Level, Profile, Seed};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::report::known::{Known, KnownFailing};
-use crate::report::{Abort, CaseResult, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json};
+use crate::report::{Abort, CaseResult, Conformance, Run, SCHEMA_VERSION, Server, Strictness, Suite, Summary, json};
 use crate::target::TargetDescription;
 use crate::verdict::VerdictName;
 use anyhow::{Context as _, bail};
@@ -28,7 +28,7 @@ struct Kept {
 }
 
 /// What a case is, whatever came of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Head {
     id: String,
     title: String,
@@ -37,6 +37,20 @@ struct Head {
     profile: Profile,
     seed: Vec<Seed>,
     impact: Impact,
+}
+
+impl Head {
+    fn of(case: &CaseResult) -> Self {
+        Self {
+            id: case.id.clone(),
+            title: case.title.clone(),
+            requirement: case.requirement.clone(),
+            level: case.level,
+            profile: case.profile,
+            seed: case.seed.clone(),
+            impact: case.impact,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,9 +71,15 @@ struct KeptRun {
     aborted: Option<Abort>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     cause: Option<String>,
+    /// What it came to; of what an earlier suite kept, its cases say that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    verdict: Option<Conformance>,
     counted: Strictness,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     known: Option<KnownFailing>,
+    /// Of its cases those that were something else when it ran, as another suite had them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    heads: Vec<Head>,
     /// The cases that passed, by id, with spaces between them.
     passed: String,
     /// The others.
@@ -137,7 +157,7 @@ fn has_passed(case: &CaseResult) -> bool {
 }
 
 impl KeptRun {
-    fn of(run: &Run) -> Self {
+    fn of(run: &Run, heads: &[Head]) -> Self {
         let passed: Vec<&str> = (run.cases.iter())
             .filter(|case| has_passed(case))
             .map(|case| case.id.as_str())
@@ -154,8 +174,12 @@ impl KeptRun {
             server,
             aborted: run.aborted.clone(),
             cause: run.cause.clone(),
+            verdict: Some(run.summary.verdict),
             counted: run.summary.counted,
             known: run.summary.known.clone(),
+            heads: (run.cases.iter().map(Head::of))
+                .filter(|head| !heads.contains(head))
+                .collect(),
             passed: passed.join(" "),
             others: run
                 .cases
@@ -181,7 +205,8 @@ impl KeptRun {
         for case in passed.chain(self.others) {
             let at = heads.iter().position(|head| head.id == case.id);
             let at = at.with_context(|| format!("{} is not among its cases", case.id))?;
-            cases.push((at, case.into_result(&heads[at])));
+            let own = self.heads.iter().find(|head| head.id == case.id);
+            cases.push((at, case.into_result(own.unwrap_or(&heads[at]))));
         }
         cases.sort_by_key(|(at, _)| *at);
         let cases: Vec<CaseResult> = cases.into_iter().map(|(_, case)| case).collect();
@@ -198,6 +223,7 @@ impl KeptRun {
         });
         let mut summary = Summary::of(&cases, self.aborted.is_some(), self.counted);
         summary.known = self.known;
+        summary.verdict = self.verdict.unwrap_or(summary.verdict);
         Ok(Run {
             schema_version: SCHEMA_VERSION.into(),
             run_id: String::new(),
@@ -224,25 +250,17 @@ impl KeptRun {
 /// When a field cannot be written as JSON.
 pub fn render(matrix: &Matrix) -> anyhow::Result<String> {
     let runs = matrix.cells.iter().filter_map(|cell| cell.run.as_ref());
-    let heads = cases_of(runs).into_iter().map(|case| Head {
-        id: case.id.clone(),
-        title: case.title.clone(),
-        requirement: case.requirement.clone(),
-        level: case.level,
-        profile: case.profile,
-        seed: case.seed.clone(),
-        impact: case.impact,
-    });
+    let heads: Vec<Head> = cases_of(runs).into_iter().map(Head::of).collect();
     let cells = matrix.cells.iter().filter_map(|cell| {
         Some(KeptCell {
             record: cell.record.clone()?,
-            run: cell.run.as_ref().map(KeptRun::of),
+            run: cell.run.as_ref().map(|run| KeptRun::of(run, &heads)),
         })
     });
     let kept = Kept {
         schema_version: SCHEMA_VERSION.into(),
-        cases: heads.collect(),
         cells: cells.collect(),
+        cases: heads,
     };
     let mut text = serde_json::to_string_pretty(&kept).context("the cells cannot be written as JSON")?;
     text.push('\n');

@@ -1,6 +1,7 @@
 //! The Docker daemon: whether it answers, images, networks, and what is found by label.
 
-use super::LABEL;
+use super::server::reference;
+use super::{LABEL, MACHINE};
 use crate::progress::Progress;
 use crate::target::TargetError;
 use bollard::Docker;
@@ -14,6 +15,8 @@ use bollard::query_parameters::{
     LogsOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use futures::StreamExt;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -86,26 +89,81 @@ pub(super) async fn fetch(docker: &Docker, image: &str, progress: &Progress) -> 
         )));
     }
     let unavailable = |reason: String| {
-        TargetError::Usage(format!(
+        format!(
             "there is no image {image} on this machine, and it cannot be pulled: {reason}; build or load it, or name another with --image"
-        ))
+        )
     };
     progress.line(format!("pulling the image {image}"));
-    let options = CreateImageOptionsBuilder::new().from_image(image).build();
+    // The one that containers are made of: without a tag all that there are would be pulled.
+    let (name, tag) = reference(image);
+    let options = CreateImageOptionsBuilder::new()
+        .from_image(&format!("{name}:{tag}"))
+        .build();
     let mut stream = std::pin::pin!(docker.create_image(Some(options), None, None));
     loop {
         match tokio::time::timeout(REGISTRY, stream.next()).await {
             Ok(Some(Ok(_))) => {}
             Ok(None) => return Ok(()),
-            Ok(Some(Err(error))) => return Err(unavailable(said(&error))),
+            Ok(Some(Err(error))) if is_refusal(&error) => return Err(TargetError::Usage(unavailable(said(&error)))),
+            Ok(Some(Err(error))) => return Err(TargetError::Surroundings(unavailable(said(&error)))),
             Err(_) => {
-                return Err(unavailable(format!(
-                    "the registry was silent for {} s",
-                    REGISTRY.as_secs()
-                )));
+                let reason = format!("the registry was silent for {} s", REGISTRY.as_secs());
+                return Err(TargetError::Surroundings(unavailable(reason)));
             }
         }
     }
+}
+
+/// Whether a registry has no such image, or not for this user: another name, or a login, is what helps. Where none answers, or
+/// one wants fewer pulls, whoever named the image can do nothing about it.
+fn is_refusal(error: &Error) -> bool {
+    let said = said(error).to_lowercase();
+    // The daemon gives some of these the status of an error of its own.
+    let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if status(error) == Some(429) || any(&["toomanyrequests", "too many requests"]) {
+        return false;
+    }
+    matches!(status(error), Some(400 | 401 | 403 | 404))
+        || any(&[
+            "access denied",
+            "denied:",
+            "not found",
+            "does not exist",
+            "manifest unknown",
+            "no matching manifest",
+            "unauthorized",
+            "authorization failed",
+        ])
+}
+
+/// Ends a program in a container, with what it has started; whether it has ended. The API has no word for it: it is killed by
+/// its number on this machine.
+pub(super) async fn end_exec(docker: &Docker, id: &str) -> bool {
+    let Ok(Ok(about)) = tokio::time::timeout(PATIENCE, docker.inspect_exec(id)).await else {
+        return false;
+    };
+    if about.running == Some(false) {
+        return true;
+    }
+    let pid = about.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
+    let (Some(pid), Some(container)) = (pid, about.container_id) else {
+        return false;
+    };
+    // The number is the daemon's, which may be on another machine, or see other processes.
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    if !is_of_container(&groups, &container) {
+        return false;
+    }
+    // It leads a group of processes, in which is what it has started.
+    let pid = Pid::from_raw(pid);
+    killpg(pid, Signal::SIGKILL)
+        .or_else(|_| kill(pid, Signal::SIGKILL))
+        .is_ok()
+}
+
+/// Whether a process with these control groups (/proc/…/cgroup) runs in a container.
+fn is_of_container(groups: &str, container: &str) -> bool {
+    !container.is_empty() && groups.contains(container)
 }
 
 /// A network of our own, and the addresses that it has.
@@ -265,6 +323,8 @@ pub(super) struct Found {
     pub(super) id: String,
     /// The folder of the run that made it.
     pub(super) folder: String,
+    /// The machine on which that folder is; older releases did not say.
+    pub(super) machine: Option<String>,
 }
 
 /// The containers that runs made: of one folder, or of all.
@@ -289,9 +349,11 @@ pub(super) async fn networks(docker: &Docker, folder: Option<&str>) -> Result<Ve
 }
 
 fn found(id: Option<String>, labels: Option<HashMap<String, String>>) -> Option<Found> {
+    let mut labels = labels?;
     Some(Found {
         id: id?,
-        folder: labels?.remove(LABEL)?,
+        folder: labels.remove(LABEL)?,
+        machine: labels.remove(MACHINE),
     })
 }
 
@@ -365,6 +427,61 @@ pub(super) async fn logs(docker: &Docker, container: &str, tail: &str) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::no_such_name(
+        404,
+        "pull access denied for nobody/none, repository does not exist or may require 'docker login'",
+        true
+    )]
+    #[case::no_such_tag(404, "manifest for redis:0 not found: manifest unknown: manifest unknown", true)]
+    #[case::no_login(500, "unauthorized: authentication required", true)]
+    #[case::no_right(500, "denied: requested access to the resource is denied", true)]
+    #[case::no_name(400, "invalid reference format", true)]
+    #[case::too_often(429, "toomanyrequests: You have reached your pull rate limit", false)]
+    #[case::too_often_told_otherwise(500, "toomanyrequests: retry later, or the pull is denied: see the manual", false)]
+    #[case::no_registry(
+        500,
+        "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
+        false
+    )]
+    #[case::no_way(500, "dial tcp 192.0.2.1:443: connect: no route to host", false)]
+    #[case::a_broken_registry(500, "received unexpected HTTP status: 503 Service Unavailable", false)]
+    fn who_named_an_image_is_told_of_what_they_can_change(
+        #[case] status_code: u16,
+        #[case] message: &str,
+        #[case] refusal: bool,
+    ) {
+        let message = message.to_owned();
+        assert_eq!(
+            is_refusal(&Error::DockerResponseServerError { status_code, message }),
+            refusal
+        );
+    }
+
+    #[rstest]
+    #[case::no_such_tag(
+        "failed to resolve reference \"docker.io/library/redis:0\": docker.io/library/redis:0: not found",
+        true
+    )]
+    #[case::too_often("unexpected status code 429 Too Many Requests", false)]
+    #[case::broken_off("unexpected EOF", false)]
+    fn so_it_is_in_the_middle_of_a_pull(#[case] error: &str, #[case] refusal: bool) {
+        let error = error.to_owned();
+        assert_eq!(is_refusal(&Error::DockerStreamError { error }), refusal);
+    }
+
+    #[rstest]
+    #[case::by_systemd("0::/system.slice/docker-4bb4.scope\n", "4bb4", true)]
+    #[case::by_the_daemon("12:memory:/docker/4bb4\n0::/docker/4bb4\n", "4bb4", true)]
+    #[case::in_another("0::/docker/77aa\n", "4bb4", false)]
+    #[case::in_none("0::/user.slice\n", "4bb4", false)]
+    #[case::no_such_process("", "4bb4", false)]
+    #[case::no_container_is_told("0::/user.slice\n", "", false)]
+    fn only_a_process_of_the_container_is_killed(#[case] groups: &str, #[case] container: &str, #[case] of_it: bool) {
+        assert_eq!(is_of_container(groups, container), of_it);
+    }
 
     #[test]
     fn a_network_s_addresses_are_those_of_its_range() {

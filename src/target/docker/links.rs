@@ -4,15 +4,18 @@
 use super::server::Server;
 use crate::target::filter::{self, restore};
 use crate::target::netns;
+use crate::target::plain::to_its_end;
 use crate::target::{Cut, TargetError};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// The cuts of one run.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// The servers' first processes whose namespaces have a chain, or may have, by the containers' names.
-    cut: Mutex<Vec<(String, i64)>>,
+    /// The servers' first processes whose namespaces have a chain, or may have, by the containers' names. Whoever changes a
+    /// chain holds this until it is done.
+    cut: Arc<Mutex<Vec<(String, i64)>>>,
 }
 
 /// Whether links of containers like this one can be cut here.
@@ -21,9 +24,13 @@ pub(super) struct Links {
 /// Why not, for people.
 pub(super) async fn possible(server: &Server) -> Result<(), String> {
     let [program, argument] = inside(process(server).await?);
-    let program = [program.as_str(), &argument, "iptables-restore"];
-    restore(&program, &netns::chain().with(&netns::nothing())).await?;
-    restore(&program, &netns::chain().removal()).await
+    // As a whole: half of it would be in the way of a cut.
+    to_its_end(async move {
+        let program = [program.as_str(), &argument, "iptables-restore"];
+        restore(&program, &netns::chain().with(&netns::nothing())).await?;
+        restore(&program, &netns::chain().removal()).await
+    })
+    .await
 }
 
 /// The process of a server, whose namespace is sure to be the server's.
@@ -72,15 +79,20 @@ impl Links {
                 texts.push((server.name().to_owned(), process, netns::chain().with(&drops)));
             }
         }
-        *self.cut.lock().await = texts
+        let mut cut = self.cut.clone().lock_owned().await;
+        *cut = texts
             .iter()
             .map(|(name, process, _)| (name.clone(), *process))
             .collect();
-        let done = texts.iter().map(async |(_, process, text)| {
-            let [program, argument] = inside(*process);
-            restore(&[&program, &argument, "iptables-restore"], text).await
+        let done = to_its_end(async move {
+            let _held = cut;
+            let added = texts.into_iter().map(|(_, process, text)| add(process, text));
+            futures::future::join_all(added)
+                .await
+                .into_iter()
+                .collect::<Result<(), String>>()
         });
-        let done: Result<(), String> = futures::future::join_all(done).await.into_iter().collect();
+        let done = done.await;
         if done.is_err() {
             // Half a cut is none that anybody asked for; why it is half tells more than whether the rest could be mended.
             let _ = self.mend(servers).await;
@@ -90,7 +102,7 @@ impl Links {
 
     /// Takes all cuts away. Cheap when there is none.
     pub(super) async fn mend(&self, servers: &[&Server]) -> Result<(), TargetError> {
-        let mut cut = self.cut.lock().await;
+        let mut cut = self.cut.clone().lock_owned().await;
         let mut left = Vec::new();
         for (name, process) in cut.iter() {
             // A container that was started again has another namespace, and its number may be another's.
@@ -101,12 +113,22 @@ impl Links {
                 left.push(*process);
             }
         }
-        let mended = left.into_iter().map(take_away);
-        let mended: Result<(), String> = futures::future::join_all(mended).await.into_iter().collect();
-        mended.map_err(TargetError::Surroundings)?;
-        cut.clear();
-        Ok(())
+        let mended = to_its_end(async move {
+            let mended = left.into_iter().map(take_away);
+            let mended: Result<(), String> = futures::future::join_all(mended).await.into_iter().collect();
+            if mended.is_ok() {
+                cut.clear();
+            }
+            mended
+        });
+        mended.await.map_err(TargetError::Surroundings)
     }
+}
+
+/// Puts the chain that a text describes into the namespace of a process.
+async fn add(process: i64, text: String) -> Result<(), String> {
+    let [program, argument] = inside(process);
+    restore(&[&program, &argument, "iptables-restore"], &text).await
 }
 
 /// Takes the chain out of the namespace of a process, where it is.

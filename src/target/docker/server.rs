@@ -1,7 +1,8 @@
 //! One server in its container: its making, start, signals and end.
 
-use super::LABEL;
 use super::daemon::{self, Network, failed, status};
+use super::leftovers::machine;
+use super::{LABEL, MACHINE};
 use crate::cluster::connection::Address;
 use crate::cluster::node::Member;
 use crate::target::addresses::answers;
@@ -70,7 +71,7 @@ fn request(image: &str, program: &str, labels: &HashMap<String, String>) -> Cont
 }
 
 /// An image's name and tag; a digest (`name@sha256:…`) is split at the same place.
-fn reference(image: &str) -> (&str, &str) {
+pub(super) fn reference(image: &str) -> (&str, &str) {
     match image.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, tag),
         _ => (image, "latest"),
@@ -409,6 +410,7 @@ impl Server {
 pub(super) fn labels(run_id: &str, folder: &Path) -> HashMap<String, String> {
     HashMap::from([
         (LABEL.to_owned(), folder.display().to_string()),
+        (MACHINE.to_owned(), machine()),
         ("redis-cluster-conformance.run".to_owned(), run_id.to_owned()),
     ])
 }

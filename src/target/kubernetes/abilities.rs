@@ -77,7 +77,8 @@ impl KubernetesTarget {
         }
         let lone = hosts::lone(&site.client).await;
         if lone.is_none() {
-            if found.contains(&Capability::Evict) && allowed(&site.client, None, "patch", "nodes").await {
+            let evicts = found.contains(&Capability::Evict) && self.holds_turn();
+            if evicts && allowed(&site.client, None, "patch", "nodes").await {
                 found.insert(Capability::Drain);
             }
             found.extend((tended && self.nodes.is_some()).then_some(Capability::LoseHost));
@@ -130,6 +131,12 @@ impl KubernetesTarget {
     pub(super) fn why_not(&self, capability: Capability) -> Option<String> {
         match capability {
             Capability::CutLink => self.cuttable.get()?.as_ref().err().cloned(),
+            Capability::Variant if self.manifest.is_some() && self.held.get() == Some(&false) => {
+                Some("no Lease may be made in the namespace, by which other runs know whether this one goes on".into())
+            }
+            Capability::Drain if self.is_tended() && self.held.get() == Some(&false) => {
+                Some("no Lease may be made in the namespace, by which other runs know whether this one goes on".into())
+            }
             Capability::Drain | Capability::LoseHost if self.is_tended() => self.lone.get()?.clone(),
             Capability::Upgrade if self.options.upgrade_to.is_none() => {
                 Some("--upgrade-to names the image of another version".into())

@@ -84,17 +84,23 @@ pub(super) async fn make_namespace(client: &Client, name: &str, run_id: &str) ->
     Ok(())
 }
 
+/// Makes a namespace that stays when its run ends nobody's but the user's: no later run removes it.
+pub(super) async fn give_up_namespace(client: &Client, name: &str) -> Result<(), TargetError> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let change = serde_json::json!({"metadata": {"labels": {RUN_LABEL: null}}});
+    let (how, patch) = (PatchParams::default(), Patch::Merge(&change));
+    let what = format!("taking the label {RUN_LABEL} off namespace {name}, which stays");
+    bounded(&what, api.patch(name, &how, &patch)).await.map(drop)
+}
+
 /// The namespaces that carry the label, with the run that each is of.
 pub(super) async fn namespaces(client: &Client) -> Result<Vec<(String, String)>, TargetError> {
     let api: Api<Namespace> = Api::all(client.clone());
     let labelled = ListParams::default().labels(RUN_LABEL);
     let found = bounded("listing the namespaces of runs", api.list(&labelled)).await?;
     Ok(found
-        .into_iter()
-        .map(|namespace| {
-            let run = namespace.labels().get(RUN_LABEL).cloned().unwrap_or_default();
-            (namespace.name_any(), run)
-        })
+        .iter()
+        .filter_map(|namespace| Some((namespace.name_any(), namespace.labels().get(RUN_LABEL)?.clone())))
         .collect())
 }
 

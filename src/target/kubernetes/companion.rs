@@ -241,7 +241,8 @@ pub(super) async fn dismiss(site: &Site) -> Result<(), TargetError> {
     remove(&site.api::<Pod>(), &of_run, "pods").await.and(policies)
 }
 
-/// Removes the companions of runs that were killed. Who may not look at them has left none.
+/// Removes the companions of runs that were killed. Who may not look at them has left none. The caller holds the namespace's
+/// Lease.
 pub(super) async fn dismiss_leftovers(site: &Site) -> Result<(), TargetError> {
     let of_others = format!("{COMPANION_LABEL},{RUN_LABEL}!={}", fit(&site.run_id));
     for removed in [

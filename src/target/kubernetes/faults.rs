@@ -346,19 +346,27 @@ async fn counted(site: &Site, limit: &str, number: Option<usize>) -> Result<(), 
     )))
 }
 
-/// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more.
+/// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more. The caller holds
+/// the namespace's Lease.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
     // Who may not look could not have made it.
     let what = format!("looking for ResourceQuota {QUOTA}");
     if let Ok(Some(_)) = bounded(&what, site.api::<ResourceQuota>().get_opt(QUOTA)).await {
         allow_pods(site).await?;
     }
-    super::hosts::uncordon_leftovers(&site.client).await?;
     scale_back(site).await
 }
 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
 pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
+    remove_quota(site).await?;
+    // The quota's absence must have reached the API server's own view, or the first try is refused once more.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    nudge(site).await
+}
+
+/// Takes the quota away where there is one.
+pub(super) async fn remove_quota(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
     let (api, how) = (site.api::<ResourceQuota>(), DeleteParams::default());
     match tokio::time::timeout(PATIENCE, api.delete(QUOTA, &how)).await {
@@ -366,9 +374,7 @@ pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
         Ok(Ok(_) | Err(_)) => {}
         Err(_) => return Err(timed_out(&what, PATIENCE)),
     }
-    // The quota's absence must have reached the API server's own view, or the first try is refused once more.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    nudge(site).await
+    Ok(())
 }
 
 async fn nudge(site: &Site) -> Result<(), TargetError> {

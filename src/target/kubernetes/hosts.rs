@@ -182,7 +182,7 @@ async fn host_back(site: &Site, host: &str, since: jiff::Timestamp) -> Result<()
 }
 
 /// Has a host be given no more pods, in the name of a run, or again.
-async fn cordon(client: &Client, host: &str, run: Option<&str>) -> Result<(), TargetError> {
+pub(super) async fn cordon(client: &Client, host: &str, run: Option<&str>) -> Result<(), TargetError> {
     let change = serde_json::json!({
         "metadata": {"annotations": {DRAINED: run.map(fit)}},
         "spec": {"unschedulable": run.map(|_| true)},
@@ -196,16 +196,16 @@ async fn cordon(client: &Client, host: &str, run: Option<&str>) -> Result<(), Ta
     bounded(&what, api.patch(host, &how, &patch)).await.map(drop)
 }
 
-/// Uncordons the hosts that a killed run has cordoned. Who may not look could not have done it.
-pub(super) async fn uncordon_leftovers(client: &Client) -> Result<(), TargetError> {
+/// The hosts that runs have cordoned, each with the run. Who may not look could not have done it.
+pub(super) async fn cordoned(client: &Client) -> Vec<(String, String)> {
     let api: Api<Node> = Api::all(client.clone());
     let Ok(nodes) = bounded("listing the nodes", api.list(&ListParams::default())).await else {
-        return Ok(());
+        return Vec::new();
     };
-    for node in nodes.iter().filter(|node| node.annotations().contains_key(DRAINED)) {
-        cordon(client, &node.name_any(), None).await?;
-    }
-    Ok(())
+    let of_runs = nodes
+        .iter()
+        .filter_map(|node| Some((node.name_any(), node.annotations().get(DRAINED)?.clone())));
+    of_runs.collect()
 }
 
 #[cfg(test)]

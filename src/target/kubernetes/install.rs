@@ -262,11 +262,16 @@ impl KubernetesTarget {
     }
 
     /// Runs the description's `remove` for what a killed run installed by it. What another description's commands
-    /// installed is told: only that one says how it is removed. Gives whether it is removed.
-    async fn uninstall_leftover(&self, client: &Client, namespace: &str, progress: &Progress) -> bool {
+    /// installed is told: only that one says how it is removed. Gives whether it is removed; `None` where there was nothing.
+    pub(super) async fn uninstall_leftover(
+        &self,
+        client: &Client,
+        namespace: &str,
+        progress: &Progress,
+    ) -> Option<bool> {
         // Who may not look cannot have made one.
         let Ok(Some(marked)) = marked(client, namespace).await else {
-            return false;
+            return None;
         };
         let own = self.installation.get();
         let Some(own) = own.filter(|own| own.description == marked.description) else {
@@ -275,7 +280,7 @@ impl KubernetesTarget {
                  another description and cannot: what lies outside the namespace stays. Run `remove` of that file by hand",
                 marked.description, marked.run
             ));
-            return false;
+            return Some(false);
         };
         progress.line(format!(
             "  removing what {} installed for run {} in namespace {namespace}",
@@ -283,13 +288,14 @@ impl KubernetesTarget {
         ));
         let what = format!("{} of what an earlier run left", own.remove.command.program());
         let removing = own.run(&own.remove, namespace);
-        match progress.during(&what, own.remove.command.limit(), removing).await {
+        let removed = match progress.during(&what, own.remove.command.limit(), removing).await {
             Ok(()) => unmark(client, namespace).await.is_ok(),
             Err(error) => {
                 progress.line(format!("  {error}"));
                 false
             }
-        }
+        };
+        Some(removed)
     }
 
     /// On a cluster that others use: removes what killed runs of this machine have installed there, each known by its folder.
@@ -329,7 +335,7 @@ impl KubernetesTarget {
                 if marked.run != fit(&run) {
                     continue;
                 }
-                gone &= self.uninstall_leftover(&reached.client, namespace, progress).await;
+                gone &= self.uninstall_leftover(&reached.client, namespace, progress).await != Some(false);
                 if namespace == fresh && marked.description == installation.description {
                     super::apply::remove_namespaces(&reached.client, std::slice::from_ref(&fresh), progress).await?;
                 }
@@ -476,7 +482,5 @@ async fn await_workloads(site: &Site, bound: Duration, progress: &Progress) -> R
     progress.during(&what, bound, there).await
 }
 
-#[cfg(test)]
-mod fake_api;
 #[cfg(test)]
 mod tests;

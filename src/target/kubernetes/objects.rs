@@ -45,6 +45,7 @@ const KINDS: &[Kind] = &[
     kind("apps", &["v1"], "Deployment"),
     kind("apps", &["v1"], "DaemonSet"),
     kind("batch", &["v1"], "Job"),
+    kind("batch", &["v1", "v1beta1"], "CronJob"),
     kind("", &["v1"], "Pod"),
     kind("", &["v1"], "Service"),
     kind("", &["v1"], "ConfigMap"),
@@ -156,9 +157,9 @@ impl Site {
     /// The Secrets that pods take something from, and no other: nobody needs the right to list them.
     async fn secrets(&self, documents: &[Document]) -> Result<Listed, TargetError> {
         let mut names = BTreeSet::new();
-        documents
-            .iter()
-            .for_each(|document| secret_names(&document.value, &mut names));
+        // A CronJob is looked at for what stands in it; whose it is, and its Secrets, nobody says.
+        let pods = documents.iter().filter(|document| document.kind() != "CronJob");
+        pods.for_each(|document| secret_names(&document.value, &mut names));
         let api = self.dynamic_api(&SECRET, "v1");
         let mut found = Vec::new();
         for name in names {

@@ -1,10 +1,13 @@
-//! Whose a namespace is: those of a run go with it, those of runs that were killed with the next.
+//! Whose a namespace or a cordoned node is: those of a run go with it, those of runs that were killed with the next.
 
+use super::KubernetesTarget;
 use super::apply::{fit, namespaces, remove_namespaces};
 use super::assess::is_ready;
 use super::client::reach;
+use super::hosts::{cordon, cordoned};
 use super::site::bounded;
 use super::summaries::condition_of_node;
+use super::turn::living;
 use crate::progress::Progress;
 use crate::target::TargetError;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -41,8 +44,83 @@ pub(super) async fn remove_leftovers(client: &Client, run_id: &str, progress: &P
             left.join(", ")
         ));
     }
-    super::hosts::uncordon_leftovers(client).await?;
+    for (host, _) in cordoned(client).await {
+        cordon(client, &host, None).await?;
+    }
     remove_namespaces(client, &left, progress).await
+}
+
+impl KubernetesTarget {
+    /// On a cluster that others use: puts right what runs that have ended left outside of the namespace of this one. Those that
+    /// go on are known by their Leases. Namespaces are removed by a run that makes them itself.
+    pub(super) async fn clear_after_others(
+        &self,
+        client: &Client,
+        makes_namespaces: bool,
+        progress: &Progress,
+    ) -> Result<(), TargetError> {
+        let mut hosts = cordoned(client).await;
+        let mut left = match makes_namespaces {
+            // Who may not list them cannot tell what is left.
+            true => namespaces(client).await.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        for things in [&mut hosts, &mut left] {
+            things.retain(|(_, run)| *run != fit(&self.options.run_id));
+        }
+        let runs: BTreeSet<String> = hosts.iter().chain(&left).map(|(_, run)| run.clone()).collect();
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let living = match living(client, &runs, progress).await {
+            Ok(living) => living,
+            Err(TargetError::NotAllowed(_)) => {
+                progress.line(format!("  {}", by_hand(&hosts, &left)));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for (host, run) in hosts.iter().filter(|(_, run)| !living.contains(run)) {
+            progress.line(format!("  uncordoning node {host}, which run {run} left cordoned"));
+            // What others left keeps nobody from judging.
+            if let Err(error) = cordon(client, host, None).await {
+                progress.line(format!("  {error}"));
+            }
+        }
+        left.retain(|(_, run)| !living.contains(run));
+        let mut names = Vec::new();
+        for (name, _) in left {
+            // What a command installed may be elsewhere too, and only the marker there says so.
+            if self.uninstall_leftover(client, &name, progress).await != Some(false) {
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            progress.line(format!(
+                "  removing what earlier runs left: namespace {}",
+                names.join(", ")
+            ));
+        }
+        if let Err(error) = remove_namespaces(client, &names, progress).await {
+            progress.line(format!("  {error}"));
+        }
+        Ok(())
+    }
+}
+
+/// What somebody has to do who knows which runs have ended.
+fn by_hand(hosts: &[(String, String)], namespaces: &[(String, String)]) -> String {
+    let hosts = hosts
+        .iter()
+        .map(|(host, run)| format!("{run}: kubectl uncordon {host}"));
+    let namespaces = namespaces
+        .iter()
+        .map(|(name, run)| format!("{run}: kubectl delete namespace {name}"));
+    let undo: Vec<String> = hosts.chain(namespaces).collect();
+    format!(
+        "there are other runs, or were: which of them have ended cannot be said without a right to list Leases. After one that has: {}",
+        undo.join("; ")
+    )
 }
 
 /// Whether the API server answers, every node is Ready, and the cluster's name service answers too: pods of a cluster that has

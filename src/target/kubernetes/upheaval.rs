@@ -165,8 +165,7 @@ impl Lasting {
             .and_then(|spec| spec.replicas)
             .unwrap_or(1);
         let wanted = wanted(before);
-        let mut pods = site.raw_pods().await?;
-        pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(wanted)));
+        let pods = beyond(site, wanted).await?;
         *lock(&self.upheavals.scaled) = Some(before);
         set_replicas(site, wanted, Some(before)).await?;
         all_end(site, &pods).await
@@ -241,11 +240,20 @@ pub(super) async fn stop_all(site: &Site) -> Result<(), TargetError> {
     ended
 }
 
+/// The pods that go when there are to be so many.
+async fn beyond(site: &Site, replicas: i32) -> Result<Vec<Pod>, TargetError> {
+    let spec = site.stateful_set().await?.spec;
+    // Since Kubernetes 1.27 the numbers may begin elsewhere.
+    let first = spec.and_then(|spec| spec.ordinals?.start).unwrap_or(0);
+    let mut pods = site.raw_pods().await?;
+    pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(first) + i64::from(replicas)));
+    Ok(pods)
+}
+
 /// Has so many pods again, waits until those that are too many have ended, and removes the volume claims that came with
 /// them: nobody else does.
 async fn shrink(site: &Site, replicas: i32, before: &BTreeSet<String>) -> Result<(), TargetError> {
-    let mut pods = site.raw_pods().await?;
-    pods.retain(|pod| ordinal(&pod.name_any()).is_some_and(|number| number >= i64::from(replicas)));
+    let pods = beyond(site, replicas).await?;
     let mut claims = Vec::new();
     for pod in &pods {
         claims.extend(super::volumes::claims(site, pod).await?);

@@ -50,15 +50,15 @@ pub(super) async fn sweep() -> Vec<String> {
     told
 }
 
-/// Kills the processes whose working folder lies in `folder`: that is how servers are started, and nothing else is.
-/// Returns how many there were, when they have ended or a second has passed.
+/// Kills the servers whose folders lie in `folder`, with the children that they have forked. Returns how many there were,
+/// when they have ended or a second has passed.
 pub(super) async fn kill_servers_of(folder: &Path) -> usize {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
+    let (Ok(folder), Ok(processes)) = (folder.canonicalize(), std::fs::read_dir("/proc")) else {
         return 0;
     };
     let pids: Vec<i32> = processes
         .flatten()
-        .filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder)))
+        .filter(|entry| is_server_of(&entry.path(), &folder))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     for pid in &pids {
@@ -72,4 +72,42 @@ pub(super) async fn kill_servers_of(folder: &Path) -> usize {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     pids.len()
+}
+
+/// Whether a process, by its folder in /proc, is a server in `folder` or a child of one: it works there, and what it says
+/// goes to a file there. A user's shell only works there. A variable would not tell: a server writes its title over its
+/// environment.
+fn is_server_of(process: &Path, folder: &Path) -> bool {
+    let leads_there = |link: &str| std::fs::read_link(process.join(link)).is_ok_and(|file| file.starts_with(folder));
+    leads_there("cwd") && (leads_there("fd/1") || leads_there("fd/2"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+
+    #[tokio::test]
+    async fn a_user_who_looks_at_a_folder_is_no_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = folder.path().join("17000");
+        std::fs::create_dir(&server).unwrap();
+        let output = File::create(server.join("output.txt")).unwrap();
+        let started = |output: Stdio| {
+            let mut command = Command::new("sleep");
+            command
+                .arg("60")
+                .current_dir(&server)
+                .stdout(output)
+                .stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let (mut of_ours, mut user_s) = (started(output.into()), started(Stdio::null()));
+        let killed = kill_servers_of(folder.path()).await;
+        let goes_on = user_s.try_wait().unwrap().is_none();
+        let _ = (of_ours.kill(), user_s.kill());
+        let _ = (of_ours.wait(), user_s.wait());
+        assert_eq!((killed, goes_on), (1, true));
+    }
 }

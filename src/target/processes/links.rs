@@ -3,10 +3,12 @@
 
 use super::ports::BUS_OFFSET;
 use crate::target::filter::{self, Chain, Drop, LOOPBACK, Port};
+use crate::target::plain::{digest, to_its_end};
 use crate::target::{Cut, TargetError, Traffic, Way};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use tokio::process::Command;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -20,8 +22,8 @@ const KNOWN_SINCE: (u32, u32) = (6, 2);
 /// The cuts of one run.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// The file that names the chain while there is one, or may be.
-    chain: Mutex<Option<(Chain, PathBuf)>>,
+    /// The file that names the chain while there is one, or may be. Whoever changes the chain holds this until it is done.
+    chain: Arc<Mutex<Option<(Chain, PathBuf)>>>,
 }
 
 /// The address from which the server of a port makes its connections.
@@ -90,7 +92,8 @@ async fn tried() -> Result<(), String> {
         restore(&chain.with(&[nobody])).await?;
         restore(&chain.removal()).await
     };
-    TRIED.get_or_init(|| trial).await.clone()
+    // As a whole: half of it would be in the way of the next trial.
+    to_its_end(async move { TRIED.get_or_init(|| trial).await.clone() }).await
 }
 
 /// Has `iptables-restore` do all that the text says, or nothing of it.
@@ -102,24 +105,36 @@ impl Links {
     /// Puts these cuts in the place of those that there are. `folder` is the run's.
     pub(super) async fn cut(&self, folder: &Path, drops: &[Drop]) -> Result<(), TargetError> {
         self.mend().await?;
-        let mut chain = self.chain.lock().await;
+        let mut chain = self.chain.clone().lock_owned().await;
         // No two living runs have folders of the same name.
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let own = Chain::new(&format!("rcc-{}", digest(&name)), LOOPBACK);
         let (own, file) = chain.insert((own, folder.join(CHAIN_FILE)));
         let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", folder.display()));
         std::fs::write(&*file, own.to_string()).map_err(failed)?;
-        restore(&own.with(drops)).await.map_err(TargetError::Surroundings)
+        let text = own.with(drops);
+        let adding = to_its_end(async move {
+            let _held = chain;
+            restore(&text).await
+        });
+        adding.await.map_err(TargetError::Surroundings)
     }
 
     /// Takes all cuts away. Cheap when there is none.
     pub(super) async fn mend(&self) -> Result<(), TargetError> {
-        let mut chain = self.chain.lock().await;
-        if let Some((_, file)) = &*chain {
-            remove(file).await.map_err(TargetError::Surroundings)?;
-        }
-        *chain = None;
-        Ok(())
+        let mut chain = self.chain.clone().lock_owned().await;
+        let Some((_, file)) = &*chain else {
+            return Ok(());
+        };
+        let file = file.clone();
+        let removing = to_its_end(async move {
+            let removed = remove(&file).await;
+            if removed.is_ok() {
+                *chain = None;
+            }
+            removed
+        });
+        removing.await.map_err(TargetError::Surroundings)
     }
 }
 
@@ -143,12 +158,6 @@ async fn remove(file: &Path) -> Result<(), String> {
         return Err(format!("the chain {chain} of iptables is left behind: {refusal}"));
     }
     std::fs::remove_file(file).map_err(failed)
-}
-
-/// A short name for a run's: FNV-1a, the same in every build.
-fn digest(name: &str) -> String {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", name.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 /// The packets that a cut drops; servers are named by their ports.

@@ -38,6 +38,27 @@ pub struct ProcessesOptions {
 }
 
 impl ProcessesOptions {
+    /// Three masters with a replica each, of the redis-server on the PATH, in memory and without a password, which go when the
+    /// run ends.
+    pub fn new(redis_conf: impl Into<String>, source: &str, run_id: impl Into<String>, timing: Timing) -> Self {
+        Self {
+            redis_conf: redis_conf.into(),
+            source: source.to_owned(),
+            server: PathBuf::from("redis-server"),
+            password: None,
+            shape: Shape {
+                masters: 3,
+                replicas_per_master: 1,
+            },
+            spare: 0,
+            run_id: run_id.into(),
+            timing,
+            keep: false,
+            in_memory: true,
+            alterations: Vec::new(),
+        }
+    }
+
     /// Every node pings every other within half a node-timeout, and each answers: with hundreds of servers on a few cores
     /// that is more than can be done, and they would call each other failed for ever. The node-timeout that the
     /// configuration says, and the least with which they can keep up, where that is more; both in milliseconds.
@@ -79,20 +100,11 @@ mod tests {
         #[case] raised: Option<(u64, u64)>,
     ) {
         let options = ProcessesOptions {
-            redis_conf: conf.into(),
-            source: "a test".into(),
-            server: PathBuf::new(),
-            password: None,
             shape: Shape {
                 masters,
                 replicas_per_master: 1,
             },
-            spare: 0,
-            run_id: "run".into(),
-            timing: Timing::new(Duration::from_secs(5)),
-            keep: false,
-            in_memory: false,
-            alterations: Vec::new(),
+            ..ProcessesOptions::new(conf, "a test", "run", Timing::new(Duration::from_secs(5)))
         };
         assert_eq!(options.raised_node_timeout(cores), raised);
     }

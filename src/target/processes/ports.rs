@@ -1,12 +1,16 @@
 //! The ports of servers on this machine. A port is kept while its server is down, too: whoever else makes servers here,
-//! in this process or another, takes others.
+//! in this process or another, of this user or another, takes others.
 
-use super::leftovers::parent;
 use crate::target::TargetError;
-use std::fs::File;
+use crate::target::folder::is_at;
+use std::fs::{File, Permissions};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+/// The folder, among the system's temporary files, of the ports that are taken: all users share it, as they share the ports.
+const FOLDER: &str = "redis-cluster-conformance-ports";
 
 /// How many ports above a node's own its bus listens (the default that `cluster-port 0` stands for).
 pub(super) const BUS_OFFSET: u16 = 10000;
@@ -33,11 +37,10 @@ impl Port {
     /// The port, if nobody has it and nobody listens on it.
     fn take(number: u16, folder: &Path) -> std::io::Result<Option<Self>> {
         let path = folder.join(number.to_string());
-        let lock = File::create(&path)?;
-        // A file that another has removed meanwhile is locked by nobody, and says nothing.
-        let ours =
-            lock.try_lock().is_ok() && lock.metadata()?.ino() == std::fs::metadata(&path).map_or(0, |file| file.ino());
-        if !ours {
+        let Some(lock) = open(&path)? else {
+            return Ok(None);
+        };
+        if lock.try_lock().is_err() || !is_at(&lock, &path) {
             return Ok(None);
         }
         let port = Self {
@@ -54,17 +57,46 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        // While the lock is held; a file that stays is taken by the next one who wants the port.
+        // While the lock is held; a file that stays, as another user's does, is taken by the next one who wants the port.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the folder where there is none. Everyone may make files in it, and remove their own.
+fn make_shared(folder: &Path) -> std::io::Result<()> {
+    match std::fs::create_dir(folder) {
+        // Not as it is made: a user's mask may say less. Nor to what is there: it may lead to somebody's own folder.
+        Ok(()) => std::fs::set_permissions(folder, Permissions::from_mode(0o1777)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of a port, made where there is none, so that every user can open it and with that lock it. Nothing where somebody
+/// else is making it.
+fn open(path: &Path) -> std::io::Result<Option<File>> {
+    // Not made and opened in one: in such a folder Linux refuses that for a file of another user's (fs.protected_regular).
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => match File::create_new(path) {
+            Ok(file) => {
+                file.set_permissions(Permissions::from_mode(0o644))?;
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
     }
 }
 
 /// Free ports, as many as wanted. The search begins at a place that depends on the process, so that two runs at once
 /// seldom look at the same ones.
 pub(super) fn take(count: usize) -> Result<Vec<Port>, TargetError> {
-    let folder = parent().join("ports");
+    let folder = std::env::temp_dir().join(FOLDER);
     let failed = |error: std::io::Error| TargetError::Surroundings(format!("{}: {error}", folder.display()));
-    std::fs::create_dir_all(&folder).map_err(failed)?;
+    make_shared(&folder).map_err(failed)?;
     let span = u32::from(PORTS.end - PORTS.start);
     let offset = std::process::id().wrapping_mul(97) % span;
     let mut taken = Vec::new();
@@ -84,4 +116,32 @@ pub(super) fn take(count: usize) -> Result<Vec<Port>, TargetError> {
         )));
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn every_user_can_lock_a_port() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("ports");
+        for _ in 0..2 {
+            make_shared(&folder).unwrap();
+            assert_eq!(mode(&folder), 0o1777);
+        }
+        let path = folder.join("17000");
+        let made = open(&path).unwrap().unwrap();
+        assert_eq!(mode(&path), 0o644);
+        let opened = open(&path).unwrap().unwrap();
+        assert!(is_at(&opened, &path));
+        made.try_lock().unwrap();
+        assert!(opened.try_lock().is_err());
+        drop(made);
+        opened.try_lock().unwrap();
+    }
 }

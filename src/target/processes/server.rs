@@ -86,6 +86,7 @@ impl Server {
             .arg(self.folder.join("redis.conf"))
             .current_dir(&self.folder)
             .stdin(Stdio::null())
+            // By this a later run knows what a killed one has left: see `leftovers`.
             .stdout(out)
             .stderr(err)
             .kill_on_drop(true)
@@ -148,13 +149,13 @@ impl Server {
 
     /// SIGKILL, and waits until the process has ended.
     pub(super) async fn kill(&mut self) -> Result<(), TargetError> {
-        match self.child.take() {
-            Some(mut child) => child
-                .kill()
-                .await
-                .map_err(|error| TargetError::Surroundings(format!("{}: {error}", self.name))),
-            None => Ok(()),
+        // Ours until it has ended: a call that is dropped before that can be made again.
+        if let Some(child) = &mut self.child {
+            let killed = child.kill().await;
+            killed.map_err(|error| TargetError::Surroundings(format!("{}: {error}", self.name)))?;
         }
+        self.child = None;
+        Ok(())
     }
 
     pub(super) fn pause(&self) -> Result<(), TargetError> {

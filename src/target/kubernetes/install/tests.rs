@@ -1,7 +1,9 @@
-use super::fake_api::FakeApi;
 use super::marker::MARKER;
 use super::*;
 use crate::target::Target;
+use crate::target::kubernetes::RUN_LABEL;
+use crate::target::kubernetes::fake_api::FakeApi;
+use crate::target::kubernetes::turn::{LEASE, Turn};
 use rstest::rstest;
 
 const REST: &str =
@@ -221,9 +223,10 @@ async fn what_was_installed_is_removed_before_its_namespace_goes() {
         "{error}"
     );
     let namespace = format!("/api/v1/namespaces/rcc-{run}");
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/rcc-{run}/leases/{LEASE}");
     assert_eq!(
         api.paths(),
-        [namespace.clone(), format!("{namespace}/configmaps/{MARKER}")]
+        [namespace.clone(), format!("{namespace}/configmaps/{MARKER}"), lease]
     );
     assert!(trial.folder_of(&run).exists());
     target.release().await.unwrap();
@@ -339,6 +342,69 @@ async fn what_another_description_has_installed_is_told_and_not_touched() {
         "{error}"
     );
     assert_eq!((trial.done().as_str(), other.done().as_str()), ("install shop\n", ""));
+}
+
+/// As a run of another machine leaves it, which no folder here speaks of.
+fn put_namespace_of(api: &FakeApi, run: &str) {
+    let mut namespace = json_namespace(&format!("rcc-{run}"));
+    namespace["metadata"]["labels"] = serde_json::json!({RUN_LABEL: run});
+    api.put(&format!("/api/v1/namespaces/rcc-{run}"), namespace);
+}
+
+#[tokio::test]
+async fn what_runs_elsewhere_have_left_is_put_right_and_what_goes_on_is_let_be() {
+    let (trial, api) = (Trial::new(NOTES), FakeApi::start().await);
+    for run in ["dead", "lives", "theirs"] {
+        put_namespace_of(&api, run);
+    }
+    let marker = serde_json::json!({"metadata": {"name": MARKER, "labels": {RUN_LABEL: "theirs"}},
+        "data": {"description": "/elsewhere.yaml"}});
+    api.put(&format!("/api/v1/namespaces/rcc-theirs/configmaps/{MARKER}"), marker);
+    for (node, run) in [("a", "dead"), ("b", "lives")] {
+        let node_of = serde_json::json!({"metadata": {"name": node, "annotations": {"redis-cluster-conformance/drained": run}},
+            "spec": {"unschedulable": true}});
+        api.put(&format!("/api/v1/nodes/{node}"), node_of);
+    }
+    let kubeconfig = api.kubeconfig(trial.folder.path());
+    let client = reach(Some(&kubeconfig), None).await.unwrap().client;
+    let lives = Turn::new(&client, "rcc-lives", "lives");
+    assert!(lives.take(&Progress::silent()).await.unwrap());
+    let (told, run) = (Arc::new(Told::default()), run_name("clears"));
+    let target = trial.target(&api, &run, None);
+    let _ = target.prepare(&Progress::new(told.clone())).await;
+    target.release().await.unwrap();
+    lives.end().await.unwrap();
+    let namespaces: Vec<String> = api
+        .paths()
+        .into_iter()
+        .filter(|path| !path.contains("configmaps"))
+        .collect();
+    let left = ["namespaces/rcc-lives", "namespaces/rcc-theirs", "nodes/a", "nodes/b"];
+    assert_eq!(namespaces, left.map(|path| format!("/api/v1/{path}")));
+    let cordoned = |node: &str| !api.get(&format!("/api/v1/nodes/{node}")).unwrap()["spec"]["unschedulable"].is_null();
+    assert_eq!((cordoned("a"), cordoned("b")), (false, true));
+    let lines = told.0.lock().unwrap().join("\n");
+    let words = [
+        "uncordoning node a",
+        "namespace rcc-dead",
+        "/elsewhere.yaml installed for run theirs",
+    ];
+    for word in words {
+        assert!(lines.contains(word), "{word} must be in:\n{lines}");
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_stays_is_no_run_s_any_more() {
+    let (trial, api) = (Trial::new(NOTES), FakeApi::start().await);
+    let run = run_name("keeps");
+    let mut target = trial.target(&api, &run, None);
+    target.options.keep = true;
+    let _ = target.prepare(&Progress::silent()).await;
+    target.release().await.unwrap();
+    let namespace = api.get(&format!("/api/v1/namespaces/rcc-{run}")).unwrap();
+    assert_eq!(namespace["metadata"]["labels"], serde_json::json!({}));
+    assert!(api.paths().iter().all(|path| !path.contains("leases")));
 }
 
 #[tokio::test]

@@ -513,6 +513,12 @@ impl Recorder<'_> {
     /// Removes what the run made. A second interrupt ends the program.
     async fn clean_up(&self, progress: &Progress) {
         let began = Instant::now();
+        if let Err(error) = self.target.undo_faults().await {
+            self.state().left_behind.push(self.redact(&error.to_string()));
+        }
+        if let Err(error) = self.target.release().await {
+            self.state().left_behind.push(self.redact(&error.to_string()));
+        }
         if let Some(reason) = self.target.spoilt() {
             let message = self.redact(&reason);
             progress.line(visible(&message));
@@ -520,12 +526,6 @@ impl Recorder<'_> {
                 kind: AbortKind::Target,
                 message,
             });
-        }
-        if let Err(error) = self.target.undo_faults().await {
-            self.state().left_behind.push(self.redact(&error.to_string()));
-        }
-        if let Err(error) = self.target.release().await {
-            self.state().left_behind.push(self.redact(&error.to_string()));
         }
         for line in &self.state().left_behind {
             progress.line(format!("left behind: {}", visible(line)));

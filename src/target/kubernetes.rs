@@ -119,7 +119,7 @@ pub struct KubernetesTarget {
     folders: PathBuf,
     made: Mutex<Made>,
     made_namespace: Mutex<Option<(Client, String)>>,
-    /// The Lease of the namespace; none where the cluster is this run's alone.
+    /// The Lease of the namespace.
     turn: Mutex<Option<Arc<Turn>>>,
     /// Whether it is held; known by `prepare`.
     held: OnceLock<bool>,
@@ -201,16 +201,17 @@ impl KubernetesTarget {
             shared.0.listeners.close().await;
         }
         *lock(&self.made_namespace) = None;
+        *lock(&self.turn) = None;
     }
 
     /// Whether no other run is in the namespace, for certain.
     fn holds_turn(&self) -> bool {
-        self.nodes.is_some() || self.held.get() == Some(&true)
+        self.held.get() == Some(&true)
     }
 
     /// Gives the namespace's Lease back: the last that is done there.
     async fn end_turn(&self) -> Result<(), TargetError> {
-        let turn = lock(&self.turn).take();
+        let turn = lock(&self.turn).clone();
         match turn {
             Some(turn) => turn.end().await,
             None => Ok(()),
@@ -239,18 +240,16 @@ impl KubernetesTarget {
         }
     }
 
-    /// Takes the Lease of the namespace, and puts right what runs that have ended left elsewhere. Nothing is done for the
-    /// target kind, which knows that nobody else is there.
+    /// Takes the Lease of the namespace, and puts right what runs that have ended left elsewhere: the target kind, whose cluster
+    /// no other run of its kind uses meanwhile, has done that.
     async fn take_turn(&self, client: &Client, namespace: &str, progress: &Progress) -> Result<(), TargetError> {
-        if self.nodes.is_some() {
-            return Ok(());
-        }
         let turn = Arc::new(Turn::new(client, namespace, &self.options.run_id));
         *lock(&self.turn) = Some(turn.clone());
         let held = turn.take(progress).await?;
         let makes_namespaces = lock(&self.made_namespace).is_some();
         let _ = self.held.set(held);
         match (held, makes_namespaces) {
+            (true, _) if self.nodes.is_some() => Ok(()),
             (true, _) => self.clear_after_others(client, makes_namespaces, progress).await,
             // The next run would take this namespace for one that was left.
             (false, true) => Err(TargetError::Usage(format!(
@@ -325,7 +324,7 @@ impl KubernetesTarget {
     async fn make(&self, site: &Arc<Site>, progress: &Progress) -> Result<Vec<Phase>, TargetError> {
         if lock(&self.made_namespace).is_none() && self.holds_turn() {
             // Of a run that was killed there: no pod could be made.
-            faults::remove_quota(site).await?;
+            faults::remove_leftover_quota(site).await?;
             companion::dismiss_leftovers(site).await?;
         }
         if let Some(phases) = self.install(site, progress).await? {
@@ -513,7 +512,7 @@ impl Target for KubernetesTarget {
         let made = lock(&self.made_namespace).take();
         let applied = std::mem::take(&mut *lock(&self.made));
         if self.options.keep {
-            if let Some((client, namespace)) = made.filter(|_| self.nodes.is_none()) {
+            if let Some((client, namespace)) = made {
                 outcome = outcome.and(give_up_namespace(&client, &namespace).await);
             }
             let ended = self.end_turn().await;

@@ -3,12 +3,13 @@
 use super::apart::not_in_state;
 use super::{Lost, gap_bounds, judge_gap};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unanswered};
-use crate::cluster::node::{Member, Role};
+use crate::cluster::node::Role;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault};
 use crate::failover::{Shard, highest_epoch, pick_shard};
 use crate::verdict::{Mismatch, Outcome, Stop};
 use crate::workload::Writer;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
@@ -27,12 +28,14 @@ pub(super) async fn deleting_a_master(cx: &Context) -> Outcome {
     })
     .await?;
     let hold = cx.timing().stable();
+    let names = before.nodes.iter().map(|node| node.member.name.clone());
+    let survivors: BTreeSet<String> = names.filter(|name| *name != shard.master.name).collect();
     steadily(
         cx,
         "cluster_state:ok on every node, but for the one that was stopped and is not back",
         hold,
         hold + bound,
-        async || all_ok(cx, &shard.master).await,
+        async || all_ok(cx, &survivors).await,
     )
     .await?;
     let record = writer.stop().await;
@@ -117,12 +120,14 @@ pub(super) async fn writable_again(cx: &Context, shard: &Shard) -> Result<Look<(
     Ok(Look::Reached(()))
 }
 
-/// Whether every survivor answers and says `cluster_state:ok`; and so does the server that was stopped, where it is back.
-async fn all_ok(cx: &Context, stopped: &Member) -> Result<Look<()>, Stop> {
+/// Whether every survivor answers, and every server that does says `cluster_state:ok`. Whatever has taken the stopped one's place,
+/// by whichever name, may not answer yet.
+async fn all_ok(cx: &Context, survivors: &BTreeSet<String>) -> Result<Look<()>, Stop> {
     let mut view = cx.look().await?;
-    view.silent.retain(|(member, _)| member.name != stopped.name);
-    let back = usize::from(view.of(&stopped.name).is_some());
-    let mut findings = unanswered(&mut view, cx.shape().nodes() - 1 + back)?;
+    view.silent.retain(|(member, _)| survivors.contains(&member.name));
+    let newcomers = view.nodes.iter().filter(|node| !survivors.contains(&node.member.name));
+    let expected = survivors.len() + newcomers.count();
+    let mut findings = unanswered(&mut view, expected)?;
     findings.extend(not_in_state(&view, "ok"));
     Ok(match findings.is_empty() {
         true => Look::Reached(()),

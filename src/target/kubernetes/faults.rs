@@ -349,12 +349,28 @@ async fn counted(site: &Site, limit: &str, number: Option<usize>) -> Result<(), 
 /// Takes back what a killed run left in a namespace that is not its own: no pod could be made there any more. The caller holds
 /// the namespace's Lease.
 pub(super) async fn take_back_leftovers(site: &Site) -> Result<(), TargetError> {
-    // Who may not look could not have made it.
-    let what = format!("looking for ResourceQuota {QUOTA}");
-    if let Ok(Some(_)) = bounded(&what, site.api::<ResourceQuota>().get_opt(QUOTA)).await {
+    if is_quota_left(site).await {
         allow_pods(site).await?;
     }
     scale_back(site).await
+}
+
+/// Whether a run that was killed has left its quota. Who may not look could not have made it.
+async fn is_quota_left(site: &Site) -> bool {
+    let what = format!("looking for ResourceQuota {QUOTA}");
+    matches!(
+        bounded(&what, site.api::<ResourceQuota>().get_opt(QUOTA)).await,
+        Ok(Some(_))
+    )
+}
+
+/// Takes away the quota that a killed run left in a namespace where the deployment is yet to be made: no pod could be. The
+/// caller holds the namespace's Lease.
+pub(super) async fn remove_leftover_quota(site: &Site) -> Result<(), TargetError> {
+    match is_quota_left(site).await {
+        true => remove_quota(site).await,
+        false => Ok(()),
+    }
 }
 
 /// Lets pods be made again, and has the controller look at once: after refusals it waits for ever longer.
@@ -366,7 +382,7 @@ pub(super) async fn allow_pods(site: &Site) -> Result<(), TargetError> {
 }
 
 /// Takes the quota away where there is one.
-pub(super) async fn remove_quota(site: &Site) -> Result<(), TargetError> {
+async fn remove_quota(site: &Site) -> Result<(), TargetError> {
     let what = format!("removing ResourceQuota {QUOTA}");
     let (api, how) = (site.api::<ResourceQuota>(), DeleteParams::default());
     match tokio::time::timeout(PATIENCE, api.delete(QUOTA, &how)).await {

@@ -78,11 +78,14 @@ impl KubernetesTarget {
                 progress.line(format!("  {}", by_hand(&hosts, &left)));
                 return Ok(());
             }
-            Err(error) => return Err(error),
+            // What others left keeps nobody from judging.
+            Err(error) => {
+                progress.line(format!("  {error}"));
+                return Ok(());
+            }
         };
         for (host, run) in hosts.iter().filter(|(_, run)| !living.contains(run)) {
             progress.line(format!("  uncordoning node {host}, which run {run} left cordoned"));
-            // What others left keeps nobody from judging.
             if let Err(error) = cordon(client, host, None).await {
                 progress.line(format!("  {error}"));
             }

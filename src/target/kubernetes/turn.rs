@@ -156,16 +156,22 @@ impl Turn {
 
     /// Gives the Lease back.
     pub(super) async fn end(&self) -> Result<(), TargetError> {
-        *lock(&self.renewing) = None;
+        let held = lock(&self.renewing).take().is_some();
         if !std::mem::take(&mut *lock(&self.asked)) {
             return Ok(());
         }
         let what = format!("giving back Lease {LEASE} in namespace {}", self.namespace);
         loop {
-            let there = bounded(&what, self.api.get_opt(LEASE)).await?;
-            let Some(lease) = there.filter(|lease| holder_of(lease) == self.holder) else {
+            let Some(lease) = bounded(&what, self.api.get_opt(LEASE)).await? else {
                 return Ok(());
             };
+            if holder_of(&lease) != self.holder {
+                // Whoever was only refused never had it.
+                if lock(&self.lost).is_none() && held {
+                    *lock(&self.lost) = Some(holder_of(&lease));
+                }
+                return Ok(());
+            }
             let as_it_is = Preconditions {
                 uid: lease.uid(),
                 resource_version: lease.resource_version(),
@@ -200,8 +206,9 @@ async fn renew(api: Api<Lease>, mut lease: Lease, lost: Arc<Mutex<Option<String>
         };
         match tokio::time::timeout(RENEWED, asked).await {
             Ok(Ok(renewed)) => lease = renewed,
-            // An earlier try may have been done, and its answer lost; or somebody has deleted it; or it is another's.
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+            // An earlier try may have been done, and its answer lost; or somebody has deleted it; or it is another's; or there is
+            // a right to make one, and none to renew it.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404 | 409) => {
                 match tokio::time::timeout(RENEWED, api.get_opt(LEASE)).await {
                     Ok(Ok(Some(there))) if holder_of(&there) == own => lease = there,
                     Ok(Ok(Some(there))) => {

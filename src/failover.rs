@@ -8,7 +8,7 @@ mod watch;
 
 pub use watch::{Health, Sighting, Watched};
 
-use crate::check::{Look, eventually, expect};
+use crate::check::{Look, eventually};
 use crate::cluster::node::{Member, NodeId, Role};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault, with_cleanup};

@@ -78,6 +78,23 @@ impl<'t> Nodes<'t> {
         Ok(self.connections[node].ask(command).await.map(|_| ())?)
     }
 
+    /// Has a master raise its epoch. One that has the highest does not; and a replica, as one may have become on a busy machine,
+    /// shows its master's.
+    pub(super) async fn raise_an_epoch(&mut self) -> Result<(), TargetError> {
+        for connection in &mut self.connections {
+            let role = connection.ask(&["ROLE"]).await?;
+            let role = role.array().and_then(|role| role.first()?.text());
+            if role != Some("master") {
+                continue;
+            }
+            let bumped = connection.ask(&["CLUSTER", "BUMPEPOCH"]).await?;
+            if bumped.text().is_some_and(|text| text.starts_with("BUMPED")) {
+                return Ok(());
+            }
+        }
+        Err(TargetError::Surroundings("no master raises its epoch".to_owned()))
+    }
+
     /// Does a fault to a node.
     pub(super) async fn inject(&mut self, fault: Fault, node: usize) -> Result<(), TargetError> {
         self.target.inject(fault, &self.members[node]).await

@@ -109,7 +109,7 @@ fn peer_reset<'a>(target: &'a dyn Target, fault: Fault, member: &'a Member) -> D
     Box::pin(async move {
         target.inject(fault, member).await?;
         if fault == Fault::LoseVolume {
-            Nodes::of(target).await?.ask(0, &["CLUSTER", "BUMPEPOCH"]).await?;
+            Nodes::of(target).await?.raise_an_epoch().await?;
         }
         Ok(())
     })

@@ -11,7 +11,7 @@ pub use side::{Attempt, Client, Confirmation, Told};
 
 use crate::check::{LOOK_AGAIN, Look, eventually, expect};
 use crate::cluster::connection::LinkError;
-use crate::cluster::node::{Member, NodeId, Role};
+use crate::cluster::node::{Member, NodeId, NodeView};
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Cut, Shared, Traffic, Way, with_cleanup};
 use crate::failover::{Shard, election_lost, highest_epoch, kept, pick_shard};
@@ -346,9 +346,10 @@ async fn synchronised(
     let bound = cx.timing().demotion() + cx.timing().sync();
     eventually(cx, &linked, bound, async || {
         let view = cx.look().await?;
-        Ok(match view.of(&old.name).map(|node| &node.role) {
-            Some(Role::Replica { link, .. }) if link == "connected" => Look::Reached(()),
-            other => Look::NotYet(format!("{}: {other:?}", old.name)),
+        let node = view.of(&old.name);
+        Ok(match node.is_some_and(NodeView::linked) {
+            true => Look::Reached(()),
+            false => Look::NotYet(format!("{}: {:?}", old.name, node.map(|node| &node.role))),
         })
     })
     .await?;

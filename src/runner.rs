@@ -203,10 +203,13 @@ impl Recorder<'_> {
             timing,
             progress.clone(),
         ));
-        if self.is_formed_beside() {
-            // Where that does not come, the cases say so.
+        let made = self.target.deployment().filter(|_| self.target.is_ours());
+        if made.is_some_and(|deployment| deployment.is_formed_beside()) {
             let what = "the cluster to be formed: that its pods are Ready does not say so";
-            let _ = settle::until_whole_within(&shared, what, shared.timing.hook()).await;
+            // What becomes of that the cases judge.
+            if let Err(missing) = settle::until_whole_within(&shared, what, shared.timing.hook()).await {
+                progress.line(self.redact(&format!("the cluster was not formed {}", visible(&missing))));
+            }
         }
         self.picture(&shared, "before the cases").await;
         let ended = AtomicBool::new(false);
@@ -227,16 +230,6 @@ impl Recorder<'_> {
             let cause = evidence::cause(view.as_ref(), self.target.description().shape, &hints, "");
             self.state().cause = cause.map(|cause| self.redact(&cause));
         }
-    }
-
-    /// Whether the run has just made a deployment whose cluster is formed by something of its own, as a Job, and not in a hook of
-    /// the servers, without which no pod would be Ready.
-    fn is_formed_beside(&self) -> bool {
-        let deployment = self.target.deployment().filter(|_| self.target.is_ours());
-        deployment.is_some_and(|deployment| {
-            let container = deployment.bootstrap_container();
-            deployment.bootstrap_pod().is_none() || container.is_some_and(|own| own != deployment.server_container())
-        })
     }
 
     /// Takes away the keys that cases left which did not come to their own end, where the deployment stays.
@@ -433,9 +426,13 @@ impl Recorder<'_> {
             Ok(Ended::With(outcome)) => judged(case, outcome),
             // Nothing is known of it, as of those that were not begun.
             Ok(Ended::Interrupted) => return,
-            Ok(Ended::TooLate) => Err(Stop::Error(anyhow::anyhow!(
-                "the case did not end within {} s",
-                limit.as_secs()
+            Ok(Ended::TooLate { cleaned_up }) => Err(Stop::Error(anyhow::anyhow!(
+                "the case did not end within {} s{}",
+                limit.as_secs(),
+                match cleaned_up {
+                    true => "",
+                    false => ", and its clean-ups not in as much again: what it had altered may have stayed",
+                }
             ))),
             Err(panic) => Err(Stop::Error(anyhow::anyhow!(
                 "the case panicked: {}",

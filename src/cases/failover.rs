@@ -104,7 +104,7 @@ pub static CASES: &[Case] = &[
         controls: &["demoted-serves-on", "min-replicas", "never-replaced"],
         method: "Writes to every shard all the time and freezes a master's process. A replica must be promoted and take writes before it \
                  goes on; the longer bound is for an election that was lost, as the epochs show. Once \
-                 the process goes on, `ROLE` must become `slave` with a link that is `connected`, and `GET` of a key of its old slots must \
+                 the process goes on, `ROLE` must become `slave` with its link up (`connected`, or `master_link_status:up`), and `GET` of a key of its old slots must \
                  get `-MOVED` to the successor.",
         run: |cx| Box::pin(outages::frozen_master(cx)),
     },
@@ -170,7 +170,7 @@ pub static CASES: &[Case] = &[
         features: &[Feature::Wait],
         bound: "T_sched + T_sync + 2 s",
         controls: &["never-replaced", "volume-lost"],
-        method: "Lets the master of FAIL-02 come back; its `ROLE` must become `slave` of the promoted node with the link `connected`, and \
+        method: "Lets the master of FAIL-02 come back; its `ROLE` must become `slave` of the promoted node with its link up (`connected`, or `master_link_status:up`), and \
                  `CLUSTER MYID` must be the old one.",
         run: |cx| Box::pin(rejoin(cx)),
     },

@@ -93,7 +93,10 @@ pub(crate) enum Ended<T> {
     /// By an interrupt.
     Interrupted,
     /// Its time was over.
-    TooLate,
+    TooLate {
+        /// Whether its clean-ups ended in as much time again.
+        cleaned_up: bool,
+    },
 }
 
 /// Does a part of a run's work that by itself, whatever runs beside it, is stopped by an interrupt, and when its time is over.
@@ -119,17 +122,16 @@ async fn stoppable<T>(limit: Duration, work: Pin<Box<impl Future<Output = T>>>) 
         }
         ask.send_modify(|asked| *asked = true);
         tokio::time::sleep(limit).await;
-        tracing::warn!("the clean-ups of a case do not end, and are left");
     };
-    let ended = tokio::select! {
+    let (ended, cleaned_up) = tokio::select! {
         // What was asked before is heard before anything is begun.
         biased;
-        () = asks => None,
-        ended = Work::new(asked).run(work) => ended,
+        () = asks => (None, false),
+        ended = Work::new(asked).run(work) => (ended, true),
     };
     match ended {
         Some(output) => Ended::With(output),
-        None if late.into_inner() => Ended::TooLate,
+        None if late.into_inner() => Ended::TooLate { cleaned_up },
         None => Ended::Interrupted,
     }
 }
@@ -251,7 +253,7 @@ mod tests {
                 note(&done, "another").await
             });
             let (late, other) = tokio::join!(late, other);
-            assert!(matches!(late, Ended::TooLate));
+            assert!(matches!(late, Ended::TooLate { cleaned_up: true }));
             assert!(matches!(other, Ended::With(Ok(()))));
             is_asked()
         };
@@ -263,6 +265,6 @@ mod tests {
     async fn clean_ups_that_do_not_end_are_left() {
         let endless = std::future::pending::<Result<(), Stop>>;
         let late = within(Duration::from_millis(20), with_cleanup(endless(), endless()));
-        assert!(matches!(late.await, Ended::TooLate));
+        assert!(matches!(late.await, Ended::TooLate { cleaned_up: false }));
     }
 }

@@ -205,6 +205,13 @@ pub trait Deployment: Send + Sync {
     /// The container in which the bootstrap runs: its own, or the server's, whose hook it is. None where no pod has one.
     fn bootstrap_container(&self) -> Option<String>;
 
+    /// Whether the cluster is formed beside the servers, by a Job or in a container of its own: then that all pods are Ready does
+    /// not say that it is. In a server's hook it is formed before that one's pod is Ready.
+    fn is_formed_beside(&self) -> bool {
+        let own = self.bootstrap_container();
+        self.bootstrap_pod().is_none() || own.is_some_and(|own| own != self.server_container())
+    }
+
     /// The bootstrap's log: the hook's own log file where the descriptor names one and the container still has it, else
     /// the container's log.
     ///

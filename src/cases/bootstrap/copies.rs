@@ -192,11 +192,10 @@ pub(in crate::cases) async fn formed(cx: &Context, copy: &dyn DeployedVariant) -
         })
     })
     .await?;
-    let deployment = copy.deployment();
-    let own = deployment.bootstrap_container();
-    // In the hook of a server it is formed before that one's pod is Ready; a Job, or a container of its own, may take longer.
-    let beside = deployment.bootstrap_pod().is_none() || own.is_some_and(|own| own != deployment.server_container());
-    let formed = if beside { cx.timing().hook() } else { Duration::ZERO };
+    let formed = match copy.deployment().is_formed_beside() {
+        true => cx.timing().hook(),
+        false => Duration::ZERO,
+    };
     whole_within(cx, copy, formed + cx.timing().sync() + cx.timing().stable()).await
 }
 

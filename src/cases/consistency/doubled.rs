@@ -1,7 +1,7 @@
 //! The body of chapter CONS about two servers that fail together: what `WAIT` confirmed, and who had it.
 
 use crate::check::{Look, eventually, expect, no_findings};
-use crate::cluster::node::{Member, NodeView, Role};
+use crate::cluster::node::{Member, Role};
 use crate::cluster::resp::Reply;
 use crate::cluster::view::{ClusterView, Shape};
 use crate::context::{Alteration, Context, Fault, Scratch};
@@ -25,8 +25,8 @@ impl Trio {
     fn pick(view: &ClusterView) -> Result<Self, Mismatch> {
         let mut trios = view.masters().filter_map(|node| {
             let id = &node.myself()?.id;
-            let linked = |node: &&NodeView| matches!(&node.role, Role::Replica { link, .. } if link == "connected");
-            let mut replicas = view.replicas_of(id).filter(linked).map(|node| node.member.clone());
+            let linked = view.replicas_of(id).filter(|node| node.linked());
+            let mut replicas = linked.map(|node| node.member.clone());
             Some(Self {
                 master: node.member.clone(),
                 slot: node.inner_slot()?,

@@ -3,7 +3,6 @@
 use super::apart::not_in_state;
 use super::{Lost, gap_bounds, judge_gap};
 use crate::check::{Look, eventually, expect, no_findings, steadily, unanswered};
-use crate::cluster::node::Role;
 use crate::cluster::view::ClusterView;
 use crate::context::{Context, Fault};
 use crate::failover::{Shard, highest_epoch, pick_shard};
@@ -187,7 +186,7 @@ async fn replica_back(cx: &Context, shard: &Shard, began: Instant) -> Result<Loo
         _ if uptime > began.elapsed() + Duration::from_secs(1) => {
             Look::NotYet(format!("{} has not been stopped yet", shard.replica.name))
         }
-        Role::Replica { link, .. } if link == "connected" => Look::Reached(began.elapsed()),
+        _ if node.linked() => Look::Reached(began.elapsed()),
         role => Look::NotYet(format!("{}: {role:?}", shard.replica.name)),
     })
 }

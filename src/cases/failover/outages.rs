@@ -161,9 +161,8 @@ async fn follows(cx: &Context, shard: &Shard, successor: &Endpoint) -> Result<Lo
     let Some(node) = view.nodes.first() else {
         return Ok(Look::NotYet(format!("{} does not answer", shard.master.name)));
     };
-    let linked = matches!(&node.role, Role::Replica { master, link, .. }
-        if link == "connected" && *master == successor.address);
-    if !linked {
+    let follows = matches!(&node.role, Role::Replica { master, .. } if *master == successor.address);
+    if !follows || !node.linked() {
         return Ok(Look::NotYet(format!("{}: {:?}", shard.master.name, node.role)));
     }
     let key = cx.key_in(shard.slot, "ledger");

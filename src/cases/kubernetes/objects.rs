@@ -185,13 +185,9 @@ pub(super) fn found(objects: &Objects, row: &str, level: Level) -> Result<Found,
         return Err(Stop::Unsupported(right.clone()));
     }
     let live = Lint::of_workloads(&objects.live, &objects.workloads);
-    let seen = |workload: &&String| live.workloads.iter().any(|judged| judged.object == **workload);
-    let unseen: Vec<&str> = objects
-        .workloads
-        .iter()
-        .filter(|workload| !seen(workload))
-        .map(String::as_str)
-        .collect();
+    let unseen = unseen(objects, |name| {
+        live.workloads.iter().any(|judged| judged.object == name)
+    });
     if live.workloads.is_empty() {
         return Err(unrecognised(&unseen));
     }
@@ -284,17 +280,20 @@ pub(super) fn each_workload<T>(
         let own: Vec<Pod> = own.map(|described| described.pod.clone()).collect();
         seen.push((look(&deployment, workload), own));
     }
-    let known: Vec<String> = deployment
-        .workloads
-        .iter()
-        .map(|workload| workload.object.document.to_string())
-        .collect();
-    let unseen = objects.workloads.iter().filter(|workload| !known.contains(workload));
-    let unseen: Vec<&str> = unseen.map(String::as_str).collect();
+    let unseen = unseen(objects, |name| {
+        let mut known = deployment.workloads.iter();
+        known.any(|workload| workload.object.document.to_string() == name)
+    });
     match seen.is_empty() || !unseen.is_empty() {
         true => Err(unrecognised(&unseen)),
         false => Ok(seen),
     }
+}
+
+/// Of what makes the servers, by the description, that in which no server was seen.
+fn unseen(objects: &Objects, is_seen: impl Fn(&str) -> bool) -> Vec<&str> {
+    let all = objects.workloads.iter().map(String::as_str);
+    all.filter(|name| !is_seen(name)).collect()
 }
 
 /// Why the rules cannot look at what makes the servers.

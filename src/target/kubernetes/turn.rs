@@ -30,6 +30,9 @@ const RENEWED: Duration = Duration::from_millis(SECONDS * 1000 / 6);
 /// How often another run's Lease is looked at. It is not watched: a right to get it is enough.
 const LOOK_AGAIN: Duration = Duration::from_millis(SECONDS * 1000 / 30);
 
+/// How often a Lease is looked at again that was changed before it could be removed.
+const ROUNDS: usize = 5;
+
 /// The Lease of a run, from before it is asked for until it is given back.
 pub(super) struct Turn {
     api: Api<Lease>,
@@ -161,7 +164,8 @@ impl Turn {
             return Ok(());
         }
         let what = format!("giving back Lease {LEASE} in namespace {}", self.namespace);
-        loop {
+        // Nobody renews it any more, but for a request that is on its way.
+        for _ in 0..ROUNDS {
             let Some(lease) = bounded(&what, self.api.get_opt(LEASE)).await? else {
                 return Ok(());
             };
@@ -186,6 +190,9 @@ impl Turn {
                 Err(_) => return Err(timed_out(&what, PATIENCE)),
             }
         }
+        Err(TargetError::Surroundings(format!(
+            "{what}: it was changed by somebody each of {ROUNDS} times between a look at it and its removal"
+        )))
     }
 }
 
